@@ -1,0 +1,5 @@
+"""`python -m goodparts` is `goodparts`."""
+
+from goodparts.cli import main
+
+main()

@@ -1,0 +1,192 @@
+"""Framing: from an image of any size to the working image, and from a distance grid back to the image.
+
+Resizing is Pillow's `BILINEAR`, a triangle filter that widens when it reduces, as the authors of PatchCore resize.
+The way back is one linear operator per axis: bilinear from grid to working image, Gaussian, bilinear to the image. Both
+axes' operators are small matrices made once for a size, so that smoothing and upsampling are two matrix products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.errors import ImageError
+from goodparts.recipe import Recipe, size_text
+
+_PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is padded with
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How an image lies in the working image.
+
+    Attributes:
+        image_size: (H, W) of the image.
+        resized: (h, w) to which the whole image is resized ...
+        offset: ... and (top, left) in working pixels where it then lies: negative where it is cropped.
+        working_size: (height, width) of the working image.
+    """
+
+    image_size: tuple[int, int]
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    working_size: tuple[int, int]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the image fills the working image and nothing of it is cut off."""
+        return self.resized == self.working_size and self.offset == (0, 0)
+
+
+def frame_of(image_size: tuple[int, int], recipe: Recipe) -> Frame:
+    """Where an image of (height, width) comes to lie.
+
+    Raises:
+        ImageError: if the image is so narrow that letterboxing would leave nothing of it.
+    """
+    height, width = image_size
+    working = recipe.image_size
+    if recipe.framing == "stretch":
+        return Frame(image_size, working, (0, 0), working)
+    if recipe.framing == "letterbox":
+        scale = min(working[0] / height, working[1] / width)
+        resized = (max(1, round(height * scale)), max(1, round(width * scale)))
+        if min(resized) < 8:
+            raise ImageError(
+                f"an image of {size_text(image_size)} pixels would be {size_text(resized)} in the working size "
+                f"{size_text(working)}; take framing = stretch, or cut the image"
+            )
+        return Frame(image_size, resized, _centre(working, resized), working)
+    short = min(image_size)
+    resized = (recipe.resize_size * height // short, recipe.resize_size * width // short)
+    return Frame(image_size, resized, _centre(working, resized), working)
+
+
+def _centre(working: tuple[int, int], resized: tuple[int, int]) -> tuple[int, int]:
+    return -round((resized[0] - working[0]) / 2), -round((resized[1] - working[1]) / 2)
+
+
+def apply(frame: Frame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The working image, (height, width, 3) uint8, of an image (H, W, 3) uint8."""
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    if frame.resized != frame.image_size:
+        picture = picture.resize((frame.resized[1], frame.resized[0]), Image.Resampling.BILINEAR)
+    if frame.whole:
+        return np.asarray(picture)
+    canvas = Image.new("RGB", (frame.working_size[1], frame.working_size[0]), _PADDING)
+    canvas.paste(picture, (frame.offset[1], frame.offset[0]))
+    return np.asarray(canvas)
+
+
+def valid_cells(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which cells of the grid look at the image rather than at padding (by their centres), (h, w) bool."""
+    inside = []
+    for axis in (0, 1):
+        centres = (np.arange(grid[axis]) + 0.5) * frame.working_size[axis] / grid[axis]
+        first = frame.offset[axis]
+        inside.append((centres >= first) & (centres <= first + frame.resized[axis]))
+    return np.logical_and.outer(inside[0], inside[1])
+
+
+def seen_share(frame: Frame) -> float:
+    """Share of the image's pixels that lie in the working image, 0 to 1."""
+    share = 1.0
+    for axis in (0, 1):
+        first, last = _seen_rows(frame, axis)
+        share *= (last - first) / frame.image_size[axis]
+    return share
+
+
+def anomaly_map(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) -> NDArray[np.float32]:
+    """Distances smoothed and brought to the size of the image.
+
+    Args:
+        distance_grid: (h, w) float32; cells outside the image are NaN and take no part.
+        frame: how the image lay in the working image.
+        sigma: standard deviation of the Gaussian in pixels of the working image; 0: none.
+
+    Returns:
+        (H, W) float32; NaN where the image was cropped away.
+    """
+    h, w = distance_grid.shape
+    values: NDArray[np.float32]
+    rows = _operator(*_axis(frame, 0), h, sigma)
+    columns = _operator(*_axis(frame, 1), w, sigma)
+    hidden = np.isnan(distance_grid)
+    if hidden.any():
+        weights = rows @ (~hidden).astype(np.float32) @ columns.T
+        shown = np.where(hidden, np.float32(0), distance_grid)
+        values = rows @ shown @ columns.T / np.maximum(weights, np.float32(1e-12))
+    else:
+        values = rows @ distance_grid @ columns.T
+    top, bottom = _seen_rows(frame, 0)
+    left, right = _seen_rows(frame, 1)
+    if (top, bottom, left, right) == (0, frame.image_size[0], 0, frame.image_size[1]):
+        return values
+    full = np.full(frame.image_size, np.nan, dtype=np.float32)
+    full[top:bottom, left:right] = values
+    return full
+
+
+def _axis(frame: Frame, axis: int) -> tuple[int, int, int, int]:
+    return frame.image_size[axis], frame.resized[axis], frame.offset[axis], frame.working_size[axis]
+
+
+def _seen_rows(frame: Frame, axis: int) -> tuple[int, int]:
+    """First and last (exclusive) row of the image whose centre lies in the working image."""
+    return _seen(*_axis(frame, axis))
+
+
+def _seen(size: int, resized: int, offset: int, working: int) -> tuple[int, int]:
+    scale = size / resized
+    first = int(np.ceil(-offset * scale - 0.5)) if offset < 0 else 0
+    last = int(np.ceil((working - offset) * scale - 0.5)) if offset + resized > working else size
+    return max(0, first), min(size, last)
+
+
+@lru_cache(maxsize=64)
+def _operator(
+    size: int, resized: int, offset: int, working: int, cells: int, sigma: float
+) -> NDArray[np.float32]:
+    """One axis of `anomaly_map`: (seen rows of the image, cells) float32, rows summing to one."""
+    pixels = np.arange(working, dtype=np.float64)
+    operator = _bilinear((pixels + 0.5) * cells / working - 0.5, cells)
+    if sigma > 0:
+        operator = _gaussian(working, sigma) @ operator
+    first, last = _seen(size, resized, offset, working)
+    seen = np.arange(first, last, dtype=np.float64)
+    at = (seen + 0.5) * resized / size + offset - 0.5
+    inside = np.clip(at, max(0, offset), min(working, offset + resized) - 1)
+    matrix = (_bilinear(inside, working) @ operator).astype(np.float32)
+    matrix.flags.writeable = False
+    return matrix
+
+
+def _bilinear(at: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
+    """Linear interpolation at these positions among `cells` values, the outermost held: (len(at), cells)."""
+    at = np.clip(at, 0, cells - 1)
+    low = np.minimum(np.floor(at).astype(int), cells - 1)
+    high = np.minimum(low + 1, cells - 1)
+    matrix = np.zeros((len(at), cells))
+    rows = np.arange(len(at))
+    np.add.at(matrix, (rows, low), 1 - (at - low))
+    np.add.at(matrix, (rows, high), at - low)
+    return matrix
+
+
+def _gaussian(size: int, sigma: float) -> NDArray[np.float64]:
+    """Gaussian filter as a matrix (size, size): cut at 4 sigma, mirrored at the borders."""
+    radius = int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    mirrored = (np.arange(size)[:, None] + offsets) % (2 * size)
+    mirrored = np.where(mirrored >= size, 2 * size - 1 - mirrored, mirrored)
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (np.arange(size)[:, None], mirrored), weights)
+    return matrix

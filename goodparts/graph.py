@@ -1,0 +1,505 @@
+"""The one pipeline, from uint8 pixels to distances, as an ONNX graph that every engine executes.
+
+    image (n, H, W, 3) uint8 ─► normalise ─► backbone ─► local average ─► fuse layers (─► pool)   features_graph
+                                                                                       │
+                               patch_features (n, h, w, d) ◄───────────────────────────┘
+                                       │
+    distance_grid (n, h, w), score (n,) ◄── exact distances of the best candidates ◄── search     search_graph
+
+`pipeline_graph` joins both. The memory bank and what else was learnt are inputs of the graph by name, with their
+values beside it (`Graph.constants`): an engine binds them without a copy, an export writes them into the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from goodparts.errors import BackboneError
+
+if TYPE_CHECKING:
+    from goodparts.memory_bank import MemoryBank
+    from goodparts.recipe import Recipe
+
+OPSET = 18
+FAR = 1e30  # added to a distance that must not win; its square is still finite in float64, itself in float32
+_CANDIDATES = 8  # best blocks of the bank per patch whose winners are measured exactly
+_BLOCK_ENTRIES = 16  # bank entries of which only the nearest is a candidate
+_CHUNK_ENTRIES = 2048  # bank entries searched at once, so that their distances stay in cache
+
+
+@dataclass
+class Graph:
+    """An ONNX model and the values of those of its inputs that are learnt, by name."""
+
+    model: onnx.ModelProto
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def features_graph(
+    backbone: onnx.ModelProto,
+    layer_shapes: Sequence[tuple[int, ...]],
+    recipe: Recipe,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Graph:
+    """The graph from `image` (n, H, W, 3) uint8 to `patch_features` (n, h, w, d) float32.
+
+    Args:
+        backbone: input (n, 3, H, W) float32; its outputs are the recipe's layers, in their order.
+        layer_shapes: shape of each output for one image of the working size: (1, c, h, w), or (1, tokens, c).
+        recipe: image_size, patch_size, layer_fusion, pooled_dimensions.
+        mean: of RGB / 255.
+        std: of RGB / 255.
+    """
+    height, width = recipe.image_size
+    build = _Builder("features/", opset=max(OPSET, backbone.opset_import[0].version))
+    image = build.input("image", TensorProto.UINT8, ["n", height, width, 3])
+    scale = 1 / (255 * np.asarray(std, np.float64))
+    offset = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
+    pixels = build.node("Cast", image, to=TensorProto.FLOAT)
+    pixels = build.node("Transpose", pixels, perm=[0, 3, 1, 2])
+    pixels = build.node("Mul", pixels, build.constant(scale.reshape(1, 3, 1, 1).astype(np.float32)))
+    pixels = build.node("Add", pixels, build.constant(offset.reshape(1, 3, 1, 1).astype(np.float32)))
+    layers = build.embed(backbone, pixels)
+
+    maps = []
+    for name, layer, shape in zip(recipe.layers, layers, layer_shapes, strict=True):
+        if len(shape) == 3:
+            maps.append(_tokens_to_grid(build, name, layer, shape, recipe.image_size))
+        elif len(shape) == 4:
+            maps.append((layer, (shape[1], shape[2], shape[3])))
+        else:
+            raise BackboneError(
+                f"layers: {name} has shape {shape}; expected a feature map (n, c, h, w) or tokens (n, tokens, d)"
+            )
+    grid = max(((h, w) for _, (_, h, w) in maps), key=lambda size: size[0] * size[1])
+    fused = []
+    for layer, (channels, h, w) in maps:
+        layer, channels = _local_average(build, layer, channels, recipe)
+        if (h, w) != grid:
+            layer = _to_grid(build, layer, (h, w), grid, recipe.layer_fusion)
+        fused.append((layer, channels))
+    joined = build.node("Concat", *(layer for layer, _ in fused), axis=1) if len(fused) > 1 else fused[0][0]
+    dimensions = sum(channels for _, channels in fused)
+    if recipe.pooled_dimensions and recipe.pooled_dimensions != dimensions:
+        joined = _adaptive_channels(build, joined, dimensions, recipe.pooled_dimensions)
+        dimensions = recipe.pooled_dimensions
+    build.node("Transpose", joined, perm=[0, 2, 3, 1], name="patch_features")
+    build.output("patch_features", ["n", *grid, dimensions])
+    return Graph(build.finish())
+
+
+def search_graph(
+    bank: MemoryBank,
+    grid: tuple[int, int],
+    recipe: Recipe,
+    *,
+    masked: bool = False,
+    held_out: bool = False,
+    opset: int = OPSET,
+) -> Graph:
+    """The graph from `patch_features` (n, h, w, d) to `distance_grid` (n, h, w) and `score` (n,), float32.
+
+    Each patch is compared with the whole bank in the bank's search space (its principal dimensions, centred); of
+    every block of entries the nearest is a candidate, and the exact Euclidean distances of the best candidates decide.
+
+    Args:
+        bank: what is searched.
+        grid: (h, w).
+        recipe: image_score and its keys.
+        masked: adds the input `valid` (n, h, w) float32, 0 for patches that must not count for the score.
+        held_out: adds the input `excluded` (m,) float32, `FAR` for bank entries that must not be found.
+        opset: that of the features graph, so that both can be joined.
+    """
+    build = _Builder("search/", opset=opset)
+    entries, dimensions = bank.features.shape
+    features = build.input("patch_features", TensorProto.FLOAT, ["n", *grid, dimensions])
+    patches = build.node("Reshape", features, build.ints([-1, dimensions]))
+    stored = build.learnt("bank", bank.features)
+    excluded = build.input("excluded", TensorProto.FLOAT, [entries]) if held_out else None
+
+    candidates = _search(build, patches, bank, excluded)
+    found = build.node("Gather", stored, candidates, axis=0)  # (patches, k, d)
+    squared = _squared_distance(build, build.node("Unsqueeze", patches, build.ints([1])), found)
+    if excluded is not None:
+        squared = build.node("Add", squared, build.node("Gather", excluded, candidates))
+    nearest = build.node("ReduceMin", squared, build.ints([1]), keepdims=0)
+    distances = build.node("Sqrt", nearest)
+    build.node("Reshape", distances, build.ints([-1, *grid]), name="distance_grid")
+    build.output("distance_grid", ["n", *grid])
+
+    per_image = build.node("Reshape", distances, build.ints([-1, grid[0] * grid[1]]))
+    counted = None
+    if masked:
+        valid = build.input("valid", TensorProto.FLOAT, ["n", *grid])
+        counted = build.node("Reshape", valid, build.ints([-1, grid[0] * grid[1]]))
+        hidden = build.node("Mul", build.node("Sub", counted, build.floats([1])), build.floats([FAR]))
+        per_image = build.node("Add", per_image, hidden)  # invalid patches fall to -FAR
+    if recipe.image_score == "top_mean":
+        score = _top_mean(build, per_image, counted, grid[0] * grid[1], recipe.top_share)
+    else:
+        score = build.node("ReduceMax", per_image, build.ints([1]), keepdims=0)
+    if recipe.image_score == "reweighted":
+        neighbour = build.node("ArgMin", squared, axis=1, keepdims=1)
+        neighbour = build.node("GatherElements", candidates, neighbour, axis=1)  # (patches, 1)
+        score = _reweighted(
+            build,
+            score,
+            per_image,
+            patches,
+            neighbour,
+            stored,
+            excluded,
+            bank,
+            grid,
+            recipe.reweighting_neighbours,
+        )
+    build.node("Identity", score, name="score")
+    build.output("score", ["n"])
+    return Graph(build.finish(), build.constants)
+
+
+def pipeline_graph(features: Graph, search: Graph) -> Graph:
+    """Both graphs as one: `image` (and `valid`) in, `distance_grid` and `score` out."""
+    joined = onnx.ModelProto()
+    joined.CopyFrom(features.model)
+    graph, second = joined.graph, search.model.graph
+    graph.node.extend(second.node)
+    graph.initializer.extend(second.initializer)
+    graph.input.extend(item for item in second.input if item.name != "patch_features")
+    del graph.output[:]
+    graph.output.extend(second.output)
+    return Graph(joined, {**features.constants, **search.constants})
+
+
+# ---- features
+
+
+def _tokens_to_grid(
+    build: _Builder, name: str, layer: str, shape: tuple[int, ...], image_size: tuple[int, int]
+) -> tuple[str, tuple[int, int, int]]:
+    """Token sequences (n, tokens, d) of a vision transformer as a feature map; class and register tokens come first
+    and are dropped."""
+    _, tokens, dimensions = shape
+    for patch in (8, 14, 16, 32):
+        h, w = image_size[0] // patch, image_size[1] // patch
+        prefix = tokens - h * w
+        if 0 <= prefix <= 16 and h * w > prefix:
+            kept = build.node("Slice", layer, build.ints([prefix]), build.ints([tokens]), build.ints([1]))
+            grid = build.node("Reshape", kept, build.ints([-1, h, w, dimensions]))
+            return build.node("Transpose", grid, perm=[0, 3, 1, 2]), (dimensions, h, w)
+    raise BackboneError(
+        f"layers: the {tokens} tokens of {name} don't fill a grid of {image_size[1]}x{image_size[0]} pixels with "
+        "patches of 8, 14, 16 or 32; take an image_size that is a multiple of the transformer's patch size"
+    )
+
+
+def _local_average(build: _Builder, layer: str, channels: int, recipe: Recipe) -> tuple[str, int]:
+    """Features averaged over patch_size x patch_size cells, zeros outside (Roth et al. 2022, equation 2).
+
+    With pooled_dimensions, as in the authors' code: the patch's channels x cells vector, adaptively average-pooled to
+    that many dimensions, which is a grouped convolution.
+    """
+    size, pooled = recipe.patch_size, recipe.pooled_dimensions
+    pad = size // 2
+    if not pooled:
+        if size == 1:
+            return layer, channels
+        return (
+            build.node(
+                "AveragePool",
+                layer,
+                kernel_shape=[size, size],
+                pads=[pad] * 4,
+                strides=[1, 1],
+                count_include_pad=1,
+            ),
+            channels,
+        )
+    weights, groups = _pooling_weights(channels, size * size, pooled)
+    return (
+        build.node(
+            "Conv",
+            layer,
+            build.constant(weights.reshape(pooled, channels // groups, size, size)),
+            group=groups,
+            kernel_shape=[size, size],
+            pads=[pad] * 4,
+        ),
+        pooled,
+    )
+
+
+def _pooling_weights(channels: int, cells: int, pooled: int) -> tuple[NDArray[np.float32], int]:
+    """Adaptive average pooling of (channels x cells) to `pooled` bins as weights (pooled, channels / groups * cells).
+
+    Bin i averages elements floor(i L / pooled) to ceil((i + 1) L / pooled); at multiples of gcd(channels, pooled) bins
+    and channels end together, which makes it a convolution in that many groups.
+    """
+    groups = int(np.gcd(channels, pooled))
+    elements = channels * cells
+    per_group = elements // groups
+    weights = np.zeros((pooled, per_group), dtype=np.float32)
+    for i in range(pooled):
+        first, last = i * elements // pooled, -(-(i + 1) * elements // pooled)
+        offset = i // (pooled // groups) * per_group
+        weights[i, first - offset : last - offset] = 1 / (last - first)
+    return weights, groups
+
+
+def _adaptive_channels(build: _Builder, joined: str, dimensions: int, pooled: int) -> str:
+    weights, groups = _pooling_weights(dimensions, 1, pooled)
+    return build.node(
+        "Conv", joined, build.constant(weights.reshape(pooled, -1, 1, 1)), group=groups, kernel_shape=[1, 1]
+    )
+
+
+def _to_grid(build: _Builder, layer: str, size: tuple[int, int], grid: tuple[int, int], fusion: str) -> str:
+    """A coarser layer on the finest grid: bilinear (half-pixel centres), or by adaptive average pooling."""
+    if fusion == "bilinear":
+        scales = np.array([1, 1, grid[0] / size[0], grid[1] / size[1]], dtype=np.float32)
+        return build.node(
+            "Resize",
+            layer,
+            "",
+            build.constant(scales),
+            mode="linear",
+            coordinate_transformation_mode="half_pixel",
+        )
+    rows = build.constant(_adaptive_matrix(size[0], grid[0]))
+    columns = build.constant(np.ascontiguousarray(_adaptive_matrix(size[1], grid[1]).T))
+    return build.node("MatMul", build.node("MatMul", rows, layer), columns)
+
+
+def _adaptive_matrix(size: int, target: int) -> NDArray[np.float32]:
+    matrix = np.zeros((target, size), dtype=np.float32)
+    for i in range(target):
+        first, last = i * size // target, -(-(i + 1) * size // target)
+        matrix[i, first:last] = 1 / (last - first)
+    return matrix
+
+
+# ---- search
+
+
+def _search(build: _Builder, patches: str, bank: MemoryBank, excluded: str | None) -> str:
+    """Indices of the most promising bank entries, (patches, k) int64."""
+    entries = len(bank.features)
+    query = build.node("Sub", patches, build.learnt("bank_mean", bank.mean))
+    if bank.basis is not None:
+        query = build.node("MatMul", query, build.learnt("bank_basis", bank.basis))
+    k = min(_CANDIDATES if bank.basis is not None else 4, entries)
+    if entries <= _BLOCK_ENTRIES * k * 4:
+        distances = _ranking(build, query, bank, slice(0, entries), excluded, entries)
+        return build.top_k(distances, k, largest=False)[1]
+
+    values, indices = [], []
+    for first in range(0, entries, _CHUNK_ENTRIES):
+        last = min(first + _CHUNK_ENTRIES, entries)
+        blocks = -(-(last - first) // _BLOCK_ENTRIES)
+        distances = _ranking(build, query, bank, slice(first, last), excluded, blocks * _BLOCK_ENTRIES)
+        # Strided blocks: entries of one image lie side by side in the bank and come into different blocks.
+        blocked = build.node("Reshape", distances, build.ints([-1, _BLOCK_ENTRIES, blocks]))
+        lowest, position = build.top_k(blocked, 1, largest=False)
+        position = build.node("Squeeze", position, build.ints([1]))
+        start = np.arange(first, first + blocks, dtype=np.int64)
+        index = build.node("Mul", position, build.ints([blocks]))
+        index = build.node("Add", index, build.constant(start[None]))
+        values.append(build.node("Squeeze", lowest, build.ints([1])))
+        indices.append(index)
+    joined = build.node("Concat", *values, axis=1) if len(values) > 1 else values[0]
+    index = build.node("Concat", *indices, axis=1) if len(indices) > 1 else indices[0]
+    best = build.top_k(joined, k, largest=False)[1]
+    found = build.node("GatherElements", index, best, axis=1)
+    return build.node("Min", found, build.constant(np.array([entries - 1], dtype=np.int64)))  # padding
+
+
+def _ranking(
+    build: _Builder, query: str, bank: MemoryBank, part: slice, excluded: str | None, padded: int
+) -> str:
+    """|b|^2 - 2 q.b for the entries of `part`, padded with FAR: squared distances up to a constant per patch."""
+    count = part.stop - part.start
+    entries = np.zeros((bank.search_bank.shape[1], padded), dtype=np.float32)
+    entries[:, :count] = -2 * bank.search_bank[part].T
+    offsets = np.full(padded, FAR, dtype=np.float32)
+    offsets[:count] = np.einsum("md,md->m", bank.search_bank[part], bank.search_bank[part])
+    product = build.node("MatMul", query, build.learnt(f"search_bank_{part.start}", entries))
+    offset = build.learnt(f"search_offset_{part.start}", offsets)
+    if excluded is not None:
+        own = build.node(
+            "Slice", excluded, build.ints([part.start]), build.ints([part.stop]), build.ints([0])
+        )
+        own = build.node("Pad", own, build.ints([0, padded - count])) if padded > count else own
+        offset = build.node("Add", offset, own)
+    return build.node("Add", product, offset)
+
+
+def _squared_distance(build: _Builder, a: str, b: str) -> str:
+    difference = build.node("Sub", a, b)
+    return build.node("ReduceSumSquare", difference, build.ints([-1]), keepdims=0)
+
+
+def _top_mean(build: _Builder, per_image: str, counted: str | None, patches: int, share: float) -> str:
+    """Mean of the largest ceil(share x valid patches) distances."""
+    most = max(1, int(np.ceil(share * patches)))
+    largest = build.top_k(per_image, most, largest=True)[0]
+    if counted is None:
+        return build.node("ReduceMean", largest, build.ints([1]), keepdims=0)
+    valid = build.node("ReduceSum", counted, build.ints([1]), keepdims=1)
+    wanted = build.node("Ceil", build.node("Mul", valid, build.floats([share])))
+    wanted = build.node("Max", wanted, build.floats([1]))
+    taken = build.node("Less", build.constant(np.arange(most, dtype=np.float32)[None]), wanted)
+    kept = build.node("Where", taken, largest, build.floats([0]))
+    total = build.node("ReduceSum", kept, build.ints([1]), keepdims=1)
+    return build.node("Squeeze", build.node("Div", total, wanted), build.ints([1]))
+
+
+def _reweighted(
+    build: _Builder,
+    score: str,
+    per_image: str,
+    patches: str,
+    neighbour: str,
+    stored: str,
+    excluded: str | None,
+    bank: MemoryBank,
+    grid: tuple[int, int],
+    count: int,
+) -> str:
+    """Roth et al. 2022, equation 7: the score falls where the nearest bank entry itself lies in a crowd.
+
+    s = (1 - exp(|p - m*|) / sum of exp(|p - m|) over the `count` bank entries m nearest to m*) x |p - m*|
+    for the patch p of the largest distance and its nearest bank entry m*.
+    """
+    entries, dimensions = bank.features.shape
+    cells = grid[0] * grid[1]
+    farthest = build.node("ArgMax", per_image, axis=1, keepdims=1)  # (n, 1)
+    pick = build.node("Unsqueeze", farthest, build.ints([2]))
+    shape = build.node("Shape", farthest)
+    images = build.node("Gather", shape, build.constant(np.array([0], dtype=np.int64)))
+    wide = build.node(
+        "Expand", pick, build.node("Concat", images, build.ints([1]), build.ints([dimensions]), axis=0)
+    )
+    by_image = build.node("Reshape", patches, build.ints([-1, cells, dimensions]))
+    patch = build.node("GatherElements", by_image, wide, axis=1)  # (n, 1, d)
+    own = build.node(
+        "GatherElements", build.node("Reshape", neighbour, build.ints([-1, cells])), farthest, axis=1
+    )
+    entry = build.node("Gather", stored, build.node("Squeeze", own, build.ints([1])), axis=0)  # (n, d)
+    centred = build.node("Sub", entry, "bank_mean")
+    spread = build.node("Sub", stored, "bank_mean")  # (m, d)
+    norms = build.node("ReduceSumSquare", spread, build.ints([1]), keepdims=0)
+    products = build.node("MatMul", centred, build.node("Transpose", spread, perm=[1, 0]))
+    near = build.node("Sub", norms, build.node("Mul", products, build.floats([2])))
+    if excluded is not None:
+        near = build.node("Add", near, excluded)
+    crowd = build.top_k(near, min(count, entries), largest=False)[1]
+    distances = build.node(
+        "Sqrt", _squared_distance(build, patch, build.node("Gather", stored, crowd, axis=0))
+    )  # (n, b)
+    first = build.node("Unsqueeze", score, build.ints([1]))  # |p - m*|
+    shares = build.node("Exp", build.node("Sub", distances, first))
+    total = build.node("ReduceSum", shares, build.ints([1]), keepdims=0)
+    weight = build.node("Sub", build.floats([1]), build.node("Reciprocal", total))
+    return build.node("Mul", weight, score)
+
+
+class _Builder:
+    """Collects nodes, constants, inputs and outputs of one graph."""
+
+    def __init__(self, prefix: str, *, opset: int) -> None:
+        self.prefix, self.opset = prefix, opset
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.constants: dict[str, NDArray[Any]] = {}
+        self._known: dict[tuple[Any, ...], str] = {}
+
+    def node(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Add a node with one output; returns its name."""
+        label = name or f"{self.prefix}{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [label], name=label, **attributes))
+        return label
+
+    def top_k(self, values: str, k: int, *, largest: bool) -> tuple[str, str]:
+        """The k largest or smallest along axis 1, sorted: names of their values and indices."""
+        label = f"{self.prefix}TopK_{len(self.nodes)}"
+        outputs = (f"{label}:values", f"{label}:indices")
+        self.nodes.append(
+            helper.make_node(
+                "TopK", [values, self.ints([k])], outputs, name=label, axis=1, largest=int(largest)
+            )
+        )
+        return outputs
+
+    def constant(self, value: NDArray[Any]) -> str:
+        """A small constant, written into the graph once."""
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if key not in self._known:
+            name = f"{self.prefix}constant_{len(self.initializers)}"
+            self._known[key] = name
+            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return self._known[key]
+
+    def ints(self, values: Sequence[int]) -> str:
+        return self.constant(np.array(values, dtype=np.int64))
+
+    def floats(self, values: Sequence[float]) -> str:
+        return self.constant(np.array(values, dtype=np.float32))
+
+    def input(self, name: str, kind: int, shape: Sequence[str | int]) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+        return name
+
+    def learnt(self, name: str, value: NDArray[Any]) -> str:
+        """An input whose value goes along: the engine binds it without a copy."""
+        if name not in self.constants:
+            self.constants[name] = np.ascontiguousarray(value)
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            self.input(name, kind, value.shape)
+        return name
+
+    def output(self, name: str, shape: Sequence[str | int]) -> None:
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
+
+    def embed(self, model: onnx.ModelProto, image: str) -> list[str]:
+        """The nodes of a model with its input replaced; returns the names of its outputs."""
+        names = {item.name for item in model.graph.initializer}
+        source = next(item.name for item in model.graph.input if item.name not in names)
+        rename = {source: image, "": ""}
+
+        def renamed(value: str) -> str:
+            return rename.setdefault(value, f"backbone/{value}")
+
+        for node in model.graph.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.name = f"backbone/{node.name}"
+            copy.input[:] = [renamed(value) for value in node.input]
+            copy.output[:] = [renamed(value) for value in node.output]
+            self.nodes.append(copy)
+        for item in model.graph.initializer:
+            weights = onnx.TensorProto()
+            weights.CopyFrom(item)
+            weights.name = renamed(item.name)
+            self.initializers.append(weights)
+        return [renamed(item.name) for item in model.graph.output]
+
+    def finish(self) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes, "goodparts", self.inputs, self.outputs, initializer=self.initializers
+        )
+        return helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", self.opset)],
+            ir_version=10,
+            producer_name="goodparts",
+        )

@@ -1,0 +1,50 @@
+"""`Inspection`, the result for one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.regions import Region
+
+GOOD = "GOOD"
+BAD = "BAD"
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What was found on one image of height H and width W.
+
+    Attributes:
+        path: the file, or None for bytes and arrays.
+        score: anomaly score: a distance in feature space, never clamped or normalised.
+        threshold: the score above which an image is BAD.
+        p_value: conformal: (1 + held-out good scores >= score) / (1 + held-out good scores), in (0, 1].
+        verdict: "GOOD" or "BAD".
+        borderline: whether the score lies closer to the threshold than the engine's precision can tell.
+        distance_grid: patch distances, (h, w) float32; NaN where the recipe did not look.
+        anomaly_map: smoothed distances at the size of the image, (H, W) float32; NaN where it did not look.
+        pixel_threshold: the value of the anomaly map above which a pixel is bad.
+        mask: bad pixels, (H, W) bool; empty for GOOD, never empty for BAD.
+        regions: the connected parts of the mask, largest peak first.
+    """
+
+    path: Path | None
+    score: float
+    threshold: float
+    p_value: float
+    verdict: str
+    borderline: bool
+    distance_grid: NDArray[np.float32]
+    anomaly_map: NDArray[np.float32]
+    pixel_threshold: float
+    mask: NDArray[np.bool_]
+    regions: tuple[Region, ...]
+
+    @property
+    def bad(self) -> bool:
+        """Whether the verdict is BAD."""
+        return self.verdict == BAD

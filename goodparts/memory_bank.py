@@ -1,0 +1,99 @@
+"""The memory bank: the patch features of good images that are kept, and the space they are searched in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts import coreset
+from goodparts.coreset import Progress
+from goodparts.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryBank:
+    """What is searched for the nearest good patch.
+
+    Attributes:
+        features: (m, d) float32, in the order of the images they came from.
+        origins: for each entry the index of its image among the good images, (m,) int32, ascending.
+        mean: of the features, (d,) float32: distances of near neighbours are small beside the norms, so the search
+            works on centred features.
+        basis: the q principal dimensions in which the search looks for candidates, (d, q) float32; None: all d.
+    """
+
+    features: NDArray[np.float32]
+    origins: NDArray[np.int32]
+    mean: NDArray[np.float32]
+    basis: NDArray[np.float32] | None
+
+    @cached_property
+    def search_bank(self) -> NDArray[np.float32]:
+        """The entries in the search space, (m, q) float32."""
+        centred: NDArray[np.float32] = self.features - self.mean
+        if self.basis is not None:
+            centred = centred @ self.basis
+        return centred
+
+    def of_image(self, index: int) -> slice:
+        """The entries that came from the good image of that index."""
+        first, last = np.searchsorted(self.origins, (index, index + 1))
+        return slice(int(first), int(last))
+
+
+def choose(
+    features: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    recipe: Recipe,
+    *,
+    progress: Progress | None = None,
+) -> MemoryBank:
+    """The memory bank of a recipe.
+
+    Args:
+        features: of all patches of n good images, (n, patches, d) float32; may be memory-mapped.
+        valid: which of them may be kept, (n, patches) bool.
+        recipe: sampling, sampling_ratio, sampling_limit, projection_dimensions, search_dimensions, seed.
+        progress: called with (picked, wanted).
+    """
+    flat = features.reshape(-1, features.shape[-1])
+    rows = np.flatnonzero(valid)
+    count = max(1, round(recipe.sampling_ratio * len(rows)))
+    if recipe.sampling_limit:
+        count = min(count, recipe.sampling_limit)
+    rng = np.random.default_rng(recipe.seed)
+    if count == len(rows):
+        kept = rows
+    elif recipe.sampling == "random":
+        kept = rows[coreset.random(len(rows), count, rng)]
+    else:
+        points = coreset.project(flat, rows, recipe.projection_dimensions, rng)
+        picks = coreset.greedy(points, count, start=int(rng.integers(len(rows))), progress=progress)
+        kept = np.sort(rows[picks])
+        del points
+    entries = np.ascontiguousarray(flat[kept])
+    mean = entries.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return MemoryBank(
+        features=entries,
+        origins=(kept // features.shape[1]).astype(np.int32),
+        mean=mean,
+        basis=principal_dimensions(entries, mean, recipe.search_dimensions),
+    )
+
+
+def principal_dimensions(
+    entries: NDArray[np.float32], mean: NDArray[np.float32], dimensions: int
+) -> NDArray[np.float32] | None:
+    """The `dimensions` directions of largest variance, (d, dimensions) float32; None where they'd save nothing."""
+    m, d = entries.shape
+    if dimensions == 0 or m <= dimensions or d < 2 * dimensions:
+        return None
+    covariance = np.zeros((d, d), dtype=np.float64)
+    for first in range(0, m, 4096):
+        centred = entries[first : first + 4096] - mean
+        covariance += centred.T @ centred
+    _, directions = np.linalg.eigh(covariance)
+    return np.ascontiguousarray(directions[:, ::-1][:, :dimensions], dtype=np.float32)

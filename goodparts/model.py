@@ -1,0 +1,246 @@
+"""The model on disk: one file, `NAME.goodparts`, an uncompressed zip that needs nothing else.
+
+    recipe.toml         the recipe
+    backbone.onnx       the backbone, cut down to the layers in use
+    bank.safetensors    memory bank, origins, mean and search space
+    calibration.json    held-out good scores, thresholds and their rules
+    manifest.json       format, sha256 of every member, identity, what it was fitted on, when, and with what
+
+Nothing is pickled. Loading checks every hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from goodparts.backbones import Backbone
+from goodparts.calibration import Calibration
+from goodparts.errors import ModelError
+from goodparts.files import replacing
+from goodparts.memory_bank import MemoryBank
+from goodparts.recipe import Recipe
+
+FORMAT = 1
+SUFFIX = ".goodparts"
+_MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What fitting learnt.
+
+    Attributes:
+        recipe: the settings.
+        backbone: cut down to the recipe's layers.
+        bank: the memory bank.
+        calibration: thresholds and what they rest on.
+        grid: (h, w) of the patch grid of a working image.
+        data: what it was fitted on: counts, hash of the file list, image sizes. Part of the identity.
+        circumstances: when, where, how long, with which versions. Not part of the identity.
+    """
+
+    recipe: Recipe
+    backbone: Backbone
+    bank: MemoryBank
+    calibration: Calibration
+    grid: tuple[int, int]
+    data: dict[str, Any]
+    circumstances: dict[str, Any]
+
+    def with_calibration(self, calibration: Calibration) -> Model:
+        """The same with another decision."""
+        return replace(self, calibration=calibration)
+
+    @property
+    def identity(self) -> str:
+        """sha256 over everything but the time and place of fitting."""
+        return _identity(_hashes(_members(self)), self._described())
+
+    def _described(self) -> dict[str, Any]:
+        backbone = self.backbone
+        return {
+            "backbone": {
+                "name": backbone.name,
+                "source": backbone.source,
+                "licence": backbone.licence,
+                "sha256": backbone.sha256,
+                "input": backbone.input_name,
+                "mean": list(backbone.mean),
+                "std": list(backbone.std),
+                "normalisation": backbone.normalisation,
+            },
+            "bank": {"entries": len(self.bank.features), "dimensions": self.bank.features.shape[1]},
+            "grid": list(self.grid),
+            "data": self.data,
+        }
+
+
+def save(model: Model, path: str | Path) -> Path:
+    """Write a model; the file is whole or the old one stays. Returns the path, with `.goodparts` if it had no suffix.
+
+    Raises:
+        OutputError: it can't be written there.
+    """
+    path = Path(path)
+    if not path.suffix:
+        path = path.with_suffix(SUFFIX)
+    members = _members(model)
+    hashes = _hashes(members)
+    manifest = {
+        "format": FORMAT,
+        "identity": _identity(hashes, model._described()),
+        "sha256": hashes,
+        **model._described(),
+        "circumstances": model.circumstances,
+    }
+    with replacing(path) as stream:
+        _write_zip(stream, {"manifest.json": json.dumps(manifest, indent=1).encode(), **members})
+    return path
+
+
+def load(path: str | Path) -> Model:
+    """Read a model.
+
+    Raises:
+        ModelError: there is no such file, it is no model, damaged, truncated, or of a newer version.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(archive.read("manifest.json"))
+            _check_format(path, manifest)
+            members = {name: archive.read(name) for name in _MEMBERS}
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path}: no such model; make one with `goodparts fit GOOD --model {path}`"
+        ) from None
+    except IsADirectoryError:
+        raise ModelError(
+            f"{path}: is a folder; expected a model, a file ending in {SUFFIX}{_models_in(path)}"
+        ) from None
+    except PermissionError as error:
+        if path.is_dir():  # Windows
+            raise ModelError(
+                f"{path}: is a folder; expected a model, a file ending in {SUFFIX}{_models_in(path)}"
+            ) from None
+        raise ModelError(f"{path}: can't be read: {error.strerror}") from None
+    except zipfile.BadZipFile as error:
+        if zipfile.is_zipfile(path) or _starts_like_zip(path):
+            raise _damaged(path, str(error)) from None
+        raise ModelError(
+            f"{path}: is not a goodparts model; expected a file that `goodparts fit` or `run` wrote, ending in {SUFFIX}"
+        ) from None
+    except KeyError as error:
+        raise ModelError(
+            f"{path}: is not a goodparts model, or a damaged one: it lacks a part ({error.args[0]})"
+        ) from None
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise _damaged(path, str(error)) from None
+    for name, digest in _hashes(members).items():
+        if manifest["sha256"].get(name) != digest:
+            raise _damaged(path, f"{name} does not have the sha256 it was written with")
+    try:
+        return _restore(members, manifest)
+    except (KeyError, ValueError, TypeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """What a model says of itself; cheap. Errors as `load`."""
+    with zipfile.ZipFile(path) as archive:
+        manifest: dict[str, Any] = json.loads(archive.read("manifest.json"))
+    return manifest
+
+
+def _members(model: Model) -> dict[str, bytes]:
+    import safetensors.numpy
+
+    bank = model.bank
+    tensors = {"features": bank.features, "origins": bank.origins, "mean": bank.mean}
+    if bank.basis is not None:
+        tensors["basis"] = bank.basis
+    return {
+        "recipe.toml": model.recipe.to_toml().encode(),
+        "backbone.onnx": model.backbone.model.SerializeToString(deterministic=True),
+        "bank.safetensors": safetensors.numpy.save(tensors),
+        "calibration.json": model.calibration.to_json().encode(),
+    }
+
+
+def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
+    import onnx
+    import safetensors.numpy
+
+    tensors = safetensors.numpy.load(members["bank.safetensors"])
+    described = manifest["backbone"]
+    network = onnx.load_from_string(members["backbone.onnx"])
+    return Model(
+        recipe=Recipe.from_toml(members["recipe.toml"].decode(), source="recipe.toml"),
+        backbone=Backbone(
+            name=described["name"],
+            model=network,
+            input_name=described["input"],
+            mean=tuple(described["mean"]),
+            std=tuple(described["std"]),
+            normalisation=described["normalisation"],
+            source=described["source"],
+            licence=described["licence"],
+            sha256=described["sha256"],
+        ),
+        bank=MemoryBank(
+            features=tensors["features"],
+            origins=tensors["origins"],
+            mean=tensors["mean"],
+            basis=tensors.get("basis"),
+        ),
+        calibration=Calibration.from_json(members["calibration.json"].decode()),
+        grid=tuple(manifest["grid"]),
+        data=manifest["data"],
+        circumstances=manifest["circumstances"],
+    )
+
+
+def _write_zip(stream: BinaryIO, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
+
+
+def _hashes(members: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
+
+
+def _identity(hashes: dict[str, str], described: dict[str, Any]) -> str:
+    text = json.dumps({"format": FORMAT, "sha256": hashes, **described}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_format(path: Path, manifest: dict[str, Any]) -> None:
+    written = manifest.get("format")
+    if not isinstance(written, int):
+        raise _damaged(path, "manifest.json names no format")
+    if written > FORMAT:
+        raise ModelError(
+            f"{path}: written by a newer goodparts (format {written}, this one reads up to {FORMAT}); "
+            "upgrade with `pip install -U goodparts`"
+        )
+
+
+def _damaged(path: Path, why: str) -> ModelError:
+    return ModelError(f"{path}: damaged or truncated model ({why}); copy it again, or fit it anew")
+
+
+def _starts_like_zip(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
+
+
+def _models_in(folder: Path) -> str:
+    models = sorted(entry.name for entry in folder.glob(f"*{SUFFIX}"))
+    return f"; in it there is {', '.join(models[:3])}" if models else ""

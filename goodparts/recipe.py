@@ -1,0 +1,290 @@
+"""`Recipe`: every setting of an inspector, in one flat, frozen dataclass.
+
+The key `sampling_ratio` is the flag `--sampling-ratio` and the TOML key `sampling_ratio`, without exception.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from goodparts.errors import RecipeError
+
+
+def _key(default: Any, about: str, *, choices: tuple[str, ...] = (), limits: tuple[float, float] = ()) -> Any:  # type: ignore[assignment]
+    return field(default=default, metadata={"about": about, "choices": choices, "limits": limits})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to learn and inspect. Values are checked when it is made; RecipeError names a key that does not fit.
+
+    >>> Recipe(image_size=320, sampling_ratio=0.01).image_size
+    (320, 320)
+    """
+
+    backbone: str = _key("resnet50", "pretrained network: a name, or an .onnx, .safetensors or .pth file")
+    layers: tuple[str, ...] = _key(
+        ("layer2", "layer3"), "its layers to take features from; any tensor name of the ONNX"
+    )
+    mean: tuple[float, ...] = _key((), "mean of RGB / 255 to subtract; empty: the backbone's own")
+    std: tuple[float, ...] = _key(
+        (), "standard deviation of RGB / 255 to divide by; empty: the backbone's own"
+    )
+
+    image_size: tuple[int, int] = _key(
+        (224, 224), "working size in pixels: 224, or WIDTHxHEIGHT", limits=(16, 4096)
+    )
+    framing: str = _key(
+        "stretch",
+        "stretch: the whole image; letterbox: the same, aspect kept; crop: the centre of resize_size",
+        choices=("stretch", "letterbox", "crop"),
+    )
+    resize_size: int = _key(256, "crop only: the shorter side before cropping, pixels", limits=(16, 4096))
+
+    patch_size: int = _key(3, "features are averaged over this many cells each way (odd)", limits=(1, 15))
+    layer_fusion: str = _key(
+        "bilinear",
+        "how coarser layers come to the finest grid; adaptive: adaptive average pooling",
+        choices=("bilinear", "adaptive"),
+    )
+    pooled_dimensions: int = _key(
+        0, "PatchCore's pooling of the features to this many dimensions; 0: off", limits=(0, 65536)
+    )
+
+    sampling: str = _key(
+        "greedy",
+        "how the memory bank is chosen: k-center coreset, or at random",
+        choices=("greedy", "random"),
+    )
+    sampling_ratio: float = _key(0.1, "share of all patch features that is kept", limits=(1e-6, 1))
+    sampling_limit: int = _key(0, "keep at most this many patch features; 0: no limit", limits=(0, 10**9))
+    projection_dimensions: int = _key(
+        128, "greedy only: dimensions of the random projection it works in; 0: off", limits=(0, 65536)
+    )
+
+    search_dimensions: int = _key(
+        384,
+        "the bank is searched in this many principal dimensions, exact distances decide; 0: all",
+        limits=(0, 65536),
+    )
+
+    image_score: str = _key(
+        "max",
+        "image score from patch distances: largest, PatchCore's equation 7, or mean of the top share",
+        choices=("max", "reweighted", "top_mean"),
+    )
+    reweighting_neighbours: int = _key(9, "reweighted only: b of equation 7", limits=(2, 1000))
+    top_share: float = _key(0.01, "top_mean only: share of the patches", limits=(1e-6, 1))
+    smoothing_sigma: float = _key(
+        4.0, "Gaussian on the anomaly map, pixels of the working image; 0: off", limits=(0, 100)
+    )
+
+    threshold_rule: str = _key(
+        "sigma",
+        "image threshold from held-out good scores; fixed: threshold_value; f1: oracle on labelled images",
+        choices=("sigma", "quantile", "fixed", "f1"),
+    )
+    threshold_sigma: float = _key(3.0, "sigma: mean + this x standard deviation", limits=(-100, 1000))
+    threshold_quantile: float = _key(0.99, "quantile: this quantile of the good scores", limits=(0, 1))
+    threshold_value: float = _key(0.0, "fixed: the threshold itself", limits=(0, 1e30))
+
+    pixel_threshold_rule: str = _key(
+        "peak_sigma",
+        "pixel threshold from held-out good maps; peak_: of each map's peak, pixel_: of all pixels",
+        choices=("peak_sigma", "peak_quantile", "pixel_sigma", "pixel_quantile", "fixed"),
+    )
+    pixel_threshold_sigma: float = _key(
+        0.0, "peak_sigma, pixel_sigma: mean + this x standard deviation", limits=(-100, 1000)
+    )
+    pixel_threshold_quantile: float = _key(
+        0.995, "peak_quantile, pixel_quantile: this quantile", limits=(0, 1)
+    )
+    pixel_threshold_value: float = _key(0.0, "fixed: the pixel threshold itself", limits=(0, 1e30))
+    minimum_area: int = _key(
+        16, "regions of fewer pixels of the inspected image are dropped", limits=(0, 10**9)
+    )
+
+    memory_limit: float = _key(
+        2.0, "GiB of features that fitting keeps in memory; more are kept on disk meanwhile", limits=(0, 1e6)
+    )
+    seed: int = _key(0, "of every random choice", limits=(0, 2**63 - 1))
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = _coerce(item, getattr(self, item.name))
+            object.__setattr__(self, item.name, value)
+        if self.patch_size % 2 == 0:
+            raise RecipeError(f"patch_size: expected an odd number, found {self.patch_size}")
+        if not self.layers:
+            raise RecipeError("layers: expected at least one layer name, found none")
+        if len(set(self.layers)) < len(self.layers):
+            raise RecipeError(f"layers: expected distinct names, found {','.join(self.layers)}")
+        for name, triple in (("mean", self.mean), ("std", self.std)):
+            if triple and len(triple) != 3:
+                raise RecipeError(f"{name}: expected three numbers (red, green, blue), found {len(triple)}")
+        if any(value <= 0 for value in self.std):
+            raise RecipeError(f"std: expected positive numbers, found {self.std}")
+        if bool(self.mean) != bool(self.std):
+            raise RecipeError("mean, std: give both or neither")
+        if self.framing == "crop" and max(self.image_size) > self.resize_size:
+            width_height = size_text(self.image_size)
+            raise RecipeError(
+                f"image_size: the crop {width_height} does not fit into resize_size {self.resize_size}; "
+                "raise resize_size or take framing = stretch"
+            )
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """The preset of that name: one of `PRESETS`."""
+        if name not in PRESETS:
+            raise RecipeError(f"recipe: no preset {name!r}; there are {', '.join(PRESETS)}")
+        return cls(**PRESETS[name])
+
+    @classmethod
+    def load(cls, name_or_file: str | Path) -> Self:
+        """A preset by its name, or a TOML file of recipe keys (those it leaves out keep their defaults)."""
+        if str(name_or_file) in PRESETS:
+            return cls.preset(str(name_or_file))
+        path = Path(name_or_file)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise RecipeError(
+                f"recipe: {name_or_file} is neither a file nor a preset ({', '.join(PRESETS)})"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"recipe: {path} can't be read as a TOML file: {error}") from None
+        return cls.from_toml(text, source=str(path))
+
+    @classmethod
+    def from_toml(cls, text: str, *, source: str = "recipe") -> Self:
+        """The recipe that `text` spells; `source` is named in errors. Key `recipe` may name a preset to start from."""
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"{source}: not a TOML file: {error}") from None
+        start = values.pop("recipe", None)
+        try:
+            recipe = cls.preset(start) if start is not None else cls()
+            return recipe.replace(values)
+        except RecipeError as error:
+            raise RecipeError(f"{source}: {error}") from None
+
+    def replace(self, values: Mapping[str, Any]) -> Self:
+        """A copy with these keys changed; an unknown key is an error that names the nearest ones."""
+        known = [item.name for item in dataclasses.fields(self)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=3)
+                hint = f"did you mean {' or '.join(near)}?" if near else f"keys are {', '.join(known)}"
+                raise RecipeError(f"{name}: no such recipe key; {hint}")
+        return dataclasses.replace(self, **values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Keys and values as TOML and JSON take them."""
+        values: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.name == "image_size":
+                value = value[0] if value[0] == value[1] else size_text(value)
+            values[item.name] = list(value) if isinstance(value, tuple) else value
+        return values
+
+    def to_toml(self, *, comments: bool = True) -> str:
+        """This recipe as TOML, each key with a word of explanation."""
+        import tomli_w
+
+        lines = []
+        for item in dataclasses.fields(self):
+            if comments:
+                lines.append(f"# {describe(item)}")
+            lines.append(tomli_w.dumps({item.name: self.to_dict()[item.name]}).rstrip("\n"))
+        return "\n".join(lines) + "\n"
+
+
+def describe(item: dataclasses.Field[Any]) -> str:
+    """What a key means, with its choices."""
+    about: str = item.metadata["about"]
+    choices = item.metadata["choices"]
+    return f"{about} ({', '.join(choices)})" if choices else about
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """`(height, width)` as people write it: WIDTHxHEIGHT."""
+    return f"{size[1]}x{size[0]}"
+
+
+def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:
+    """The value in the type of the key, from Python, TOML or a command line; RecipeError if it does not fit."""
+    kind = str(item.type)
+    name = item.name
+    choices, limits = item.metadata["choices"], item.metadata["limits"]
+    try:
+        if name == "image_size":
+            value = _size(value)
+        elif kind.startswith("tuple"):
+            parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+            of = float if "float" in kind else str
+            value = tuple(of(part) for part in parts if part != "")
+        elif kind == "int":
+            if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+                raise ValueError
+            value = int(value)
+        elif kind == "float":
+            if isinstance(value, bool):
+                raise ValueError
+            value = float(value)
+        elif not isinstance(value, str):
+            raise ValueError
+    except (TypeError, ValueError):
+        expected = {"int": "a whole number", "float": "a number", "str": "a text"}.get(kind, "a list")
+        if name == "image_size":
+            expected = "pixels such as 224, or WIDTHxHEIGHT such as 320x240"
+        raise RecipeError(f"{name}: expected {expected}, found {value!r}") from None
+    if choices and value not in choices:
+        raise RecipeError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
+    if limits:
+        for number in value if isinstance(value, tuple) else (value,):
+            if not limits[0] <= number <= limits[1]:
+                raise RecipeError(f"{name}: expected {limits[0]:g} to {limits[1]:g}, found {number:g}")
+    return value
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """(height, width) from 224, "224", "WIDTHxHEIGHT" or a (height, width) pair."""
+    if isinstance(value, bool):
+        raise ValueError
+    if isinstance(value, str):
+        parts = [int(part) for part in value.lower().split("x")]
+        if len(parts) == 1:
+            parts *= 2
+        width, height = parts
+        return height, width
+    if isinstance(value, int):
+        return value, value
+    height, width = value
+    return int(height), int(width)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "classic": {
+        "sampling": "random",
+        "pixel_threshold_rule": "pixel_sigma",
+        "pixel_threshold_sigma": 3.0,
+        "minimum_area": 0,
+    },
+    "patchcore": {
+        "backbone": "wide_resnet50_2",
+        "framing": "crop",
+        "resize_size": 256,
+        "pooled_dimensions": 1024,
+    },
+}
+"""`default`; `classic`: the plain system this project grew from; `patchcore`: as the paper's authors' code."""

@@ -1,0 +1,154 @@
+"""Fixtures that more than one test file uses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from goodparts.telemetry import silence_openvino
+
+silence_openvino()  # before any test imports openvino itself
+
+SIDE = 96  # pixels, of the images in `mini_dataset`
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real images and weights: `$GOODPARTS_SHARED`, or `shared` beside the checkout."""
+    folder = Path(os.environ.get("GOODPARTS_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    if not folder.is_dir():
+        reason = f"{folder}: the real images and weights are not there (set GOODPARTS_SHARED)"
+        if os.environ.get("CI", "").lower() in ("true", "1"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mini_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny data set in the layout of MVTec AD: a textured disc, 96 x 96 RGB, and two kinds of defect.
+
+    16 good images to train on; 6 good, 3 `stain` and 3 `scratch` to test; a mask for each bad one. Read only.
+    """
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("data") / "mini"
+    rng = np.random.default_rng(7)
+
+    def save(pixels: NDArray[np.uint8], *parts: str) -> None:
+        path = root.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+    for index in range(16):
+        save(_disc(rng), "train", "good", f"{index:03d}.png")
+    for index in range(6):
+        save(_disc(rng), "test", "good", f"{index:03d}.png")
+    defects: dict[str, Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.bool_]]]
+    defects = {"stain": _stain, "scratch": _scratch}
+    for defect_class, damage in defects.items():
+        for index in range(3):
+            pixels = _disc(rng)
+            mask = damage(pixels, rng)
+            save(pixels, "test", defect_class, f"{index:03d}.png")
+            save(mask.astype(np.uint8) * 255, "ground_truth", defect_class, f"{index:03d}_mask.png")
+    return root
+
+
+def _disc(rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A grey disc with a ring texture on a dark ground; position, brightness and noise vary a little."""
+    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float64)
+    center_y, center_x = SIDE / 2 + rng.uniform(-1, 1, 2)
+    radius = np.hypot(y - center_y, x - center_x)
+    rings = 140 + 20 * np.cos(radius * 0.7)
+    edge = np.clip(36 - radius, 0, 1)
+    grey = (25 + edge * (rings - 25)) * rng.uniform(0.95, 1.05)
+    colour = grey[:, :, None] * np.array([1.0, 0.92, 0.8]) + rng.normal(0, 3, (SIDE, SIDE, 1))
+    return np.clip(colour, 0, 255).astype(np.uint8)
+
+
+def _stain(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Put a red stain on the disc, in place; return where it is."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    center_y, center_x = SIDE / 2 + rng.uniform(-14, 14, 2)
+    mask = np.hypot(y - center_y, x - center_x) < rng.uniform(6, 9)
+    pixels[mask] = (230, 30, 20)
+    return np.asarray(mask)
+
+
+def _scratch(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Draw a bright straight scratch across the disc, in place; return where it is."""
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    angle = rng.uniform(0, np.pi)
+    along = x * np.cos(angle) + y * np.sin(angle)
+    across = y * np.cos(angle) - x * np.sin(angle) - rng.uniform(-8, 8)
+    mask = (np.abs(across) < 2.5) & (np.abs(along) < 24)
+    pixels[mask] = (250, 250, 255)
+    return np.asarray(mask)
+
+
+@pytest.fixture(scope="session")
+def mini_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ONNX backbone with random weights, the same at every run. Read only.
+
+    Input "input" (n, 3, h, w) float32, already normalised; outputs layer1 (8 channels, stride 4), layer2 (16,
+    stride 8), layer3 (32, stride 16) and layer4 (64, stride 32), each (n, channels, ceil(h / stride),
+    ceil(w / stride)) float32 and not negative. He-scaled, so features keep their size from layer to layer.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(11)
+    nodes = []
+    weights = []
+
+    def convolution(source: str, target: str, inputs: int, outputs: int, size: int, stride: int) -> None:
+        scale = np.sqrt(2 / (inputs * size * size))
+        kernel = rng.normal(0, scale, (outputs, inputs, size, size)).astype(np.float32)
+        bias = rng.normal(0, 0.1, outputs).astype(np.float32)
+        weights.append(numpy_helper.from_array(kernel, f"{target}.weight"))
+        weights.append(numpy_helper.from_array(bias, f"{target}.bias"))
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                [source, f"{target}.weight", f"{target}.bias"],
+                [f"{target}.convolution"],
+                name=f"{target}.convolution",
+                kernel_shape=[size, size],
+                strides=[stride, stride],
+                pads=[size // 2] * 4,
+            )
+        )
+        nodes.append(helper.make_node("Relu", [f"{target}.convolution"], [target], name=target))
+
+    convolution("input", "layer1", 3, 8, 5, 4)
+    convolution("layer1", "layer2", 8, 16, 3, 2)
+    convolution("layer2", "layer3", 16, 32, 3, 2)
+    convolution("layer3", "layer4", 32, 64, 3, 2)
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, f"{name}_h", f"{name}_w"])
+        for name, channels in (("layer1", 8), ("layer2", 16), ("layer3", 32), ("layer4", 64))
+    ]
+    image = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, "h", "w"])
+    graph = helper.make_graph(nodes, "mini", [image], outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    helper.set_model_props(
+        model,
+        {
+            "architecture": "mini",
+            "source": "random weights, for tests",
+            "mean": "0.485,0.456,0.406",
+            "std": "0.229,0.224,0.225",
+            "color": "RGB",
+            "range": "0..1",
+        },
+    )
+    onnx.checker.check_model(model, full_check=True)
+    path = tmp_path_factory.mktemp("backbone") / "mini.onnx"
+    onnx.save(model, str(path))
+    return path
