@@ -116,7 +116,7 @@ def show(name: str) -> dict[str, tuple[int, ...]]:
     return {layer: shapes.get(layer, ()) for layer in backbone.layers()}
 
 
-def pull(name: str) -> BackboneInfo:
+def pull(name: str, *, offline: bool = False) -> BackboneInfo:
     """Download a backbone into the store, unless it is there already.
 
     Raises:
@@ -129,7 +129,7 @@ def pull(name: str) -> BackboneInfo:
     if entry is None:
         if name not in PUBLISHED:
             raise _unknown(name)
-        entry = _download(name, offline=False)
+        entry = _download(name, offline=offline)
     backbone_store.verify(entry)
     return _kept_info(entry)
 

@@ -121,7 +121,7 @@ def anomaly_map(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) 
     if hidden.any():
         weights = rows @ (~hidden).astype(np.float32) @ columns.T
         shown = np.where(hidden, np.float32(0), distance_grid)
-        values = rows @ shown @ columns.T / np.maximum(weights, np.float32(1e-12))
+        values = np.divide(rows @ shown @ columns.T, np.maximum(weights, np.float32(1e-12)), dtype=np.float32)
     else:
         values = rows @ distance_grid @ columns.T
     top, bottom = _seen_rows(frame, 0)

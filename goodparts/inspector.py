@@ -138,7 +138,6 @@ class Inspector:
             for frame in feeding.ordered(extract, range(len(images)), workers=self.workers):
                 frames.append(frame)
                 tell("features", len(frames), len(images))
-            del engine
             seconds["features"] = time.perf_counter() - began
 
             began = time.perf_counter()

@@ -1,0 +1,61 @@
+"""The command line. Exit codes: 0 all good, 1 a bad part was found, 2 the user's error, 3 ours, 130 interrupted."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from goodparts import __version__
+from goodparts.cli.backbone import backbone
+from goodparts.cli.checking import check, doctor, recipe_command
+from goodparts.cli.inspecting import evaluate, inspect
+from goodparts.cli.learning import demo, fit, run
+from goodparts.cli.options import WIDTH
+from goodparts.errors import GoodpartsError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH})
+@click.version_option(__version__, prog_name="goodparts")
+def cli() -> None:
+    """Visual inspection that learns what good parts look like from images of good parts only.
+
+    \b
+    Start with:   goodparts demo
+    Your parts:   goodparts run DATA --out results      (DATA/train/good, DATA/test/...)
+    On the line:  goodparts inspect results/DATA.goodparts new_part.png
+    """
+
+
+for command in (run, fit, inspect, evaluate, check, demo, doctor, recipe_command, backbone):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        click.echo("interrupted; nothing is half-written", err=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        click.echo("interrupted; nothing is half-written", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except GoodpartsError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception:
+        traceback.print_exc()
+        click.echo(
+            f"\nThis is a fault of goodparts {__version__}, not yours. Please report it with the lines above.",
+            err=True,
+        )
+        sys.exit(3)

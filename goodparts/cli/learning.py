@@ -1,0 +1,153 @@
+"""`run`, `fit`, `demo`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from goodparts.cli.options import (
+    RECIPE_HELP,
+    Command,
+    json_option,
+    offline_option,
+    pixel_limit_option,
+    progress_bars,
+    with_recipe,
+    workers_option,
+)
+from goodparts.cli.printing import cost, emit, print_evaluation, say_learnt
+from goodparts.recipe import Recipe
+
+
+@click.command(
+    cls=Command,
+    epilog=f"{RECIPE_HELP}\n\nExample: goodparts run mvtec_ad/metal_nut --backbone resnet50.onnx --out results",
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="results", show_default=True, help="Folder for results."
+)
+@click.option("--model", type=click.Path(path_type=Path), help="Model file. [default: OUT/NAME.goodparts]")
+@click.option("--zip-all", is_flag=True, help="Put maps and model into results.zip, too.")
+@with_recipe
+@workers_option
+@pixel_limit_option
+@offline_option
+@json_option
+def run(
+    data: Path,
+    out: Path,
+    model: Path | None,
+    zip_all: bool,
+    recipe: Recipe,
+    workers: int | None,
+    pixel_limit: int | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Fit on DATA/train/good, evaluate on DATA/test, write model, metrics, pictures and a report."""
+    _run(data, out, model, zip_all, recipe, workers, pixel_limit, offline, as_json)
+
+
+def _run(
+    data: Path,
+    out: Path,
+    model: Path | None,
+    zip_all: bool,
+    recipe: Recipe,
+    workers: int | None,
+    pixel_limit: int | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    from goodparts.dataset import read_dataset
+    from goodparts.evaluation import check_mask_sizes
+    from goodparts.inspector import Inspector
+    from goodparts.results import write_results
+
+    began = time.perf_counter()
+    labelled = read_dataset(data)
+    check_mask_sizes(labelled)
+    inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
+    with progress_bars(as_json) as progress:
+        inspector.fit(labelled.root, progress=progress)
+        model_path = inspector.save(model or out / f"{labelled.name}.goodparts")
+        evaluation = write_results(inspector, labelled, out, zip_all=zip_all, progress=progress)
+        if recipe.threshold_rule == "f1":  # the oracle's threshold is known only now
+            model_path = inspector.save(model_path)
+    print_evaluation(inspector, evaluation, as_json, out=out, model_path=model_path, began=began)
+
+
+@click.command(
+    cls=Command,
+    epilog=f"{RECIPE_HELP}\n\nExample: goodparts fit parts/good --model part.goodparts --sampling-ratio 0.01",
+)
+@click.argument("good", type=click.Path(path_type=Path))
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Model file to write. [default: NAME.goodparts]"
+)
+@with_recipe
+@workers_option
+@pixel_limit_option
+@offline_option
+@json_option
+def fit(
+    good: Path,
+    model: Path | None,
+    recipe: Recipe,
+    workers: int | None,
+    pixel_limit: int | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Learn from GOOD, a folder of good images or a data set with train/good; write a model."""
+    from goodparts.inspector import Inspector
+    from goodparts.results import calibration_lines
+
+    began = time.perf_counter()
+    inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
+    with progress_bars(as_json) as progress:
+        inspector.fit(good, progress=progress)
+    path = inspector.save(model or Path(f"{good.resolve().name}.goodparts"))
+    learnt = inspector.model
+    if as_json:
+        emit(
+            {
+                "model": str(path),
+                "identity": learnt.identity,
+                "threshold": learnt.calibration.threshold,
+                "good_images": learnt.data["good_images"],
+                "bank_entries": len(learnt.bank.features),
+                "seconds": round(time.perf_counter() - began, 3),
+            }
+        )
+        return
+    say_learnt(inspector)
+    for line in calibration_lines(learnt):
+        click.echo(line)
+    click.echo(f"\nModel {path} ({path.stat().st_size / 1e6:.0f} MB), identity {learnt.identity[:12]}")
+    click.echo(cost(began))
+
+
+@click.command(cls=Command, epilog=f"{RECIPE_HELP}\n\nExample: goodparts demo --out demo")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder for all of it."
+)
+@with_recipe
+@workers_option
+@offline_option
+@json_option
+def demo(out: Path, recipe: Recipe, workers: int | None, offline: bool, as_json: bool) -> None:
+    """Make a small data set of rendered metal parts, then do the whole job on it.
+
+    60 good parts to learn from, 20 good and 20 bad ones in 4 defect classes to test with.
+    """
+    from goodparts.demo import write_demo
+
+    with progress_bars(as_json) as progress:
+        data = write_demo(
+            out / "flange", seed=recipe.seed, progress=lambda done, total: progress("rendering", done, total)
+        )
+    _run(data, out / "results", None, False, recipe, workers, None, offline, as_json)

@@ -1,0 +1,137 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from goodparts.cli.options import WIDTH
+
+if TYPE_CHECKING:
+    from goodparts.evaluation import Evaluation
+    from goodparts.inspection import Inspection
+    from goodparts.inspector import Inspector
+
+
+def print_evaluation(
+    inspector: Inspector,
+    evaluation: Evaluation,
+    as_json: bool,
+    *,
+    out: Path | None,
+    model_path: Path,
+    began: float,
+) -> None:
+    """What an evaluation found, in words and figures, or as one JSON line."""
+    from goodparts.report import in_words
+
+    if as_json:
+        emit(
+            {
+                "name": evaluation.name,
+                "model": str(model_path),
+                "identity": inspector.model.identity,
+                "out": str(out) if out else None,
+                "threshold_rule": evaluation.threshold_rule,
+                **evaluation.metrics,
+                "seconds": round(time.perf_counter() - began, 3),
+                "peak_memory_mib": round(_peak_memory() / 2**20),
+            }
+        )
+        return
+    say_learnt(inspector)
+    oracle = " (an oracle: chosen on these test images)" if evaluation.threshold_rule == "f1" else ""
+    click.echo(
+        f"\n{in_words(evaluation)} Threshold {evaluation.threshold:.4g}, {evaluation.threshold_rule}{oracle}.\n"
+    )
+    for first, second in (
+        ("image_auroc", "pixel_auroc"),
+        ("image_average_precision", "pixel_average_precision"),
+        ("image_f1_max", "pixel_f1_max"),
+        ("image_f1", "pixel_f1"),
+        ("image_recall_at_zero_false_rejects", "aupro_30"),
+    ):
+        click.echo(
+            f"  {first:36}{_figure(evaluation, first):>8}    {second:26}{_figure(evaluation, second):>8}"
+        )
+    click.echo()
+    if out is not None:
+        click.echo(f"Report   {out / 'report.html'}")
+    click.echo(f"Model    {model_path}, identity {inspector.model.identity[:12]}")
+    click.echo(cost(began))
+
+
+def say_learnt(inspector: Inspector) -> None:
+    """What was learnt, and with which backbone."""
+    model = inspector.model
+    backbone = model.backbone
+    entries, dimensions = model.bank.features.shape
+    click.echo(
+        f"Backbone {backbone.name} ({backbone.source}), layers {', '.join(model.recipe.layers)}\n"
+        f"Learnt   from {model.data['good_images']} good images: a bank of {entries} patch features of {dimensions} "
+        "dimensions"
+    )
+
+
+def _figure(evaluation: Evaluation, name: str) -> str:
+    value = evaluation.metrics.get(name)
+    return "-" if value is None else f"{value:.4f}"
+
+
+def cost(began: float) -> str:
+    """Time since `began` (of `time.perf_counter`) and the largest memory so far."""
+    return f"Took     {time.perf_counter() - began:.1f} s, peak memory {_peak_memory() / 2**30:.2f} GiB"
+
+
+def _peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def inspection_line(found: Inspection) -> str:
+    """One line for people."""
+    borderline = "  borderline" if found.borderline else ""
+    where = f"  {len(found.regions)} region{'s' * (len(found.regions) != 1)}" if found.bad else ""
+    return (
+        f"{found.verdict:4}  {found.score / found.threshold:6.3f} x threshold  p {found.p_value:.4f}"
+        f"  {found.path}{where}{borderline}"
+    )
+
+
+def inspection_record(found: Inspection) -> dict[str, Any]:
+    """The same for machines."""
+    return {
+        "path": str(found.path),
+        "verdict": found.verdict,
+        "score": found.score,
+        "threshold": found.threshold,
+        "p_value": found.p_value,
+        "borderline": found.borderline,
+        "regions": [dataclasses.asdict(region) for region in found.regions],
+    }
+
+
+def emit(record: dict[str, Any]) -> None:
+    """One JSON line."""
+    click.echo(json.dumps(record))
+
+
+def wrapped(text: str, *, indent: int) -> str:
+    """Text in lines of the usual width, those after the first indented."""
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False
+    )
