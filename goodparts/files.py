@@ -23,6 +23,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         OutputError: disk full, no permission, a folder in the way.
     """
     path = Path(path)
+    if not path.name:
+        raise OutputError(f"{str(path)!r}: can't be written, since that is a folder; give a file name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

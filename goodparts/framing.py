@@ -83,13 +83,22 @@ def apply(frame: Frame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(canvas)
 
 
+def without_padding(frame: Frame, working: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The part of a working image (height, width, 3) that shows the image."""
+    top, left = (max(0, offset) for offset in frame.offset)
+    return working[top : frame.offset[0] + frame.resized[0], left : frame.offset[1] + frame.resized[1]]
+
+
 def valid_cells(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
     """Which cells of the grid look at the image rather than at padding (by their centres), (h, w) bool."""
     inside = []
     for axis in (0, 1):
         centres = (np.arange(grid[axis]) + 0.5) * frame.working_size[axis] / grid[axis]
         first = frame.offset[axis]
-        inside.append((centres >= first) & (centres <= first + frame.resized[axis]))
+        looking = (centres >= first) & (centres <= first + frame.resized[axis])
+        if not looking.any():  # a sliver between two centres: the nearest cell has to look
+            looking[np.abs(centres - first - frame.resized[axis] / 2).argmin()] = True
+        inside.append(looking)
     return np.logical_and.outer(inside[0], inside[1])
 
 
@@ -121,9 +130,10 @@ def anomaly_map(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) 
     if hidden.any():
         weights = rows @ (~hidden).astype(np.float32) @ columns.T
         shown = np.where(hidden, np.float32(0), distance_grid)
-        values = np.divide(rows @ shown @ columns.T, np.maximum(weights, np.float32(1e-12)), dtype=np.float32)
+        smoothed = rows @ shown @ columns.T / np.maximum(weights, np.float32(1e-12))
+        values = np.asarray(smoothed, dtype=np.float32)
     else:
-        values = rows @ distance_grid @ columns.T
+        values = np.asarray(rows @ distance_grid @ columns.T, dtype=np.float32)
     top, bottom = _seen_rows(frame, 0)
     left, right = _seen_rows(frame, 1)
     if (top, bottom, left, right) == (0, frame.image_size[0], 0, frame.image_size[1]):
@@ -143,9 +153,11 @@ def _seen_rows(frame: Frame, axis: int) -> tuple[int, int]:
 
 
 def _seen(size: int, resized: int, offset: int, working: int) -> tuple[int, int]:
-    scale = size / resized
-    first = int(np.ceil(-offset * scale - 0.5)) if offset < 0 else 0
-    last = int(np.ceil((working - offset) * scale - 0.5)) if offset + resized > working else size
+    # pixel i is seen where 0 <= (i + 1/2) resized / size + offset < working, in whole numbers
+    first = -((2 * offset * size + resized) // (2 * resized)) if offset < 0 else 0
+    last = (
+        -((resized - 2 * (working - offset) * size) // (2 * resized)) if offset + resized > working else size
+    )
     return max(0, first), min(size, last)
 
 

@@ -264,12 +264,13 @@ def _adaptive_channels(build: _Builder, joined: str, dimensions: int, pooled: in
 def _to_grid(build: _Builder, layer: str, size: tuple[int, int], grid: tuple[int, int], fusion: str) -> str:
     """A coarser layer on the finest grid: bilinear (half-pixel centres), or by adaptive average pooling."""
     if fusion == "bilinear":
-        scales = np.array([1, 1, grid[0] / size[0], grid[1] / size[1]], dtype=np.float32)
         return build.node(
             "Resize",
             layer,
             "",
-            build.constant(scales),
+            "",
+            build.ints(grid),
+            axes=[2, 3],
             mode="linear",
             coordinate_transformation_mode="half_pixel",
         )
@@ -348,13 +349,14 @@ def _squared_distance(build: _Builder, a: str, b: str) -> str:
 
 def _top_mean(build: _Builder, per_image: str, counted: str | None, patches: int, share: float) -> str:
     """Mean of the largest ceil(share x valid patches) distances."""
-    most = max(1, int(np.ceil(share * patches)))
+    wanted_of = np.maximum(1, np.ceil(share * np.arange(patches + 1) - 1e-9)).astype(np.float32)
+    most = int(wanted_of[-1])
     largest = build.top_k(per_image, most, largest=True)[0]
     if counted is None:
         return build.node("ReduceMean", largest, build.ints([1]), keepdims=0)
     valid = build.node("ReduceSum", counted, build.ints([1]), keepdims=1)
-    wanted = build.node("Ceil", build.node("Mul", valid, build.floats([share])))
-    wanted = build.node("Max", wanted, build.floats([1]))
+    count = build.node("Cast", build.node("Round", valid), to=TensorProto.INT64)
+    wanted = build.node("Gather", build.constant(wanted_of), count)
     taken = build.node("Less", build.constant(np.arange(most, dtype=np.float32)[None]), wanted)
     kept = build.node("Where", taken, largest, build.floats([0]))
     total = build.node("ReduceSum", kept, build.ints([1]), keepdims=1)
@@ -406,6 +408,9 @@ def _reweighted(
     )  # (n, b)
     first = build.node("Unsqueeze", score, build.ints([1]))  # |p - m*|
     shares = build.node("Exp", build.node("Sub", distances, first))
+    if excluded is not None:  # they fill the crowd up where fewer than `count` entries are left
+        there = build.node("Less", build.node("Gather", excluded, crowd), build.floats([FAR / 2]))
+        shares = build.node("Mul", shares, build.node("Cast", there, to=TensorProto.FLOAT))
     total = build.node("ReduceSum", shares, build.ints([1]), keepdims=0)
     weight = build.node("Sub", build.floats([1]), build.node("Reciprocal", total))
     return build.node("Mul", weight, score)

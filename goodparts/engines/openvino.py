@@ -58,7 +58,8 @@ class Engine:
             ) from error
         self._constants = graph.constants  # the compiled model reads their memory
         self._local = threading.local()
-        self._outputs = [port.get_any_name() for port in self._compiled.outputs]
+        # Not the compiled model's own names: where it merges tensors, it keeps either's.
+        self._outputs = [output.name for output in graph.model.graph.output]
         with (
             _FIRST_CALL
         ):  # OpenVINO's tables of types deadlock when two threads are the first to ask for them
