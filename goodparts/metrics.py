@@ -3,7 +3,6 @@
     auroc(labels, scores)                           # 0.998
     f1, threshold = f1_max(labels, scores)          # the oracle: for comparison only
     bootstrap_interval(auroc, labels, scores, seed=0)
-    clopper_pearson(3, 250)                         # 3 of 250 good parts rejected: (0.0025, 0.0347)
 
 Everywhere `labels` is (n,) bool, True for bad, and `scores` is (n,) float, used as they are: nothing is
 clamped, normalised or binned. A part is called bad if its score > threshold; parts of equal score can only be
@@ -206,36 +205,6 @@ def bootstrap_interval(
         return math.nan, math.nan
     lower, upper = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(lower), float(upper)
-
-
-def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact confidence interval of a share of which k in n were counted.
-
-    The ends are the shares p at which k or more, and k or fewer, in n have the chance (1 - confidence) / 2
-    (Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial",
-    Biometrika 1934); found by bisection on the binomial distribution. (0, 1) for n = 0.
-
-    Raises:
-        ValueError: unless 0 <= k <= n and 0 < confidence < 1.
-    """
-    if not 0 <= k <= n or not 0 < confidence < 1:
-        raise ValueError(f"expected 0 <= k <= n and 0 < confidence < 1, found k={k}, n={n}, {confidence}")
-    tail = (1 - confidence) / 2
-    lower = _share_with_tail(k, n, tail) if k > 0 else 0.0
-    upper = 1 - _share_with_tail(n - k, n, tail) if k < n else 1.0
-    return lower, upper
-
-
-def _share_with_tail(k: int, n: int, tail: float) -> float:
-    """Return the share p at which k or more in n have the chance `tail`, for 0 < k <= n."""
-    steps = np.arange(1, n + 1)
-    log_binomial = np.cumsum(np.log((n + 1 - steps) / steps))[k - 1 :]
-    hits = steps[k - 1 :]
-    low, high = 0.0, 1.0
-    while low < (middle := (low + high) / 2) < high:
-        chance = np.exp(log_binomial + hits * math.log(middle) + (n - hits) * math.log1p(-middle)).sum()
-        low, high = (middle, high) if chance < tail else (low, middle)
-    return middle
 
 
 def threshold_between(lower: Scores, upper: Scores) -> Scores:

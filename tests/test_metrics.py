@@ -2,7 +2,6 @@ import math
 
 import numpy as np
 import pytest
-import scipy.stats
 import sklearn.metrics
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -11,7 +10,6 @@ from goodparts.metrics import (
     auroc,
     average_precision,
     bootstrap_interval,
-    clopper_pearson,
     confusion,
     f1_max,
     false_rejects_at_recall,
@@ -240,7 +238,7 @@ def test_confusion_needs_equal_shapes():
 
 def test_results_are_python_floats():
     values = [auroc(*MIXED), average_precision(*MIXED), *f1_max(*MIXED), recall_at_zero_false_rejects(*MIXED)]
-    values += [false_rejects_at_recall(*MIXED), *clopper_pearson(1, 7)]
+    values += [false_rejects_at_recall(*MIXED)]
     values += bootstrap_interval(auroc, *MIXED, draws=20, seed=0)
     assert {type(value) for value in values} == {float}
 
@@ -331,52 +329,3 @@ def test_bootstrap_serves_a_metric_of_good_images_alone():
 def test_bootstrap_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match="expected draws"):
         bootstrap_interval(auroc, *MIXED, seed=0, **options)
-
-
-@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
-@pytest.mark.parametrize(
-    ("k", "n"),
-    [
-        (0, 1),
-        (1, 1),
-        (0, 10),
-        (10, 10),
-        (3, 10),
-        (1, 115),
-        (22, 22),
-        (7, 93),
-        (500, 1000),
-        (1, 20_000),
-        (19_990, 20_000),
-    ],
-)
-def test_clopper_pearson_is_that_of_scipy(k, n, confidence):
-    expected = scipy.stats.binomtest(k, n).proportion_ci(confidence, method="exact")
-    assert clopper_pearson(k, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-9)
-
-
-@given(st.integers(0, 300), st.integers(1, 300), st.floats(0.01, 0.999))
-@settings(max_examples=60, deadline=None)
-def test_clopper_pearson_agrees_with_beta_quantiles_and_mirrors(k, n, confidence):
-    k = min(k, n)
-    tail = (1 - confidence) / 2
-    lower, upper = clopper_pearson(k, n, confidence)
-    if k > 0:
-        assert lower == pytest.approx(scipy.stats.beta.ppf(tail, k, n - k + 1), abs=1e-9)
-    if k < n:
-        assert upper == pytest.approx(scipy.stats.beta.ppf(1 - tail, k + 1, n - k), abs=1e-9)
-    assert 0 <= lower <= k / n <= upper <= 1
-    assert clopper_pearson(n - k, n, confidence) == pytest.approx((1 - upper, 1 - lower), abs=1e-12)
-
-
-def test_clopper_pearson_at_its_ends():
-    # nothing counted in n: the upper end is where the chance of that is 2.5 %
-    assert clopper_pearson(0, 22) == (0.0, pytest.approx(1 - 0.025 ** (1 / 22), abs=1e-14))
-    assert clopper_pearson(22, 22) == (pytest.approx(0.025 ** (1 / 22), abs=1e-14), 1.0)
-    assert clopper_pearson(0, 0) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize(("k", "n", "confidence"), [(-1, 5, 0.95), (6, 5, 0.95), (1, 5, 0.0), (1, 5, 1.0)])
-def test_clopper_pearson_refuses_impossible_counts(k, n, confidence):
-    with pytest.raises(ValueError, match="0 <= k <= n"):
-        clopper_pearson(k, n, confidence)
