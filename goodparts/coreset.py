@@ -11,9 +11,14 @@ matrix product.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from goodparts.recipe import Recipe
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -23,7 +28,11 @@ _BLOCK = 1 << 20  # distances computed at once: 4 MiB, which stays in cache unti
 
 
 def greedy(
-    points: NDArray[np.float32], count: int, *, start: int = 0, progress: Progress | None = None
+    points: NDArray[np.float32],
+    count: int,
+    *,
+    start: int | NDArray[np.int64] = 0,
+    progress: Progress | None = None,
 ) -> NDArray[np.int64]:
     """The greedy k-center sequence.
 
@@ -32,23 +41,23 @@ def greedy(
 
     Args:
         points: (n, d) float32. Centred points give the best accuracy.
-        count: number of picks, 1 to n.
-        start: index of the first pick.
+        count: number of picks, those of `start` included, up to n.
+        start: index of the first pick, or of several that are there already, all different.
         progress: called after each batch with (picks so far, count).
 
     Returns:
         Indices in the order they were picked, (count,) int64, all different.
     """
     n = len(points)
-    if not 1 <= count <= n:
-        raise ValueError(f"count: expected 1 to {n}, found {count}")
+    batch = np.atleast_1d(np.asarray(start, dtype=np.int64))
+    done = len(batch)
+    if not done <= count <= n:
+        raise ValueError(f"count: expected {done} to {n}, found {count}")
     points = np.ascontiguousarray(points, dtype=np.float32)
     norms = np.einsum("nd,nd->n", points, points)
     nearest = np.full(n, np.inf, dtype=np.float32)  # squared distance to the picks; -1 once picked
     picks = np.empty(count, dtype=np.int64)
-    picks[0] = start
-    done = 1
-    batch = picks[:1]
+    picks[:done] = batch
     while True:
         _meet(points, norms, batch, nearest)
         nearest[picks[:done]] = -1
@@ -56,7 +65,10 @@ def greedy(
             progress(done, count)
         if done == count:
             return picks
-        batch = _next_batch(points, norms, nearest, count - done)
+        if nearest.max() <= 0:  # only copies of the picks are left
+            batch = np.flatnonzero(nearest == 0)[: count - done]
+        else:
+            batch = _next_batch(points, norms, nearest, count - done)
         picks[done : done + len(batch)] = batch
         done += len(batch)
 
@@ -66,36 +78,46 @@ def random(n: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     return np.sort(rng.choice(n, size=count, replace=False)).astype(np.int64)
 
 
-def project(
-    features: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    dimensions: int,
-    rng: np.random.Generator,
-    *,
-    block: int = 4096,
-) -> NDArray[np.float32]:
+@dataclass(frozen=True, eq=False)
+class Projection:
     """Gaussian random projection, which keeps distances up to a few per cent (Johnson and Lindenstrauss 1984).
 
-    Args:
-        features: (n, d) float32, may be memory-mapped.
-        rows: which of them, (r,).
-        dimensions: number of dimensions wanted; 0 or at least d leaves the features as they are.
-        rng: draws the (d, dimensions) matrix.
-        block: features in one matrix product.
-
-    Returns:
-        (r, dimensions) float32, centred.
+    Attributes:
+        matrix: (d, dimensions) float32; None leaves features as they are.
     """
-    d = features.shape[1]
-    matrix = None
-    if 0 < dimensions < d:
-        matrix = (rng.standard_normal((d, dimensions)) / np.sqrt(dimensions)).astype(np.float32)
-    projected = np.empty((len(rows), dimensions if matrix is not None else d), dtype=np.float32)
-    for first in range(0, len(rows), block):
-        part = features[rows[first : first + block]]
-        projected[first : first + block] = part if matrix is None else part @ matrix
-    projected -= projected.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return projected
+
+    matrix: NDArray[np.float32] | None
+
+    @classmethod
+    def draw(cls, d: int, recipe: Recipe) -> Self:
+        """The projection of a recipe (projection_dimensions, seed) for features of d dimensions."""
+        dimensions = recipe.projection_dimensions
+        if not 0 < dimensions < d:
+            return cls(None)
+        rng = np.random.default_rng((recipe.seed, d, dimensions))
+        return cls((rng.standard_normal((d, dimensions)) / np.sqrt(dimensions)).astype(np.float32))
+
+    def of(
+        self, features: NDArray[np.float32], rows: NDArray[np.int64] | None = None, *, block: int = 4096
+    ) -> NDArray[np.float32]:
+        """Project features.
+
+        Args:
+            features: (n, d) float32, may be memory-mapped.
+            rows: which of them, (r,); None: all.
+            block: features in one matrix product.
+
+        Returns:
+            (r, dimensions) float32, not centred.
+        """
+        count = len(features) if rows is None else len(rows)
+        width = features.shape[1] if self.matrix is None else self.matrix.shape[1]
+        projected = np.empty((count, width), dtype=np.float32)
+        for first in range(0, count, block):
+            part = slice(first, first + block)
+            chosen = features[part] if rows is None else features[rows[part]]
+            projected[part] = chosen if self.matrix is None else chosen @ self.matrix
+        return projected
 
 
 def _meet(
@@ -131,6 +153,10 @@ def _next_batch(
     else:
         outside = np.float32(-1)
         candidates = np.arange(n)
+    if (
+        nearest[candidates].max() <= outside
+    ):  # more ties for the farthest than candidates: the lowest index of all wins
+        return np.array([nearest.argmax()], dtype=np.int64)
     inner, inner_norms = points[candidates], norms[candidates]
     between = inner @ (-2 * inner.T) + inner_norms[:, None] + inner_norms
     np.maximum(between, 0, out=between)
@@ -143,7 +169,5 @@ def _next_batch(
         batch.append(winner)
         np.minimum(remaining, between[winner], out=remaining)
         remaining[winner] = -1
-    if not batch:  # more ties for the farthest than candidates: the lowest index of all wins
-        return np.array([nearest.argmax()], dtype=np.int64)
     chosen: NDArray[np.int64] = candidates[np.array(batch)]
     return chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -43,6 +43,14 @@ class MemoryBank:
         first, last = np.searchsorted(self.origins, (index, index + 1))
         return slice(int(first), int(last))
 
+    def with_entries(self, features: NDArray[np.float32], origins: NDArray[np.int32]) -> MemoryBank:
+        """The same with more entries behind, in the same search space; `origins` are no longer ascending."""
+        return replace(
+            self,
+            features=np.concatenate([self.features, features]),
+            origins=np.concatenate([self.origins, origins]),
+        )
+
 
 def choose(
     features: NDArray[np.float32],
@@ -61,24 +69,87 @@ def choose(
     """
     flat = features.reshape(-1, features.shape[-1])
     rows = np.flatnonzero(valid)
-    count = max(1, round(recipe.sampling_ratio * len(rows)))
-    if recipe.sampling_limit:
-        count = min(count, recipe.sampling_limit)
+    count = _wanted(len(rows), recipe)
     rng = np.random.default_rng(recipe.seed)
     if count == len(rows):
         kept = rows
     elif recipe.sampling == "random":
         kept = rows[coreset.random(len(rows), count, rng)]
     else:
-        points = coreset.project(flat, rows, recipe.projection_dimensions, rng)
+        points = _centred(coreset.Projection.draw(flat.shape[1], recipe).of(flat, rows))
         picks = coreset.greedy(points, count, start=int(rng.integers(len(rows))), progress=progress)
         kept = np.sort(rows[picks])
         del points
-    entries = np.ascontiguousarray(flat[kept])
+    return _bank(np.ascontiguousarray(flat[kept]), (kept // features.shape[1]).astype(np.int32), recipe)
+
+
+def extend(
+    bank: MemoryBank,
+    features: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    recipe: Recipe,
+    *,
+    first_image: int,
+    progress: Progress | None = None,
+) -> MemoryBank:
+    """The bank after more good images: the greedy choice goes on from the entries that are there.
+
+    Of the new patches the same share is kept as of the old ones. Where that exceeds `sampling_limit`, the greedy
+    choice is made anew among the old entries and the chosen new ones.
+
+    Args:
+        bank: as it was.
+        features: of all patches of the n new good images, (n, patches, d) float32.
+        valid: which of them may be kept, (n, patches) bool.
+        recipe: as of `choose`.
+        first_image: index that the first new image gets among all good images.
+        progress: called with (picked, wanted).
+    """
+    flat = features.reshape(-1, features.shape[-1])
+    rows = np.flatnonzero(valid)
+    count = max(1, round(recipe.sampling_ratio * len(rows)))
+    rng = np.random.default_rng(recipe.seed)
+    if count == len(rows):
+        kept = rows
+    elif recipe.sampling == "random":
+        kept = rows[coreset.random(len(rows), count, rng)]
+    else:
+        projection = coreset.Projection.draw(flat.shape[1], recipe)
+        points = _centred(np.concatenate([projection.of(bank.features), projection.of(flat, rows)]))
+        old = len(bank.features)
+        picks = coreset.greedy(points, old + count, start=np.arange(old), progress=progress)
+        kept = np.sort(rows[picks[old:] - old])
+    entries = np.concatenate([bank.features, flat[kept]])
+    origins = np.concatenate(
+        [bank.origins, (kept // features.shape[1]).astype(np.int32) + np.int32(first_image)]
+    )
+    if recipe.sampling_limit and len(entries) > recipe.sampling_limit:
+        if recipe.sampling == "random":
+            kept = coreset.random(len(entries), recipe.sampling_limit, rng)
+        else:
+            points = _centred(coreset.Projection.draw(flat.shape[1], recipe).of(entries))
+            kept = np.sort(
+                coreset.greedy(points, recipe.sampling_limit, start=int(rng.integers(len(entries))))
+            )
+        entries, origins = entries[kept], origins[kept]
+    return _bank(entries, origins, recipe)
+
+
+def _wanted(patches: int, recipe: Recipe) -> int:
+    count = max(1, round(recipe.sampling_ratio * patches))
+    return min(count, recipe.sampling_limit) if recipe.sampling_limit else count
+
+
+def _centred(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    points -= points.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return points
+
+
+def _bank(entries: NDArray[np.float32], origins: NDArray[np.int32], recipe: Recipe) -> MemoryBank:
     mean = entries.mean(axis=0, dtype=np.float64).astype(np.float32)
     return MemoryBank(
         features=entries,
-        origins=(kept // features.shape[1]).astype(np.int32),
+        origins=origins,
         mean=mean,
         basis=principal_dimensions(entries, mean, recipe.search_dimensions),
     )

@@ -1,0 +1,196 @@
+"""The memory bank: how many entries are kept and which, where they came from, the space they are searched in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from goodparts import coreset, memory_bank
+from goodparts.memory_bank import MemoryBank
+from goodparts.recipe import Recipe
+
+Features = NDArray[np.float32]
+
+
+def features_of(images: int, patches: int, dimensions: int, seed: int = 0) -> Features:
+    """All different, and each says in its first dimension which it is: 1000 x image + patch."""
+    features = np.random.default_rng(seed).standard_normal((images, patches, dimensions))
+    features[:, :, 0] = 1000 * np.arange(images)[:, None] + np.arange(patches)
+    return features.astype(np.float32)
+
+
+def chosen(features: Features, valid: NDArray[np.bool_] | None = None, **keys: Any) -> MemoryBank:
+    if valid is None:
+        valid = np.ones(features.shape[:2], dtype=bool)
+    settings_ = {"sampling": "greedy", "sampling_ratio": 1.0, "sampling_limit": 0, "search_dimensions": 0}
+    return memory_bank.choose(features, valid, Recipe(**settings_ | keys))
+
+
+@pytest.mark.parametrize("sampling", ["greedy", "random"])
+@pytest.mark.parametrize(
+    ("ratio", "limit", "kept"),
+    [
+        (1.0, 0, 120),
+        (0.5, 0, 60),
+        (0.1, 0, 12),
+        (0.104, 0, 12),  # 12.48, rounded
+        (1e-6, 0, 1),
+        (0.5, 7, 7),
+        (0.1, 70, 12),
+        (1.0, 1, 1),
+    ],
+)
+def test_the_ratio_and_the_limit_say_how_many_are_kept(
+    sampling: str, ratio: float, limit: int, kept: int
+) -> None:
+    features = features_of(6, 20, 3)
+    bank = chosen(features, sampling=sampling, sampling_ratio=ratio, sampling_limit=limit)
+    assert bank.features.shape == (kept, 3)
+    assert bank.features.dtype == np.float32
+    assert len(bank.origins) == kept
+
+
+@given(
+    images=st.integers(1, 6),
+    patches=st.integers(1, 12),
+    ratio=st.floats(0.01, 1),
+    sampling=st.sampled_from(["greedy", "random"]),
+    projection=st.sampled_from([0, 2]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_entries_are_good_patches_each_once_in_order_with_their_image(
+    images: int, patches: int, ratio: float, sampling: str, projection: int, seed: int
+) -> None:
+    features = features_of(images, patches, 4, seed)
+    valid = np.random.default_rng(seed).random((images, patches)) < 0.7
+    valid[-1, -1] = True
+    keys = {"sampling_ratio": ratio, "sampling": sampling, "projection_dimensions": projection, "seed": seed}
+    bank = chosen(features, valid, **keys)
+    image, patch = np.divmod(np.rint(bank.features[:, 0]).astype(int), 1000)
+    np.testing.assert_array_equal(bank.features, features[image, patch])
+    np.testing.assert_array_equal(bank.origins, image)
+    assert valid[image, patch].all()
+    assert (np.diff(image * patches + patch) > 0).all()
+    assert len(bank.features) == max(1, round(ratio * valid.sum()))
+    for index in range(-1, images + 1):
+        np.testing.assert_array_equal(
+            np.arange(len(image))[bank.of_image(index)], np.flatnonzero(image == index)
+        )
+
+
+def test_everything_is_kept_as_it_is_whatever_the_sampling() -> None:
+    features = features_of(3, 5, 4)
+    valid = np.ones((3, 5), dtype=bool)
+    valid[1, 1:4] = False
+    for sampling in ("greedy", "random"):
+        bank = chosen(features, valid, sampling=sampling)
+        np.testing.assert_array_equal(bank.features, features[valid])
+        assert bank.origins.tolist() == [0] * 5 + [1] * 2 + [2] * 5
+        assert [bank.of_image(index) for index in range(3)] == [slice(0, 5), slice(5, 7), slice(7, 12)]
+
+
+def test_greedy_keeps_the_greedy_coreset() -> None:
+    features = np.random.default_rng(3).standard_normal((5, 30, 3)).astype(np.float32)
+    valid = np.arange(150).reshape(5, 30) % 3 > 0
+    rows = np.flatnonzero(valid)
+    bank = chosen(features, valid, sampling_ratio=0.2, projection_dimensions=0)
+    flat = features.reshape(150, 3)
+    kept = [int(np.flatnonzero((flat == entry).all(axis=1))[0]) for entry in bank.features]
+    sequences = (
+        coreset.greedy(flat[rows] - flat[rows].mean(axis=0), 20, start=start) for start in range(len(rows))
+    )
+    assert kept in [np.sort(rows[picks]).tolist() for picks in sequences]  # from one start or another
+
+
+@pytest.mark.parametrize("sampling", ["greedy", "random"])
+def test_the_seed_decides(sampling: str) -> None:
+    features = features_of(4, 50, 8)
+    banks = [
+        chosen(features, sampling=sampling, sampling_ratio=0.1, projection_dimensions=2, seed=seed).features
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(banks[0], banks[1])
+    assert (banks[0] != banks[2]).any()
+
+
+def test_features_on_disk_are_read_and_left_alone(tmp_path: Any) -> None:
+    features = features_of(4, 25, 6)
+    stored = np.memmap(tmp_path / "features", dtype=np.float32, mode="w+", shape=features.shape)
+    stored[:] = features
+    stored.flush()
+    on_disk = np.memmap(tmp_path / "features", dtype=np.float32, mode="r", shape=features.shape)
+    bank = chosen(on_disk, sampling_ratio=0.3, search_dimensions=2)
+    np.testing.assert_array_equal(
+        bank.features, chosen(features, sampling_ratio=0.3, search_dimensions=2).features
+    )
+    assert type(bank.features) is np.ndarray  # not a view of a file that is about to go
+    np.testing.assert_array_equal(on_disk, features)
+
+
+def test_progress_tells_of_the_greedy_picks() -> None:
+    told: list[tuple[int, int]] = []
+    features = features_of(4, 50, 3)
+    valid = np.ones((4, 50), dtype=bool)
+    recipe = Recipe(sampling="greedy", sampling_ratio=0.25, sampling_limit=0)
+    memory_bank.choose(features, valid, recipe, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (50, 50)
+
+
+# ---- the search space
+
+
+@pytest.mark.parametrize(
+    ("entries", "dimensions", "wanted", "found"),
+    [
+        (200, 16, 0, None),  # off
+        (200, 16, 8, 8),
+        (200, 16, 9, None),  # less than half would be saved
+        (200, 16, 1, 1),
+        (8, 16, 8, None),  # no more entries than dimensions: they span no space worth finding
+        (9, 16, 8, 8),
+    ],
+)
+def test_principal_dimensions_only_where_they_save_something(
+    entries: int, dimensions: int, wanted: int, found: int | None
+) -> None:
+    features = np.random.default_rng(0).standard_normal((1, entries, dimensions)).astype(np.float32)
+    bank = chosen(features, search_dimensions=wanted)
+    assert bank.search_bank.shape == (entries, found or dimensions)
+    assert bank.search_bank.dtype == np.float32
+    assert (bank.basis is None) == (found is None)
+    if bank.basis is not None:
+        assert bank.basis.shape == (dimensions, found)
+
+
+def test_principal_dimensions_are_those_of_largest_variance() -> None:
+    rng = np.random.default_rng(1)
+    spread = np.array([9, 0.1, 5, 0.2, 3, 0.1, 0.3, 0.2])
+    turn, _ = np.linalg.qr(rng.standard_normal((8, 8)))
+    features = (rng.standard_normal((1, 5000, 8)) * spread @ turn + 50).astype(np.float32)
+    bank = chosen(features, search_dimensions=3)
+    assert bank.basis is not None
+    exact = features[0].astype(np.float64)
+    np.testing.assert_allclose(bank.mean, exact.mean(axis=0), rtol=1e-6)
+    _, values, directions = np.linalg.svd(exact - exact.mean(axis=0), full_matrices=False)
+    along = np.abs(directions[:3] @ bank.basis)
+    np.testing.assert_allclose(along, np.eye(3), atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(bank.search_bank, axis=0), values[:3], rtol=1e-4)
+    np.testing.assert_allclose(bank.search_bank.mean(axis=0), 0, atol=1e-3)
+
+
+def test_the_search_space_never_makes_entries_look_farther_apart() -> None:
+    features = np.random.default_rng(2).standard_normal((1, 60, 10)).astype(np.float32) + 30
+    bank = chosen(features, search_dimensions=4)
+    apart = np.linalg.norm(bank.features[:, None] - bank.features, axis=2)
+    seen = np.linalg.norm(bank.search_bank[:, None] - bank.search_bank, axis=2)
+    assert (seen <= apart + 1e-4).all()
+    assert seen.sum() > 0.5 * apart.sum()
+    full = chosen(features, search_dimensions=0)
+    same = np.linalg.norm(full.search_bank[:, None] - full.search_bank, axis=2)
+    np.testing.assert_allclose(same, apart, atol=1e-4)
