@@ -74,7 +74,10 @@ def _list_files(root: Path) -> Files:
             root,
             train=list_images(root / "train" / GOOD_CLASS),
             test={folder.name: list_images(folder) for folder in list_folders(root / "test")},
-            masks={folder.name: list_images(folder) for folder in list_folders(root / "ground_truth")},
+            masks={
+                folder.name: list_images(folder, recursive=True)
+                for folder in list_folders(root / "ground_truth")
+            },
         )
     return Files(root if root.is_dir() else root.parent, list(good_images(root)), test={}, masks={})
 

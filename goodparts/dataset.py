@@ -4,7 +4,8 @@ The layout (Bergmann et al., "MVTec AD", CVPR 2019):
 
     root/train/good/*                            good images to learn from
     root/test/good/*, root/test/<class>/*        images to test on, one folder a class of defect
-    root/ground_truth/<class>/<stem>_mask.png    where the defect is; `<stem>.png` will do
+    root/ground_truth/<class>/<stem>_mask.png    where the defect is; `<stem>.png` will do, and so will a
+                                                 folder `<stem>` of several masks, which are merged
 
 Files come in natural order (`part2` before `part10`), the same on every platform. Hidden files, `Thumbs.db`
 and files that are no images by their suffix are passed over; `goodparts.check` reports them.
@@ -35,13 +36,13 @@ class TestSample:
         path: the image file.
         defect_class: name of its folder below `test/` ("good" for good parts).
         label: True for a bad part.
-        mask: ground truth of a bad part, or None where there is none, or the part is good.
+        masks: ground truth of a bad part, whatever any of them marks; none where there is none, or the part is good.
     """
 
     path: Path
     defect_class: str
     label: bool
-    mask: Path | None
+    masks: tuple[Path, ...] = ()
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
@@ -76,13 +77,13 @@ def read_dataset(
     Raises:
         DatasetError: the folder is missing, has another layout, or lacks images.
     """
-    root = _existing_folder(root)
+    root = existing_folder(root)
     train = tuple(list_images(root / "train" / GOOD_CLASS))
     test = tuple(_test_samples(root))
     if not train and (require_train or not test):
         raise DatasetError(_no_training_images(root))
     if not test and require_test:
-        found = _listing(root / "test") if (root / "test").is_dir() else "no folder `test`"
+        found = folder_contents(root / "test") if (root / "test").is_dir() else "no folder `test`"
         raise DatasetError(
             f"{root}: no images to test on; expected test/good/* and test/<class of defect>/*, found {found}"
         )
@@ -102,7 +103,7 @@ def good_images(source: str | os.PathLike[str]) -> tuple[Path, ...]:
     path = Path(source)
     if path.is_file():
         return (path,)
-    path = _existing_folder(path)
+    path = existing_folder(path)
     if (path / "train").is_dir():
         images = list_images(path / "train" / GOOD_CLASS)
         if not images:
@@ -113,16 +114,16 @@ def good_images(source: str | os.PathLike[str]) -> tuple[Path, ...]:
         return tuple(images)
     categories = _categories(path)
     if categories:
-        raise DatasetError(f"{path}: holds several data sets; choose one of {_enumerate(categories)}")
+        raise DatasetError(f"{path}: holds several data sets; choose one of {enumerate_names(categories)}")
     filled = [folder.name for folder in list_folders(path) if list_images(folder, recursive=True)]
     if filled:
         raise DatasetError(
             f"{path}: no images in the folder itself, only in folders below it; choose the one that "
-            f"holds the good images: {_enumerate(filled)}"
+            f"holds the good images: {enumerate_names(filled)}"
         )
     raise DatasetError(
         f"{path}: no images; expected files ending in {_suffixes()}, or a data set with train/good, "
-        f"found {_listing(path)}"
+        f"found {folder_contents(path)}"
     )
 
 
@@ -206,12 +207,35 @@ def hash_file_list(paths: Iterable[Path], root: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def find_masks(folder: Path) -> dict[str, Path]:
-    """Return the masks in a folder by the stem of their image: `000_mask.png` and `000.png` serve `000`."""
+def find_masks(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the masks in a folder by the stem of their image.
+
+    `000_mask.png` and `000.png` serve `000`, and so do all masks in a folder `000`.
+    """
     masks = list_images(folder)
-    by_stem = {mask.stem: mask for mask in masks}
-    marked = {mask.stem.removesuffix("_mask"): mask for mask in masks if mask.stem.endswith("_mask")}
-    return by_stem | marked
+    by_folder = {inner.name: tuple(list_images(inner)) for inner in list_folders(folder)}
+    by_stem = {mask.stem: (mask,) for mask in masks}
+    marked = {mask.stem.removesuffix("_mask"): (mask,) for mask in masks if mask.stem.endswith("_mask")}
+    return {stem: found for stem, found in (by_folder | by_stem | marked).items() if found}
+
+
+def list_samples(folder: Path, defect_class: str, ground_truth: Path | None = None) -> list[TestSample]:
+    """List the images to test on in a folder, in natural order.
+
+    Args:
+        folder: of images; one that is missing has none.
+        defect_class: of all of them; `good` for good parts.
+        ground_truth: folder of their masks, which good parts do without.
+
+    Raises:
+        DatasetError: a folder can't be read.
+    """
+    bad = defect_class != GOOD_CLASS
+    masks = find_masks(ground_truth) if bad and ground_truth is not None else {}
+    return [
+        TestSample(path, defect_class, label=bad, masks=masks.get(path.stem, ()))
+        for path in list_images(folder)
+    ]
 
 
 def _test_samples(root: Path) -> Iterable[TestSample]:
@@ -221,13 +245,11 @@ def _test_samples(root: Path) -> Iterable[TestSample]:
             raise DatasetError(
                 f"{folder}: would count as a class of defect; rename the folder to `{GOOD_CLASS}`"
             )
-        bad = defect_class != GOOD_CLASS
-        masks = find_masks(root / "ground_truth" / defect_class) if bad else {}
-        for path in list_images(folder):
-            yield TestSample(path=path, defect_class=defect_class, label=bad, mask=masks.get(path.stem))
+        yield from list_samples(folder, defect_class, root / "ground_truth" / defect_class)
 
 
-def _existing_folder(root: str | os.PathLike[str]) -> Path:
+def existing_folder(root: str | os.PathLike[str]) -> Path:
+    """Return the folder as a path; DatasetError says what is there instead where there is none."""
     root = Path(root)
     if root.is_dir():
         return root
@@ -241,7 +263,9 @@ def _existing_folder(root: str | os.PathLike[str]) -> Path:
         similar = [names[name] for name in difflib.get_close_matches(missing.casefold(), names, n=3)]
         message += f"; {present} exists"
         message += (
-            f", and holds {_enumerate(similar)}: did you mean that?" if similar else f", but has no {missing}"
+            f", and holds {enumerate_names(similar)}: did you mean that?"
+            if similar
+            else f", but has no {missing}"
         )
     raise DatasetError(message)
 
@@ -249,22 +273,22 @@ def _existing_folder(root: str | os.PathLike[str]) -> Path:
 def _no_training_images(root: Path) -> str:
     categories = _categories(root)
     if categories:
-        return f"{root}: holds several data sets; choose one of {_enumerate(categories)}"
+        return f"{root}: holds several data sets; choose one of {enumerate_names(categories)}"
     if (root / "train" / GOOD_CLASS).is_dir():
         return (
             f"{root / 'train' / GOOD_CLASS}: no images to learn from; expected files ending in "
-            f"{_suffixes()}, found {_listing(root / 'train' / GOOD_CLASS)}"
+            f"{_suffixes()}, found {folder_contents(root / 'train' / GOOD_CLASS)}"
         )
     if (root / "train").is_dir():
         return (
             f"{root / 'train'}: has no folder `{GOOD_CLASS}`; expected the images of good parts in "
-            f"train/good, found {_listing(root / 'train')}. Move or rename what holds the good images"
+            f"train/good, found {folder_contents(root / 'train')}. Move or rename what holds the good images"
         )
     around = [parent for parent in root.absolute().parents[:2] if (parent / "train" / GOOD_CLASS).is_dir()]
     above = f". Did you mean {around[0]}?" if around else ""
     return (
         f"{root}: not a data set; expected train/good/*, test/good/* and test/<class of defect>/*, "
-        f"found {_listing(root)}" + above
+        f"found {folder_contents(root)}" + above
     )
 
 
@@ -289,7 +313,7 @@ def _name(root: Path) -> str:
     return root.resolve().name or "dataset"  # the root of a drive has no name
 
 
-def _listing(folder: Path) -> str:
+def folder_contents(folder: Path) -> str:
     """Say in words what a folder holds."""
     folders = [path.name + "/" for path in list_folders(folder)]
     files = list_files(folder)
@@ -298,10 +322,11 @@ def _listing(folder: Path) -> str:
     counts = (
         [f"{len(files)} files such as {files[0].name}" if len(files) > 1 else files[0].name] if files else []
     )
-    return " and ".join([*([_enumerate(folders)] if folders else []), *counts])
+    return " and ".join([*([enumerate_names(folders)] if folders else []), *counts])
 
 
-def _enumerate(names: Sequence[str], limit: int = 20) -> str:
+def enumerate_names(names: Sequence[str], limit: int = 20) -> str:
+    """Join names by commas, and count those beyond the limit."""
     rest = [f"and {len(names) - limit} more"] if len(names) > limit else []
     return ", ".join([*names[:limit], *rest])
 

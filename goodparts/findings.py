@@ -134,7 +134,9 @@ def _folders(files: Files) -> Iterator[Finding]:
             idle += list_images(folder, recursive=True) if folder.name != GOOD_CLASS else []
     else:
         used, idle = [root], []
-    idle += [path for folder in used for path in list_images(folder, recursive=True) if path.parent != folder]
+    masks = {path for paths in files.masks.values() for path in paths}
+    below = [path for folder in used for path in list_images(folder, recursive=True) if path.parent != folder]
+    idle += [path for path in below if path not in masks]
     text = (
         "not used; expected right in train/good, test/<class> or ground_truth/<class>, or in a plain folder"
     )
@@ -216,7 +218,7 @@ def _levels(files: Files, looks: Looks) -> Iterator[Finding]:
 
 
 def _masks(files: Files, looks: Looks) -> Iterator[Finding]:
-    mask_of: dict[Path, Path] = {}
+    mask_of: dict[Path, tuple[Path, ...]] = {}
     for name, paths in files.bad().items():
         by_stem = find_masks(files.root / "ground_truth" / name)
         mask_of |= {path: by_stem[path.stem] for path in paths if path.stem in by_stem}
@@ -230,8 +232,13 @@ def _masks(files: Files, looks: Looks) -> Iterator[Finding]:
     yield from _about(files, "warning", "image-without-mask", "bad image", bare, text)
 
     seen = [path for path in masks if path in looks]
-    pairs = [(image, mask) for image, mask in mask_of.items() if image in looks and mask in looks]
-    used = set(mask_of.values())
+    pairs = [
+        (image, mask)
+        for image, found in mask_of.items()
+        for mask in found
+        if image in looks and mask in looks
+    ]
+    used = {mask for found in mask_of.values() for mask in found}
     good = [path for path in files.masks.get(GOOD_CLASS, []) if path in looks and looks[path].greatest]
     cases: tuple[tuple[Severity, str, list[Path], str], ...] = (
         (

@@ -227,6 +227,22 @@ SPOILT: dict[str, tuple[Callable[[Path], object], list[tuple[str, str, str, list
         lambda root: (root / TRUTH / "2_mask.png").rename(root / TRUTH / "2.png"),
         [],
     ),
+    "masks in a folder named like their image": (
+        lambda root: (
+            (root / TRUTH / "2").mkdir(),
+            (root / TRUTH / "2_mask.png").rename(root / TRUTH / "2" / "000.png"),
+            save(mask(), root / TRUTH / "2" / "001.png"),
+        ),
+        [],
+    ),
+    "one of several masks of another size": (
+        lambda root: (
+            (root / TRUTH / "2").mkdir(),
+            (root / TRUTH / "2_mask.png").rename(root / TRUTH / "2" / "000.png"),
+            save(mask(32, 32), root / TRUTH / "2" / "001.png"),
+        ),
+        [("error", "mask-size", "1 mask of another size than the image", ["ground_truth/cut/2/001.png"])],
+    ),
     "mask of another size": (
         lambda root: save(mask(32, 32), root / TRUTH / "0_mask.png"),
         [("error", "mask-size", "1 mask of another size than the image", ["ground_truth/cut/0_mask.png"])],

@@ -126,9 +126,9 @@ def test_read_dataset(mini_dataset: Path) -> None:
     for sample in dataset.test:
         if sample.label:
             expected = mini_dataset / "ground_truth" / sample.defect_class / f"{sample.path.stem}_mask.png"
-            assert sample.mask == expected
+            assert sample.masks == (expected,)
         else:
-            assert sample.mask is None
+            assert sample.masks == ()
 
 
 def test_masks_are_found_by_either_name(tmp_path: Path) -> None:
@@ -137,11 +137,12 @@ def test_masks_are_found_by_either_name(tmp_path: Path) -> None:
         *("train/good/0.png", "test/cut/0.png", "test/cut/1.jpg", "test/cut/2.png", "test/cut/3.png"),
         *("test/good/0.png", "ground_truth/good/0_mask.png"),
         *("ground_truth/cut/0_mask.png", "ground_truth/cut/1.bmp", "ground_truth/cut/2.png"),
-        "ground_truth/cut/2_mask.png",
+        *("ground_truth/cut/2_mask.png", "test/cut/4.png", "test/cut/5.png"),
+        *("ground_truth/cut/4/001.png", "ground_truth/cut/4/000.png", "ground_truth/cut/5/note.txt"),
     )
 
     masks = {
-        (sample.defect_class, sample.path.name): sample.mask and sample.mask.name
+        (sample.defect_class, sample.path.name): " ".join(mask.name for mask in sample.masks)
         for sample in read_dataset(tmp_path).test
     }
 
@@ -149,8 +150,10 @@ def test_masks_are_found_by_either_name(tmp_path: Path) -> None:
         ("cut", "0.png"): "0_mask.png",
         ("cut", "1.jpg"): "1.bmp",
         ("cut", "2.png"): "2_mask.png",
-        ("cut", "3.png"): None,  # bad without a mask
-        ("good", "0.png"): None,  # good has none even where a file lies
+        ("cut", "3.png"): "",  # bad without a mask
+        ("cut", "4.png"): "000.png 001.png",  # several, in a folder
+        ("cut", "5.png"): "",
+        ("good", "0.png"): "",  # good has none even where a file lies
     }
     assert find_masks(tmp_path / "nowhere") == {}
 
@@ -166,7 +169,7 @@ def test_the_name_is_the_folders_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
         name="nut",
         root=Path(),
         train=(Path("train/good/0.png"),),
-        test=(TestSample(Path("test/good/0.png"), "good", False, None),),
+        test=(TestSample(Path("test/good/0.png"), "good", False),),
     )
 
 
@@ -335,4 +338,4 @@ def test_real_datasets(shared: Path, name: str, train: int, good: int, bad: int)
 
     assert len(dataset.train) == train
     assert sum(not sample.label for sample in dataset.test) == good
-    assert sum(sample.mask is not None for sample in dataset.test) == bad
+    assert sum(len(sample.masks) for sample in dataset.test) == bad

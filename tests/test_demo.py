@@ -53,7 +53,7 @@ def test_the_package_reads_it(small: Path) -> None:
     dataset = read_dataset(small)
     assert len(dataset.train) == 3
     assert Counter(sample.label for sample in dataset.test) == {False: 2, True: 6}
-    assert all((sample.mask is not None) == sample.label for sample in dataset.test)
+    assert all(bool(sample.masks) == sample.label for sample in dataset.test)
 
 
 def test_images_are_rgb_and_exposed_like_photographs(small: Path) -> None:

@@ -620,11 +620,10 @@ def test_real_images(shared: Path) -> None:
     from goodparts.dataset import read_dataset
 
     nut = read_dataset(shared / "mvtec_ad" / "metal_nut")
-    bad = next(sample for sample in nut.test if sample.mask is not None)
-    assert bad.mask is not None
+    bad = next(sample for sample in nut.test if sample.masks)
 
     assert read_image(nut.train[0]).shape == (700, 700, 3)
-    mask = read_mask(bad.mask)
+    mask = read_mask(bad.masks[0])
     assert mask.shape == (700, 700)
     assert 0 < mask.mean() < 0.5
     grid = read_image(read_dataset(shared / "mvtec_ad" / "grid_256").train[0])
