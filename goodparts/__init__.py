@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from goodparts.dataset import Dataset, TestSample, read_dataset
+    from goodparts.drift import Drift
     from goodparts.errors import GoodpartsError
     from goodparts.evaluation import Evaluation
     from goodparts.inspection import Inspection
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PRESETS",
     "Dataset",
+    "Drift",
     "Evaluation",
     "GoodpartsError",
     "Inspection",
@@ -39,6 +41,7 @@ __all__ = [
 _HOMES = {
     "PRESETS": "recipe",
     "Dataset": "dataset",
+    "Drift": "drift",
     "Evaluation": "evaluation",
     "GoodpartsError": "errors",
     "Inspection": "inspection",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+USUAL_LAYERS = ("layer2", "layer3", "stage3", "stage5")  # of ResNets (Roth et al. 2022), of EfficientNet-Lite
 SUFFIXES = (".onnx", ".safetensors", ".pth", ".pt")
 SAFETENSORS_TYPES = {
     "F64": "f8",
@@ -55,7 +56,7 @@ class Backbone:
         source: file name, hub repository and revision, or package.
         licence: of the weights, "unknown" where nobody said.
         sha256: of the file it was read from.
-        short_names: the layers to offer first.
+        short_names: the layers that whoever kept it chose, to offer first.
     """
 
     name: str
@@ -86,6 +87,24 @@ class Backbone:
         outputs = (output.name for output in self.model.graph.output)
         first = [name for name in (*self.short_names, *outputs) if name in available]
         return list(dict.fromkeys((*first, *available)))
+
+    def default_layers(self) -> tuple[str, ...]:
+        """The layers that suit it: those it was kept with, the usual ones of a known architecture, or its outputs.
+
+        Raises:
+            BackboneError: none of these can serve as layers.
+        """
+        available = self.layers()
+        for names in (self.short_names, USUAL_LAYERS):
+            found = tuple(name for name in names if name in available)
+            if found:
+                return found
+        outputs = tuple(output.name for output in self.model.graph.output if output.name in available)
+        if outputs:
+            return outputs
+        raise BackboneError(
+            f"layers: {self.name} has none that suit without being named; choose among {_some(available)}"
+        )
 
 
 def is_path(name: str) -> bool:

@@ -1,27 +1,41 @@
-"""Calibration: from held-out scores of good images to thresholds and p-values.
+"""Calibration: from held-out scores of good images to thresholds, p-values and what they promise.
 
-Held out means that no image is compared with itself: a good training image is scored against the memory bank without
-its own entries. No test image takes part, unless the user asks for the oracle (`threshold_rule = "f1"`).
+Held out means that no image is compared with itself (`goodparts.held_out`), or that it had no part in the memory bank
+at all. No test image takes part, unless the user asks for the oracle (`threshold_rule = "f1"`).
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from goodparts.errors import ModelError
+from goodparts.errors import ModelError, RecipeError
+from goodparts.quality import MINIMUM_IMAGES, ImageStatistics, Limits, learn_limits
+from goodparts.rates import images_needed, upper_rate
 from goodparts.recipe import Recipe
+from goodparts.thresholds import (
+    TAIL_NEEDS,
+    mean_and_sigmas,
+    rate_threshold,
+    tail_threshold,
+    upper_quantile,
+)
 
 _VALUES_PER_MAP = 4096  # of each held-out map, kept for quantiles over pixels
+
+HELD_OUT = "held_out"
+FOLDS = "folds"
+SEPARATE = "separate"
 
 
 @dataclass(frozen=True)
 class GoodMaps:
-    """What is kept of the held-out anomaly maps of n good images.
+    """What is kept of the anomaly maps of n good images.
 
     Attributes:
         peaks: the largest value of each map, (n,).
@@ -37,42 +51,185 @@ class GoodMaps:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Held-out scores of good images and the decisions that follow from them.
+class GoodScores:
+    """Scores of n good images, none of which met itself.
 
     Attributes:
-        scores: held-out anomaly scores of the n good training images, (n,), in their order.
-        maps: the same for anomaly maps.
-        threshold: a score above it is BAD; None while the oracle has seen no labelled set.
-        threshold_rule: how it was found.
-        pixel_threshold: a value of the anomaly map above it is bad.
-        pixel_threshold_rule: how that was found.
+        scores: anomaly scores, (n,).
+        names: of the images, (n,); file names below their folder, or numbers.
+        maps: of their anomaly maps.
+        source: "held_out" (the bank without an image's own entries), "folds" (refits without it) or "separate" (images
+            that had no part in the bank).
     """
 
     scores: tuple[float, ...]
+    names: tuple[str, ...]
     maps: GoodMaps
+    source: str
+
+    @property
+    def certifies(self) -> bool:
+        """Whether these images had no part in the bank: only then is a bound on later parts certified."""
+        return self.source == SEPARATE
+
+    def joined(self, more: GoodScores) -> GoodScores:
+        """These and more; the quantile over pixels is the mean of both, by images."""
+        counts = (len(self.scores), len(more.scores))
+        total = sum(counts)
+        mean = (counts[0] * self.maps.mean + counts[1] * more.maps.mean) / total
+        square = sum(
+            count * (maps.std**2 + maps.mean**2)
+            for count, maps in zip(counts, (self.maps, more.maps), strict=True)
+        )
+        return GoodScores(
+            scores=self.scores + more.scores,
+            names=self.names + more.names,
+            maps=GoodMaps(
+                peaks=self.maps.peaks + more.maps.peaks,
+                mean=mean,
+                std=float(np.sqrt(max(0.0, square / total - mean**2))),
+                quantile=(counts[0] * self.maps.quantile + counts[1] * more.maps.quantile) / total,
+            ),
+            source=self.source,
+        )
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the threshold means for good parts.
+
+    Attributes:
+        good: images it rests on.
+        rejected: how many of them lie above the threshold.
+        confidence: one-sided.
+        rate: not exceeded by the false-reject rate at that confidence.
+        certified: True if the images had no part in the bank; else the rate is an estimate.
+    """
+
+    good: int
+    rejected: int
+    confidence: float
+    rate: float
+    certified: bool
+
+    def needed(self, rate: float) -> int:
+        """Good images, none of them rejected, that bound the rate by `rate` at the same confidence."""
+        return images_needed(rate, self.confidence)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Thresholds and how they were found.
+
+    Attributes:
+        threshold: a score above it is BAD; None while the oracle has seen no labelled set.
+        threshold_rule: a rule of the recipe.
+        pixel_threshold: a value of the anomaly map above it is bad.
+        pixel_threshold_rule: a pixel rule of the recipe.
+        interval: of the threshold at the recipe's confidence where the rule gives one (`tail`), else ().
+        kept: whether the rule could do what it was asked for (`rate`: enough images for the promise).
+        source: of the good scores it rests on.
+        good: how many there are; 0 for a threshold that rests on none (`fixed`, `f1`).
+    """
+
     threshold: float | None
     threshold_rule: str
     pixel_threshold: float
     pixel_threshold_rule: str
+    interval: tuple[float, ...] = ()
+    kept: bool = True
+    source: str = HELD_OUT
+    good: int = 0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of good images and the decision that follows from them.
+
+    Attributes:
+        learnt: held-out scores of the n good images that were learnt from.
+        separate: scores of good images that had no part in the bank; None if there are none.
+        decision: in force.
+        history: earlier decisions, oldest first.
+        digests: of the working images that were learnt from, so that they are not taken for separate ones.
+        left_out: names of good images that were left out of the bank as too unlike the rest (`robust`).
+        statistics: of the good images that were learnt from, with held-out distances; the quality gate's limits and
+            `Drift` start from them.
+    """
+
+    learnt: GoodScores
+    separate: GoodScores | None
+    decision: Decision
+    history: tuple[Decision, ...] = ()
+    digests: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    statistics: tuple[ImageStatistics, ...] = ()
+
+    @cached_property
+    def limits(self) -> Limits | None:
+        """Of the quality gate; None where there are too few good images to learn any."""
+        return learn_limits(self.statistics) if len(self.statistics) >= MINIMUM_IMAGES else None
 
     @property
-    def decided(self) -> float:
+    def used(self) -> GoodScores:
+        """The scores that the decision and p-values rest on: of separate images if there are any."""
+        return self.separate if self.separate is not None else self.learnt
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """Of `used`, (n,)."""
+        return self.used.scores
+
+    @property
+    def threshold(self) -> float:
         """The threshold; ModelError while there is none."""
-        if self.threshold is None:
+        if self.decision.threshold is None:
             raise ModelError(
                 "threshold_rule = f1 is an oracle and has not seen a labelled set yet: evaluate the model on one, "
-                "or take a rule that needs good images only (sigma, quantile, fixed)"
+                "or take a rule that needs good images only (sigma, quantile, rate, tail)"
             )
-        return self.threshold
+        return self.decision.threshold
+
+    @property
+    def pixel_threshold(self) -> float:
+        """A value of the anomaly map above it is bad."""
+        return self.decision.pixel_threshold
 
     def p_value(self, score: float) -> float:
-        """How rare such a score is among good parts: (1 + held-out scores >= score) / (n + 1) (conformal)."""
+        """How rare such a score is among good parts: (1 + good scores >= score) / (n + 1).
+
+        A conformal p-value (Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005): for a good
+        part from the same line it is at most p with a chance of at most p, whatever the distribution of scores.
+        """
         return (1 + int(np.count_nonzero(np.array(self.scores) >= score))) / (len(self.scores) + 1)
+
+    def promise(self, confidence: float = 0.95) -> Promise:
+        """What the threshold means: the false-reject rate that the good images bound at this confidence."""
+        scores = np.array(self.scores)
+        rejected = int(np.count_nonzero(scores > self.threshold))
+        return Promise(
+            good=len(scores),
+            rejected=rejected,
+            confidence=confidence,
+            rate=upper_rate(rejected, len(scores), confidence),
+            certified=self.used.certifies,
+        )
+
+    def decide(self, recipe: Recipe, *, separate: GoodScores | None = None) -> Self:
+        """The same with a new decision by the rules of a recipe, and the old one in the history.
+
+        Args:
+            recipe: threshold_*, false_reject_rate, confidence and pixel_threshold_*.
+            separate: scores of good images that had no part in the bank, from now on in place of earlier ones.
+        """
+        decided = replace(self, separate=separate if separate is not None else self.separate)
+        return replace(decided, decision=decide(decided.used, recipe), history=(*self.history, self.decision))
 
     def with_oracle(self, threshold: float) -> Self:
         """The same with the F1-optimal threshold of a labelled set, labelled as an oracle."""
-        return replace(self, threshold=threshold, threshold_rule="f1")
+        return replace(
+            self, decision=replace(self.decision, threshold=threshold, threshold_rule="f1", good=0)
+        )
 
     def to_json(self) -> str:
         """As JSON."""
@@ -82,86 +239,125 @@ class Calibration:
     def from_json(cls, text: str) -> Self:
         """What `to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
-        maps = values.pop("maps")
-        maps["peaks"] = tuple(maps["peaks"])
-        values["scores"] = tuple(values["scores"])
-        return cls(maps=GoodMaps(**maps), **values)
+        return cls(
+            learnt=_good_scores(values["learnt"]),
+            separate=_good_scores(values["separate"]) if values["separate"] else None,
+            decision=_decision(values["decision"]),
+            history=tuple(_decision(earlier) for earlier in values["history"]),
+            digests=tuple(values["digests"]),
+            left_out=tuple(values["left_out"]),
+            statistics=tuple(ImageStatistics(**of) for of in values["statistics"]),
+        )
 
 
-class GoodMapsCollector:
-    """Gathers `GoodMaps` one map at a time."""
+def _good_scores(values: dict[str, Any]) -> GoodScores:
+    maps = values["maps"]
+    return GoodScores(
+        scores=tuple(values["scores"]),
+        names=tuple(values["names"]),
+        maps=GoodMaps(**{**maps, "peaks": tuple(maps["peaks"])}),
+        source=values["source"],
+    )
 
-    def __init__(self) -> None:
+
+def _decision(values: dict[str, Any]) -> Decision:
+    return Decision(**{**values, "interval": tuple(values["interval"])})
+
+
+class GoodScoresCollector:
+    """Gathers `GoodScores` one image at a time."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._names: list[str] = []
+        self._scores: list[float] = []
         self._peaks: list[float] = []
         self._values: list[NDArray[np.float32]] = []
         self._count, self._sum, self._squares = 0, 0.0, 0.0
 
-    def add(self, anomaly_map: NDArray[np.float32]) -> None:
-        """Take in the anomaly map of one good image, (H, W) float32 with NaN where it did not look."""
+    def add(self, name: str, score: float, anomaly_map: NDArray[np.float32]) -> None:
+        """Take in one good image: its score and anomaly map (H, W) float32, NaN where it did not look."""
         values = anomaly_map[~np.isnan(anomaly_map)]
+        self._names.append(name)
+        self._scores.append(score)
         self._peaks.append(float(values.max()))
         self._count += values.size
         self._sum += float(values.sum(dtype=np.float64))
         self._squares += float(np.square(values, dtype=np.float64).sum())
-        self._values.append(values[:: max(1, values.size // _VALUES_PER_MAP)])
+        self._values.append(values[:: max(1, values.size // _VALUES_PER_MAP)].copy())
 
-    def result(self, quantile: float) -> GoodMaps:
-        """What was gathered."""
+    def result(self, quantile: float) -> GoodScores:
+        """What was gathered; `quantile` is the recipe's pixel_threshold_quantile."""
         mean = self._sum / self._count
         variance = max(0.0, self._squares / self._count - mean**2)
-        return GoodMaps(
-            peaks=tuple(self._peaks),
-            mean=mean,
-            std=float(np.sqrt(variance)),
-            quantile=_upper_quantile(np.concatenate(self._values), quantile),
+        return GoodScores(
+            scores=tuple(self._scores),
+            names=tuple(self._names),
+            maps=GoodMaps(
+                peaks=tuple(self._peaks),
+                mean=mean,
+                std=float(np.sqrt(variance)),
+                quantile=upper_quantile(np.concatenate(self._values), quantile),
+            ),
+            source=self._source,
         )
 
 
-def calibrate(scores: ArrayLike, maps: GoodMaps, recipe: Recipe) -> Calibration:
+def require_enough(recipe: Recipe, images: int) -> None:
+    """Raise RecipeError if the recipe's rule needs more good images than there are."""
+    if recipe.threshold_rule == "tail" and images < TAIL_NEEDS:
+        raise RecipeError(
+            f"threshold_rule: tail needs at least {TAIL_NEEDS} good images, found {images}; take sigma, or add images"
+        )
+
+
+def decide(good: GoodScores, recipe: Recipe) -> Decision:
     """Thresholds by the rules of a recipe.
 
-    Args:
-        scores: held-out anomaly scores of good images, (n,), n >= 2.
-        maps: of their anomaly maps.
-        recipe: threshold_* and pixel_threshold_*.
+    Raises:
+        RecipeError: too few good images for the rule.
     """
-    held_out = np.asarray(scores, dtype=np.float64)
+    require_enough(recipe, len(good.scores))
+    scores = np.asarray(good.scores, dtype=np.float64)
     threshold: float | None
+    interval: tuple[float, ...] = ()
+    kept = True
     match recipe.threshold_rule:
         case "sigma":
-            threshold = _mean_and_sigmas(held_out, recipe.threshold_sigma)
+            threshold = mean_and_sigmas(scores, recipe.threshold_sigma)
         case "quantile":
-            threshold = _upper_quantile(held_out, recipe.threshold_quantile)
+            threshold = upper_quantile(scores, recipe.threshold_quantile)
+        case "rate":
+            threshold, kept = rate_threshold(scores, recipe.false_reject_rate, recipe.confidence)
+        case "tail":
+            threshold, interval = tail_threshold(
+                scores, recipe.false_reject_rate, recipe.confidence, seed=recipe.seed
+            )
         case "fixed":
             threshold = recipe.threshold_value
         case _:
             threshold = None
-    peaks = np.array(maps.peaks)
-    match recipe.pixel_threshold_rule:
-        case "peak_sigma":
-            pixel_threshold = _mean_and_sigmas(peaks, recipe.pixel_threshold_sigma)
-        case "peak_quantile":
-            pixel_threshold = _upper_quantile(peaks, recipe.pixel_threshold_quantile)
-        case "pixel_sigma":
-            pixel_threshold = maps.mean + recipe.pixel_threshold_sigma * maps.std
-        case "pixel_quantile":
-            pixel_threshold = maps.quantile
-        case _:
-            pixel_threshold = recipe.pixel_threshold_value
-    return Calibration(
-        scores=tuple(float(score) for score in held_out),
-        maps=maps,
+    return Decision(
         threshold=threshold,
         threshold_rule=recipe.threshold_rule,
-        pixel_threshold=pixel_threshold,
+        pixel_threshold=_pixel_threshold(good.maps, recipe),
         pixel_threshold_rule=recipe.pixel_threshold_rule,
+        interval=interval,
+        kept=kept,
+        source=good.source,
+        good=0 if recipe.threshold_rule in ("fixed", "f1") else len(scores),
     )
 
 
-def _mean_and_sigmas(values: NDArray[np.float64], sigmas: float) -> float:
-    return float(values.mean() + sigmas * values.std(ddof=1))
-
-
-def _upper_quantile(values: NDArray[Any], quantile: float) -> float:
-    """The smallest value that at least this share of the values does not exceed."""
-    return float(np.quantile(values, quantile, method="inverted_cdf"))
+def _pixel_threshold(maps: GoodMaps, recipe: Recipe) -> float:
+    match recipe.pixel_threshold_rule:
+        case "peak_sigma":
+            return mean_and_sigmas(maps.peaks, recipe.pixel_threshold_sigma)
+        case "peak_quantile":
+            return upper_quantile(maps.peaks, recipe.pixel_threshold_quantile)
+        case "pixel_sigma":
+            return maps.mean + recipe.pixel_threshold_sigma * maps.std
+        case "pixel_quantile":
+            return maps.quantile
+        case _:
+            return recipe.pixel_threshold_value

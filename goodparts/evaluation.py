@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +16,9 @@ from goodparts import metrics
 from goodparts.dataset import Dataset, TestSample
 from goodparts.errors import DatasetError
 from goodparts.images import image_size, read_mask
-from goodparts.inspection import Inspection
+from goodparts.inspection import BAD, RECHECK, Inspection
 from goodparts.pixel_metrics import PixelMetrics
+from goodparts.rates import clopper_pearson
 
 if TYPE_CHECKING:
     from goodparts.inspector import Inspector
@@ -36,7 +37,7 @@ class TestImage:
         label: True for a bad part (the ground truth).
         score: anomaly score.
         p_value: conformal p-value against the held-out good scores.
-        verdict: "GOOD" or "BAD" at the deployed threshold.
+        verdict: "GOOD" or "BAD" at the deployed threshold; "RECHECK" from the quality gate.
         borderline: whether the verdict lies within the engine's precision.
     """
 
@@ -79,6 +80,16 @@ class Evaluation:
     def labels(self) -> NDArray[np.bool_]:
         """Ground truth, (n,) bool, True for bad."""
         return np.array([image.label for image in self.images], dtype=bool)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Verdicts against the ground truth, as `metrics.confusion`; images sent back for RECHECK are in none."""
+        return _counts(self.images)
+
+    @property
+    def rechecks(self) -> int:
+        """How many images the quality gate sent back."""
+        return sum(image.verdict == RECHECK for image in self.images)
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -124,7 +135,7 @@ def evaluate(
         index: int, pixels: NDArray[np.uint8], inspection: Inspection
     ) -> tuple[Inspection, NDArray[np.bool_] | None]:
         sample = samples[index]
-        truth = read_mask(sample.mask) if sample.mask is not None else None
+        truth = read_truth(sample)
         if observe is not None:
             observe(sample, pixels, inspection, truth)
         return inspection, truth
@@ -149,12 +160,12 @@ def evaluate(
         tell("evaluation", len(rows), len(samples))
     inspect_seconds = time.perf_counter() - inspect_seconds
     decision = inspector.model.calibration
-    values, oracle = _measure(rows, pixel_metrics, decision.decided, decision.pixel_threshold)
+    values, oracle = _measure(rows, pixel_metrics, decision.threshold, decision.pixel_threshold)
     return Evaluation(
         name=data.name,
         images=tuple(rows),
-        threshold=decision.decided,
-        threshold_rule=decision.threshold_rule,
+        threshold=decision.threshold,
+        threshold_rule=decision.decision.threshold_rule,
         oracle_threshold=oracle,
         good_scores=np.array(decision.scores),
         metrics=values,
@@ -162,17 +173,36 @@ def evaluate(
     )
 
 
+def read_truth(sample: TestSample) -> NDArray[np.bool_] | None:
+    """Where the defects of a test image are, its masks merged, (H, W) bool; None where it has none.
+
+    Raises:
+        ImageError: a mask can't be read.
+    """
+    if not sample.masks:
+        return None
+    truth = read_mask(sample.masks[0])
+    for mask in sample.masks[1:]:
+        truth |= read_mask(mask)
+    return truth
+
+
 def check_mask_sizes(data: Dataset) -> None:
     """Raise DatasetError if a mask has another size than its image; reads headers only."""
     for sample in data.test:
-        if sample.mask is None:
-            continue
-        image, mask = image_size(sample.path)[:2], image_size(sample.mask)[:2]
-        if image != mask:
-            raise DatasetError(
-                f"{sample.mask}: the mask is {mask[0]}x{mask[1]} pixels, its image {sample.path.name} "
-                f"{image[0]}x{image[1]}; expected the same size. `goodparts check {data.root}` lists all such files"
-            )
+        for path in sample.masks:
+            image, mask = image_size(sample.path)[:2], image_size(path)[:2]
+            if image != mask:
+                raise DatasetError(
+                    f"{path}: the mask is {mask[0]}x{mask[1]} pixels, its image {sample.path.name} "
+                    f"{image[0]}x{image[1]}; expected the same size. `goodparts check {data.root}` lists all such files"
+                )
+
+
+def _counts(images: Sequence[TestImage]) -> dict[str, int]:
+    judged = [image for image in images if image.verdict != RECHECK]
+    labels = np.array([image.label for image in judged], dtype=bool)
+    return metrics.confusion(labels, np.array([image.verdict == BAD for image in judged], dtype=bool))
 
 
 def _measure(
@@ -181,7 +211,7 @@ def _measure(
     labels = np.array([row.label for row in rows], dtype=bool)
     scores = np.array([row.score for row in rows], dtype=np.float64)
     f1, oracle = metrics.f1_max(labels, scores)
-    counts = metrics.confusion(labels, scores > threshold)
+    counts = _counts(rows)
     weight = 2 * counts["true_bad"] + counts["false_bad"] + counts["false_good"]
     found: dict[str, float | int] = {
         "image_auroc": metrics.auroc(labels, scores),
@@ -195,7 +225,37 @@ def _measure(
         "oracle_threshold": oracle,
         "pixel_threshold": pixel_threshold,
         **counts,
+        "recheck": len(rows) - sum(counts.values()),
+        **_intervals(labels, scores, counts),
     }
     return {
         name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in found.items()
     }, oracle
+
+
+def _intervals(
+    labels: NDArray[np.bool_], scores: NDArray[np.float64], counts: dict[str, int]
+) -> dict[str, float]:
+    """95 % intervals, in keys ending in _low and _high: bootstrap for metrics, Clopper and Pearson for rates."""
+    found: dict[str, tuple[float, float]] = {
+        name: metrics.bootstrap_interval(metric, labels, scores, seed=0)
+        for name, metric in (
+            ("image_auroc", metrics.auroc),
+            ("image_average_precision", metrics.average_precision),
+            ("image_f1_max", lambda truth, drawn: metrics.f1_max(truth, drawn)[0]),
+        )
+    }
+    rates = {}
+    for name, wrong, right in (
+        ("false_reject_rate", "false_bad", "true_good"),
+        ("miss_rate", "false_good", "true_bad"),
+    ):
+        total = counts[wrong] + counts[right]
+        rates[name] = counts[wrong] / total if total else math.nan
+        found[name] = clopper_pearson(counts[wrong], total) if total else (math.nan, math.nan)
+    ends = {
+        f"{name}_{end}": value
+        for name, both in found.items()
+        for end, value in zip(("low", "high"), both, strict=True)
+    }
+    return rates | ends

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from goodparts.quality import ImageStatistics
 from goodparts.regions import Region
 
 GOOD = "GOOD"
 BAD = "BAD"
+RECHECK = "RECHECK"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +25,15 @@ class Inspection:
         score: anomaly score: a distance in feature space, never clamped or normalised.
         threshold: the score above which an image is BAD.
         p_value: conformal: (1 + held-out good scores >= score) / (1 + held-out good scores), in (0, 1].
-        verdict: "GOOD" or "BAD".
+        verdict: "GOOD" or "BAD"; with the quality gate on, "RECHECK" for an image that can't be judged.
         borderline: whether the score lies closer to the threshold than the engine's precision can tell.
         distance_grid: patch distances, (h, w) float32; NaN where the recipe did not look.
         anomaly_map: smoothed distances at the size of the image, (H, W) float32; NaN where it did not look.
         pixel_threshold: the value of the anomaly map above which a pixel is bad.
-        mask: bad pixels, (H, W) bool; empty for GOOD, never empty for BAD.
+        mask: bad pixels, (H, W) bool; never empty for BAD, else empty.
         regions: the connected parts of the mask, largest peak first.
+        reasons: why the image can't be judged, in words; empty unless the verdict is RECHECK.
+        statistics: what the image looks like, for the quality gate and `Drift`; None with the gate off.
     """
 
     path: Path | None
@@ -43,6 +47,8 @@ class Inspection:
     pixel_threshold: float
     mask: NDArray[np.bool_]
     regions: tuple[Region, ...]
+    reasons: tuple[str, ...] = ()
+    statistics: ImageStatistics | None = None
 
     @property
     def bad(self) -> bool:

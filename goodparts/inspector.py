@@ -9,43 +9,51 @@ inspector.save("part.goodparts")
 from __future__ import annotations
 
 import os
-import platform
-import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import calibration, dataset, feeding, framing, memory_bank
+from goodparts import calibration, dataset, features, feeding, fitting, framing, quality
 from goodparts import model as model_file
-from goodparts.backbones import Backbone, load_backbone, trim
-from goodparts.errors import DatasetError, ModelError
+from goodparts.errors import DatasetError, ModelError, RecipeError
+from goodparts.features import Progress
+from goodparts.fitting import Good
 from goodparts.framing import Frame
 from goodparts.images import PIXEL_LIMIT, ImageLike, read_image
-from goodparts.inspection import BAD, GOOD, Inspection
-from goodparts.memory_bank import MemoryBank
+from goodparts.inspection import BAD, GOOD, RECHECK, Inspection
 from goodparts.model import Model
-from goodparts.recipe import Recipe, size_text
+from goodparts.recipe import Recipe
 from goodparts.regions import find_regions, label_regions, remove_small
 
 if TYPE_CHECKING:
     from goodparts.dataset import Dataset
+    from goodparts.drift import Drift
     from goodparts.engines.openvino import Engine
     from goodparts.evaluation import Evaluation
-    from goodparts.graph import Graph
+    from goodparts.quality import ImageStatistics
 
 Result = TypeVar("Result")
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total)."""
+
+DECISION_KEYS = (
+    "threshold_rule",
+    "threshold_sigma",
+    "threshold_quantile",
+    "threshold_value",
+    "false_reject_rate",
+    "confidence",
+    "pixel_threshold_rule",
+    "pixel_threshold_sigma",
+    "pixel_threshold_quantile",
+    "pixel_threshold_value",
+    "minimum_area",
+    "quality_gate",
+)
+"""Recipe keys that can change without learning anew."""
 
 BORDERLINE = 1e-4
 """Scores this close to the threshold, relatively, may differ between machines in float32."""
@@ -96,69 +104,82 @@ class Inspector:
         """Write the model file, whole or not at all; returns its path."""
         return model_file.save(self.model, path)
 
-    def fit(
-        self,
-        good: str | os.PathLike[str] | Sequence[ImageLike],
-        *,
-        progress: Progress | None = None,
-    ) -> Self:
+    def fit(self, good: Good, *, calibrate_on: Good | None = None, progress: Progress | None = None) -> Self:
         """Learn from images of good parts only.
 
         Args:
             good: a folder (a data set's `train/good` is found in it), or the images themselves.
+            calibrate_on: more good images, which have no part in the memory bank: the threshold rests on them.
             progress: called with (stage, done, total).
 
         Raises:
             DatasetError: fewer than two images.
             ImageError: one of them can't be read.
             BackboneError: the backbone or a layer of it is not there.
+            RecipeError: the threshold's rule needs more images.
         """
-        images = _good_images(good)
-        tell = progress or _silent
-        began = time.perf_counter()
-        backbone = load_backbone(self.recipe.backbone, offline=self.offline)
-        backbone = _with_layers(backbone, self.recipe)
-        engine, grid, dimensions = _feature_engine(backbone, self.recipe)
-        patches = grid[0] * grid[1]
-        seconds = {"load": time.perf_counter() - began}
-        began = time.perf_counter()
-        with _feature_store((len(images), patches, dimensions), self.recipe.memory_limit) as features:
-            valid = np.ones((len(images), patches), dtype=bool)
-            frames: list[Frame] = []
-
-            def extract(index: int) -> Frame:
-                pixels = self._read(images[index])
-                frame = framing.frame_of(pixels.shape[:2], self.recipe)
-                working = framing.apply(frame, pixels)
-                features[index] = engine({"image": working[None]})["patch_features"].reshape(patches, -1)
-                if not frame.whole:
-                    valid[index] = framing.valid_cells(frame, grid).ravel()
-                return frame
-
-            for frame in feeding.ordered(extract, range(len(images)), workers=self.workers):
-                frames.append(frame)
-                tell("features", len(frames), len(images))
-            seconds["features"] = time.perf_counter() - began
-
-            began = time.perf_counter()
-            bank = memory_bank.choose(
-                features, valid, self.recipe, progress=lambda done, total: tell("memory bank", done, total)
-            )
-            seconds["memory bank"] = time.perf_counter() - began
-            began = time.perf_counter()
-            decision = self._calibrate(bank, grid, features, valid, frames, tell)
-            seconds["calibration"] = time.perf_counter() - began
         self._take(
-            Model(
-                recipe=self.recipe,
-                backbone=backbone,
-                bank=bank,
-                calibration=decision,
-                grid=grid,
-                data=_describe(images, frames),
-                circumstances=_circumstances(good, seconds),
+            fitting.fit(
+                good,
+                self.recipe,
+                read=self._read,
+                workers=self.workers,
+                offline=self.offline,
+                progress=progress,
             )
         )
+        if calibrate_on is not None:
+            self.calibrate(calibrate_on, progress=progress)
+            first = replace(
+                self.model.calibration, history=()
+            )  # nobody has used the decision before this one
+            self._take(self.model.with_calibration(first))
+        return self
+
+    def update(self, good: Good, *, progress: Progress | None = None) -> Self:
+        """Learn on from more good images: the greedy choice goes on from the bank that is there.
+
+        Images that were learnt from already are passed over. The new model names its parent. Held-out scores of earlier
+        images stay as they were, which is on the safe side: a larger bank only lowers them.
+
+        Raises:
+            DatasetError: no image that is new.
+            ImageError: one of them can't be read.
+        """
+        self._take(
+            fitting.learn_on(self.model, good, read=self._read, workers=self.workers, progress=progress)
+        )
+        return self
+
+    def calibrate(
+        self,
+        good: Good | None = None,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Decide anew without learning anew; the earlier decision stays in the model's history.
+
+        Args:
+            good: images of good parts that were not learnt from; they alone decide from now on. None: the scores that
+                are there.
+            changes: recipe keys of the decision: threshold_*, false_reject_rate, confidence, pixel_threshold_*,
+                minimum_area.
+            progress: called with (stage, done, total).
+
+        Raises:
+            DatasetError: fewer than two images, or some of them were learnt from.
+            RecipeError: a key that is not of the decision, or a rule that needs more images.
+        """
+        for key in changes or {}:
+            if key not in DECISION_KEYS:
+                raise RecipeError(
+                    f"{key}: calibration changes the decision only ({', '.join(DECISION_KEYS)}); fit anew to change it"
+                )
+        recipe = self.model.recipe.replace(changes or {})
+        separate = None if good is None else self._separate_scores(good, recipe, progress or fitting.silent)
+        decision = self.model.calibration.decide(recipe, separate=separate)
+        self._take(replace(self.model, recipe=recipe, calibration=decision))
         return self
 
     def inspect(self, image: ImageLike) -> Inspection:
@@ -205,7 +226,7 @@ class Inspector:
         """Only the anomaly scores, in order; needs no threshold."""
         engine = self._many
         return feeding.ordered(
-            lambda image: self._measure(engine, self._read(image))[2], images, workers=self.workers
+            lambda image: self._measure(engine, self._read(image))[3], images, workers=self.workers
         )
 
     def evaluate(self, data: Dataset | str | os.PathLike[str]) -> Evaluation:
@@ -214,6 +235,25 @@ class Inspector:
 
         return evaluate(self, dataset.read_dataset(data) if isinstance(data, str | os.PathLike) else data)
 
+    def drift(self, *, seed: int = 0) -> Drift:
+        """Watch a stream of inspections for change against calibration.
+
+        Feed it `drift.add(inspection.score, inspection.statistics)` for every part; statistics come with the quality
+        gate on.
+
+        Raises:
+            ModelError: too few good images to tell change from chance.
+        """
+        from goodparts.drift import MINIMUM_CALIBRATION, Drift
+
+        decision = self.model.calibration
+        if len(decision.scores) < MINIMUM_CALIBRATION:
+            raise ModelError(
+                f"drift needs at least {MINIMUM_CALIBRATION} good images in calibration, found {len(decision.scores)}"
+            )
+        enough = len(decision.statistics) >= MINIMUM_CALIBRATION
+        return Drift(decision.scores, decision.statistics if enough else (), seed=seed)
+
     def adopt_oracle(self, threshold: float) -> None:
         """Decide with the F1-optimal threshold of a labelled set from now on, labelled as an oracle."""
         self._model = self.model.with_calibration(self.model.calibration.with_oracle(threshold))
@@ -221,7 +261,7 @@ class Inspector:
     # ---- inside
 
     def _take(self, model: Model) -> None:
-        self._model = model
+        self._model, self.recipe = model, model.recipe
         for engine in ("_single", "_many"):
             self.__dict__.pop(engine, None)
 
@@ -241,42 +281,50 @@ class Inspector:
         from goodparts.engines.openvino import Engine
 
         model = self.model
-        features = _features_graph(model.backbone, self.recipe)
+        to_features = features.features_graph(model.backbone, self.recipe)
         search = graph.search_graph(
             model.bank,
             model.grid,
             self.recipe,
             masked=self._masked,
-            opset=features.model.opset_import[0].version,
+            opset=to_features.model.opset_import[0].version,
         )
         shapes: dict[str, tuple[int, ...]] = {"image": (1, *self.recipe.image_size, 3)}
         if self._masked:
             shapes["valid"] = (1, *model.grid)
-        return Engine(graph.pipeline_graph(features, search), shapes, throughput=throughput)
+        return Engine(graph.pipeline_graph(to_features, search), shapes, throughput=throughput)
 
     @property
     def _masked(self) -> bool:
         return self.recipe.framing == "letterbox"
 
-    def _measure(self, engine: Engine, pixels: NDArray[np.uint8]) -> tuple[Frame, NDArray[np.float32], float]:
-        """(frame, distance grid (h, w) with NaN where there is no image, anomaly score)."""
+    def _measure(
+        self, engine: Engine, pixels: NDArray[np.uint8]
+    ) -> tuple[Frame, NDArray[np.uint8], NDArray[np.float32], float]:
+        """(frame, working image, distance grid (h, w) with NaN where there is no image, anomaly score)."""
         frame = framing.frame_of(pixels.shape[:2], self.recipe)
-        inputs: dict[str, NDArray[Any]] = {"image": framing.apply(frame, pixels)[None]}
+        working = framing.apply(frame, pixels)
+        inputs: dict[str, NDArray[Any]] = {"image": working[None]}
         cells = framing.valid_cells(frame, self.model.grid)
         if self._masked:
             inputs["valid"] = cells[None].astype(np.float32)
         outputs = engine(inputs)
         distances = outputs["distance_grid"][0]
         distances[~cells] = np.nan
-        return frame, distances, float(outputs["score"][0])
+        return frame, working, distances, float(outputs["score"][0])
 
     def _inspect(self, engine: Engine, pixels: NDArray[np.uint8], path: Path | None) -> Inspection:
-        frame, distances, score = self._measure(engine, pixels)
+        frame, working, distances, score = self._measure(engine, pixels)
         decision = self.model.calibration
-        threshold = decision.decided
+        statistics: ImageStatistics | None = None
+        reasons: tuple[str, ...] = ()
+        if self.recipe.quality_gate and decision.limits is not None:
+            statistics = quality.measure(framing.without_padding(frame, working), distances)
+            reasons = quality.reasons(statistics, decision.limits)
+        threshold = decision.threshold
         anomaly_map = framing.anomaly_map(distances, frame, self.recipe.smoothing_sigma)
-        bad = score > threshold
-        if bad:
+        verdict = RECHECK if reasons else BAD if score > threshold else GOOD
+        if verdict == BAD:
             mask = segment(anomaly_map, decision.pixel_threshold, self.recipe.minimum_area)
             regions = find_regions(mask, anomaly_map)
         else:
@@ -286,60 +334,50 @@ class Inspector:
             score=score,
             threshold=threshold,
             p_value=decision.p_value(score),
-            verdict=BAD if bad else GOOD,
+            verdict=verdict,
             borderline=abs(score - threshold) <= BORDERLINE * abs(threshold),
             distance_grid=distances,
             anomaly_map=anomaly_map,
             pixel_threshold=decision.pixel_threshold,
             mask=mask,
             regions=regions,
+            reasons=reasons,
+            statistics=statistics,
         )
 
-    def _calibrate(
-        self,
-        bank: MemoryBank,
-        grid: tuple[int, int],
-        features: NDArray[np.float32],
-        valid: NDArray[np.bool_],
-        frames: list[Frame],
-        tell: Progress,
-    ) -> calibration.Calibration:
-        """Score every good image against the bank without its own entries."""
-        from goodparts import graph
-        from goodparts.engines.openvino import Engine
+    def _separate_scores(self, good: Good, recipe: Recipe, tell: Progress) -> calibration.GoodScores:
+        """Scores of good images that had no part in the bank; DatasetError if some had."""
+        images = fitting.good_images(good)
+        names = fitting.image_names(images)
+        calibration.require_enough(recipe, len(images))
+        engine = self._many
+        known = set(self.model.calibration.digests)
 
-        search = graph.search_graph(bank, grid, self.recipe, masked=self._masked, held_out=True)
-        shapes: dict[str, tuple[int, ...]] = {
-            "patch_features": (1, *grid, features.shape[2]),
-            "excluded": (len(bank.features),),
-        }
-        if self._masked:
-            shapes["valid"] = (1, *grid)
-        engine = Engine(search, shapes, throughput=True)
+        def one(image: ImageLike) -> tuple[float, NDArray[np.float32], bool]:
+            pixels = self._read(image)
+            frame, working, distances, score = self._measure(engine, pixels)
+            seen = features.digest(working) in known
+            return score, framing.anomaly_map(distances, frame, recipe.smoothing_sigma), seen
 
-        def score(index: int) -> tuple[float, NDArray[np.float32]]:
-            excluded = np.zeros(len(bank.features), dtype=np.float32)
-            excluded[bank.of_image(index)] = graph.FAR
-            inputs = {
-                "patch_features": np.ascontiguousarray(features[index]).reshape(1, *grid, -1),
-                "excluded": excluded,
-            }
-            cells = valid[index].reshape(grid)
-            if self._masked:
-                inputs["valid"] = cells[None].astype(np.float32)
-            outputs = engine(inputs)
-            distances = outputs["distance_grid"][0]
-            distances[~cells] = np.nan
-            smoothed = framing.anomaly_map(distances, frames[index], self.recipe.smoothing_sigma)
-            return float(outputs["score"][0]), smoothed
+        collector = calibration.GoodScoresCollector(calibration.SEPARATE)
+        learnt_from = []
+        for done, (score, anomaly_map, seen) in enumerate(
+            feeding.ordered(one, images, workers=self.workers), 1
+        ):
+            collector.add(names[done - 1], score, anomaly_map)
+            if seen:
+                learnt_from.append(names[done - 1])
+            tell("calibration", done, len(images))
+        if learnt_from:
+            raise DatasetError(
+                f"{fitting.called(good)}: {len(learnt_from)} of {len(images)} images were learnt from, such as "
+                f"{learnt_from[0]}; calibration needs good images that had no part in the memory bank: leave these out"
+            )
+        return collector.result(recipe.pixel_threshold_quantile)
 
-        scores = []
-        maps = calibration.GoodMapsCollector()
-        for held_out, smoothed in feeding.ordered(score, range(len(frames)), workers=self.workers):
-            scores.append(held_out)
-            maps.add(smoothed)
-            tell("calibration", len(scores), len(frames))
-        return calibration.calibrate(scores, maps.result(self.recipe.pixel_threshold_quantile), self.recipe)
+    def _digest(self, image: ImageLike) -> str:
+        pixels = self._read(image)
+        return features.digest(framing.apply(framing.frame_of(pixels.shape[:2], self.recipe), pixels))
 
 
 def segment(anomaly_map: NDArray[np.float32], threshold: float, minimum_area: int) -> NDArray[np.bool_]:
@@ -360,94 +398,3 @@ def segment(anomaly_map: NDArray[np.float32], threshold: float, minimum_area: in
 
 def _path_of(image: ImageLike) -> Path | None:
     return Path(image) if isinstance(image, str | os.PathLike) else None
-
-
-def _good_images(good: str | os.PathLike[str] | Sequence[ImageLike]) -> Sequence[ImageLike]:
-    images = dataset.good_images(good) if isinstance(good, str | os.PathLike) else list(good)
-    if len(images) < 2:
-        raise DatasetError(
-            f"{good if isinstance(good, str | os.PathLike) else 'good'}: {len(images)} good image(s); at least 2 are "
-            "needed, since each is judged by the others; 20 are a start, 200 are good"
-        )
-    return images
-
-
-def _with_layers(backbone: Backbone, recipe: Recipe) -> Backbone:
-    """The backbone cut down to the recipe's layers, with the recipe's normalisation if it has one."""
-    trimmed = replace(backbone, model=trim(backbone, recipe.layers))
-    if not recipe.mean:
-        return trimmed
-    mean, std = (
-        (recipe.mean[0], recipe.mean[1], recipe.mean[2]),
-        (recipe.std[0], recipe.std[1], recipe.std[2]),
-    )
-    return replace(trimmed, mean=mean, std=std, normalisation="recipe")
-
-
-def _features_graph(backbone: Backbone, recipe: Recipe) -> Graph:
-    from goodparts import graph
-    from goodparts.engines.openvino import layer_shapes
-
-    shapes = layer_shapes(backbone.model, recipe.image_size)
-    return graph.features_graph(backbone.model, shapes, recipe, backbone.mean, backbone.std)
-
-
-def _feature_engine(backbone: Backbone, recipe: Recipe) -> tuple[Engine, tuple[int, int], int]:
-    from goodparts.engines.openvino import Engine
-
-    features = _features_graph(backbone, recipe)
-    sizes = [dim.dim_value for dim in features.model.graph.output[0].type.tensor_type.shape.dim]
-    engine = Engine(features, {"image": (1, *recipe.image_size, 3)}, throughput=True)
-    return engine, (sizes[1], sizes[2]), sizes[3]
-
-
-@contextmanager
-def _feature_store(shape: tuple[int, int, int], limit: float) -> Iterator[NDArray[np.float32]]:
-    """Room for the features: in memory up to `limit` GiB, else in a file that is gone afterwards."""
-    if np.prod(shape, dtype=np.float64) * 4 <= limit * 2**30:
-        yield np.empty(shape, dtype=np.float32)
-        return
-    with tempfile.TemporaryDirectory(prefix="goodparts-", ignore_cleanup_errors=True) as folder:
-        store = np.memmap(Path(folder) / "features", dtype=np.float32, mode="w+", shape=shape)
-        try:
-            yield store
-        finally:
-            store._mmap.close()  # type: ignore[attr-defined]
-
-
-def _describe(images: Sequence[ImageLike], frames: list[Frame]) -> dict[str, object]:
-    """What was learnt from, for the manifest; part of the identity, so no places and no times."""
-    paths = [Path(image) for image in images if isinstance(image, str | os.PathLike)]
-    sizes = Counter(size_text(frame.image_size) for frame in frames)
-    described: dict[str, object] = {
-        "good_images": len(images),
-        "image_sizes": dict(sizes.most_common()),
-        "seen_share": round(sum(framing.seen_share(frame) for frame in frames) / len(frames), 6),
-    }
-    if len(paths) == len(images):
-        described["file_list"] = dataset.hash_file_list(
-            paths, os.path.commonpath([path.parent for path in paths])
-        )
-    return described
-
-
-def _circumstances(good: object, seconds: dict[str, float]) -> dict[str, object]:
-    versions = {"python": platform.python_version()}
-    for package in ("goodparts", "numpy", "openvino", "onnx", "pillow"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "fitted": datetime.now(UTC).isoformat(timespec="seconds"),
-        "fitted_on": str(Path(good).absolute())
-        if isinstance(good, str | os.PathLike)
-        else "images in memory",
-        "machine": platform.machine(),
-        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-        "versions": versions,
-    }
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    pass

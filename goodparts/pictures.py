@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from goodparts.files import replacing
-from goodparts.inspection import BAD, Inspection
+from goodparts.inspection import BAD, RECHECK, Inspection
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Mask = NDArray[np.bool_]  # (H, W)
@@ -36,6 +36,7 @@ TRUTH: Colour = (86, 180, 233)
 RIM: Colour = (16, 16, 20)
 GOOD_COLOUR: Colour = (0, 120, 90)
 BAD_COLOUR: Colour = (190, 70, 0)
+RECHECK_COLOUR: Colour = (91, 79, 160)
 WRONG_COLOUR: Colour = (24, 24, 28)
 BORDERLINE_COLOUR: Colour = (240, 190, 0)
 INK: Colour = (28, 30, 36)
@@ -425,11 +426,12 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 def _draw_header(canvas: Image.Image, inspection: Inspection, title: str, label: bool | None) -> None:
     """Draw the verdict, the title and the score, and at the right what is to be known about the verdict."""
     bad = inspection.verdict == BAD
-    badge = _badge(inspection.verdict, 26, BAD_COLOUR if bad else GOOD_COLOUR, PAPER)
+    colours = {BAD: BAD_COLOUR, RECHECK: RECHECK_COLOUR}
+    badge = _badge(inspection.verdict, 26, colours.get(inspection.verdict, GOOD_COLOUR), PAPER)
     canvas.paste(badge, (_GAP, 16))
     left, right = _GAP + badge.width + 14, canvas.width - _GAP
     notes = []
-    if label is not None and label != bad:
+    if label is not None and label != bad and inspection.verdict != RECHECK:
         notes.append(_badge("MISSED" if label else "FALSE REJECT", 16, WRONG_COLOUR, PAPER))
     if inspection.borderline:
         notes.append(_badge("BORDERLINE", 16, BORDERLINE_COLOUR, INK))
@@ -439,6 +441,14 @@ def _draw_header(canvas: Image.Image, inspection: Inspection, title: str, label:
         right -= 8
     draw, font = ImageDraw.Draw(canvas), _font(20, bold=True)
     draw.text((left, 13), _shorten(title, font, right - left), font=font, fill=INK)
+    if inspection.reasons:
+        draw.text(
+            (left, 42),
+            _shorten("; ".join(inspection.reasons), _font(16), right - left),
+            font=_font(16),
+            fill=INK,
+        )
+        return
     facts = f"score {inspection.score:.4g} = {multiple_text(inspection.score, inspection.threshold)}"
     draw.text((left, 42), f"{facts}   p = {inspection.p_value:.2g}", font=_font(16), fill=INK)
 

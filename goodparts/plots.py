@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from goodparts.evaluation import Evaluation
 from goodparts.files import replacing
-from goodparts.inspection import BAD
 from goodparts.metrics import auroc, average_precision, confusion, precision_recall_curve, roc_curve
 
 if TYPE_CHECKING:
@@ -210,8 +208,7 @@ def _has_both_classes(evaluation: Evaluation) -> bool:
 
 def _deployed(evaluation: Evaluation) -> dict[str, int]:
     """Count what was called what at the deployed threshold: the verdicts themselves."""
-    bad: NDArray[np.bool_] = np.array([image.verdict == BAD for image in evaluation.images], dtype=bool)
-    return confusion(evaluation.labels, bad)
+    return evaluation.counts
 
 
 def _recall_and_precision(count: dict[str, int]) -> tuple[float, float]:

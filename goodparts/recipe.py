@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,9 +29,11 @@ class Recipe:
     (320, 320)
     """
 
-    backbone: str = _key("resnet50", "pretrained network: a name, or an .onnx, .safetensors or .pth file")
+    backbone: str = _key(
+        "efficientnet_lite0", "pretrained network: a name, or an .onnx, .safetensors or .pth file"
+    )
     layers: tuple[str, ...] = _key(
-        ("layer2", "layer3"), "its layers to take features from; any tensor name of the ONNX"
+        (), "its layers to take features from, any tensor of it; empty: those that suit the backbone"
     )
     mean: tuple[float, ...] = _key((), "mean of RGB / 255 to subtract; empty: the backbone's own")
     std: tuple[float, ...] = _key(
@@ -38,7 +41,7 @@ class Recipe:
     )
 
     image_size: tuple[int, int] = _key(
-        (224, 224), "working size in pixels: 224, or WIDTHxHEIGHT", limits=(16, 4096)
+        (320, 320), "working size in pixels: 224, or WIDTHxHEIGHT", limits=(16, 4096)
     )
     framing: str = _key(
         "stretch",
@@ -62,7 +65,7 @@ class Recipe:
         "how the memory bank is chosen: k-center coreset, or at random",
         choices=("greedy", "random"),
     )
-    sampling_ratio: float = _key(0.1, "share of all patch features that is kept", limits=(1e-6, 1))
+    sampling_ratio: float = _key(0.01, "share of all patch features that is kept", limits=(1e-6, 1))
     sampling_limit: int = _key(0, "keep at most this many patch features; 0: no limit", limits=(0, 10**9))
     projection_dimensions: int = _key(
         128, "greedy only: dimensions of the random projection it works in; 0: off", limits=(0, 65536)
@@ -87,12 +90,29 @@ class Recipe:
 
     threshold_rule: str = _key(
         "sigma",
-        "image threshold from held-out good scores; fixed: threshold_value; f1: oracle on labelled images",
-        choices=("sigma", "quantile", "fixed", "f1"),
+        "image threshold from held-out good scores; rate, tail: for false_reject_rate; fixed: threshold_value; "
+        "f1: oracle on labelled images",
+        choices=("sigma", "quantile", "rate", "tail", "fixed", "f1"),
     )
     threshold_sigma: float = _key(3.0, "sigma: mean + this x standard deviation", limits=(-100, 1000))
     threshold_quantile: float = _key(0.99, "quantile: this quantile of the good scores", limits=(0, 1))
     threshold_value: float = _key(0.0, "fixed: the threshold itself", limits=(0, 1e30))
+
+    false_reject_rate: float = _key(
+        0.01, "rate, tail: share of good parts that may be rejected", limits=(1e-9, 0.999)
+    )
+    confidence: float = _key(
+        0.95, "that a false-reject rate is kept; of what is printed of it, too", limits=(0.5, 0.999999)
+    )
+    calibration_folds: int = _key(
+        0,
+        "held-out scores from so many refits, each without a part of the images; 0: without the image's own entries",
+        limits=(0, 1000),
+    )
+    robust: bool = _key(False, "leave good images out of the bank that look too unlike the rest")
+    quality_gate: bool = _key(
+        False, "RECHECK instead of a verdict for an image that can't be judged: blurred, dark, another part"
+    )
 
     pixel_threshold_rule: str = _key(
         "peak_sigma",
@@ -100,7 +120,7 @@ class Recipe:
         choices=("peak_sigma", "peak_quantile", "pixel_sigma", "pixel_quantile", "fixed"),
     )
     pixel_threshold_sigma: float = _key(
-        0.0, "peak_sigma, pixel_sigma: mean + this x standard deviation", limits=(-100, 1000)
+        3.0, "peak_sigma, pixel_sigma: mean + this x standard deviation", limits=(-100, 1000)
     )
     pixel_threshold_quantile: float = _key(
         0.995, "peak_quantile, pixel_quantile: this quantile", limits=(0, 1)
@@ -121,8 +141,8 @@ class Recipe:
             object.__setattr__(self, item.name, value)
         if self.patch_size % 2 == 0:
             raise RecipeError(f"patch_size: expected an odd number, found {self.patch_size}")
-        if not self.layers:
-            raise RecipeError("layers: expected at least one layer name, found none")
+        if self.calibration_folds == 1:
+            raise RecipeError("calibration_folds: expected 0 (no refits) or at least 2, found 1")
         if len(set(self.layers)) < len(self.layers):
             raise RecipeError(f"layers: expected distinct names, found {','.join(self.layers)}")
         for name, triple in (("mean", self.mean), ("std", self.std)):
@@ -142,7 +162,7 @@ class Recipe:
     @classmethod
     def preset(cls, name: str) -> Self:
         """The preset of that name: one of `PRESETS`."""
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise RecipeError(f"recipe: no preset {name!r}; there are {', '.join(PRESETS)}")
         return cls(**PRESETS[name])
 
@@ -153,7 +173,7 @@ class Recipe:
             return cls.preset(str(name_or_file))
         path = Path(name_or_file)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise RecipeError(
                 f"recipe: {name_or_file} is neither a file nor a preset ({', '.join(PRESETS)})"
@@ -230,20 +250,26 @@ def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:
             value = _size(value)
         elif kind.startswith("tuple"):
             parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
-            of = float if "float" in kind else str
+            of = _number if "float" in kind else _text
             value = tuple(of(part) for part in parts if part != "")
         elif kind == "int":
             if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
                 raise ValueError
             value = int(value)
         elif kind == "float":
-            if isinstance(value, bool):
+            value = _number(value)
+        elif kind == "bool":
+            if not isinstance(value, bool):
                 raise ValueError
-            value = float(value)
-        elif not isinstance(value, str):
-            raise ValueError
-    except (TypeError, ValueError):
-        expected = {"int": "a whole number", "float": "a number", "str": "a text"}.get(kind, "a list")
+        else:
+            value = _text(value)
+    except (TypeError, ValueError, OverflowError):
+        expected = {
+            "int": "a whole number",
+            "float": "a number",
+            "str": "a text",
+            "bool": "true or false",
+        }.get(kind, "a list")
         if name == "image_size":
             expected = "pixels such as 224, or WIDTHxHEIGHT such as 320x240"
         raise RecipeError(f"{name}: expected {expected}, found {value!r}") from None
@@ -252,7 +278,29 @@ def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:
     if limits:
         for number in value if isinstance(value, tuple) else (value,):
             if not limits[0] <= number <= limits[1]:
-                raise RecipeError(f"{name}: expected {limits[0]:g} to {limits[1]:g}, found {number:g}")
+                raise RecipeError(
+                    f"{name}: expected {limits[0]:g} to {limits[1]:g}, found {_shortly(number)}"
+                )
+    return value
+
+
+def _shortly(number: float) -> str:
+    try:
+        return f"{number:g}"
+    except OverflowError:
+        return f"a number of {len(str(number))} digits"
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
     return value
 
 
@@ -269,12 +317,19 @@ def _size(value: Any) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
     height, width = value
+    if isinstance(height, bool) or isinstance(width, bool) or int(height) != height or int(width) != width:
+        raise ValueError
     return int(height), int(width)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "fast": {"image_size": 224},
     "classic": {
+        "backbone": "resnet50",
+        "layers": ("layer2", "layer3"),
+        "image_size": 224,
+        "sampling_ratio": 0.1,
         "sampling": "random",
         "pixel_threshold_rule": "pixel_sigma",
         "pixel_threshold_sigma": 3.0,
@@ -282,9 +337,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "patchcore": {
         "backbone": "wide_resnet50_2",
+        "layers": ("layer2", "layer3"),
+        "image_size": 224,
+        "sampling_ratio": 0.1,
         "framing": "crop",
         "resize_size": 256,
         "pooled_dimensions": 1024,
     },
 }
-"""`default`; `classic`: the plain system this project grew from; `patchcore`: as the paper's authors' code."""
+"""`default`; `fast`: half its time; `classic`: the plain system this project grew from; `patchcore`: as the code of
+the paper's authors."""

@@ -32,10 +32,10 @@ from goodparts.dataset import TestSample
 from goodparts.errors import ImageError
 from goodparts.evaluation import Evaluation, TestImage
 from goodparts.files import replacing, write_text
-from goodparts.inspection import BAD
-from goodparts.metrics import clopper_pearson
+from goodparts.inspection import BAD, RECHECK
 from goodparts.pictures import multiple_text
 from goodparts.plots import PLOTS
+from goodparts.rates import clopper_pearson
 
 SIZE_LIMIT = 30_000_000
 """Bytes of a report that can still be mailed and opened."""
@@ -56,6 +56,8 @@ def in_words(evaluation: Evaluation) -> str:
         parts.append(_part_in_words(rejected, good, "good", "rejected"))
     if bad:
         parts.append(_part_in_words(missed, bad, "bad", "missed"))
+    if evaluation.rechecks:
+        parts.append(f"{evaluation.rechecks} could not be judged (RECHECK)")
     sentence = f"{', '.join(parts) or 'no images were tested'}."
     return sentence[0].upper() + sentence[1:]
 
@@ -132,8 +134,8 @@ def write_report(
         evaluation: what to report.
         model: facts about the model, all of them optional: name, identity, version, backbone,
             backbone_sha256, backbone_licence, backbone_source, training_images, bank_size, bank_dimensions,
-            fit_seconds, inspect_ms, share_not_looked_at (0 to 1), recipe (TOML), calibration (lines of text).
-            Anything else is shown under its own name.
+            fit_seconds, inspect_ms, share_not_looked_at (0 to 1), recipe (TOML), card (sections with
+            a title and lines of text). Anything else is shown under its own name.
         panels: the panel of the image with this index in `evaluation.images`; or the folder that holds them
             as `<result name>.png`, see `result_names`.
         size_limit: the page has at most this many bytes.
@@ -256,6 +258,7 @@ def _facts(out: Path, evaluation: Evaluation, model: Mapping[str, object]) -> di
         "summary": in_words(evaluation),
         "kinds": [_kind(evaluation, label) for label in (False, True) if _errors(evaluation, label)[1]],
         "classes": sorted({image.defect_class for image in evaluation.images}),
+        "rechecks": evaluation.rechecks,
         "borderline": sum(image.borderline for image in evaluation.images),
         "not_looked_at": _percent(unseen) if isinstance(unseen, float) and unseen else "",
         "plots": {name: _plot_picture(out / name) for name in PLOTS if (out / name).is_file()},
@@ -360,12 +363,12 @@ def _data_uri(kind: str, data: bytes) -> str:
 
 
 def _is_wrong(image: TestImage) -> bool:
-    return image.label != (image.verdict == BAD)
+    return image.verdict != RECHECK and image.label != (image.verdict == BAD)
 
 
 def _errors(evaluation: Evaluation, label: bool) -> tuple[int, int]:
-    """Return how many of the good (bad) images have the wrong verdict, and how many there are."""
-    images = [image for image in evaluation.images if image.label == label]
+    """Return how many of the good (bad) images have the wrong verdict, and how many have one."""
+    images = [image for image in evaluation.images if image.label == label and image.verdict != RECHECK]
     return sum(map(_is_wrong, images)), len(images)
 
 

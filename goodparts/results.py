@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import pictures
+from goodparts.card import card
 from goodparts.dataset import Dataset, TestSample
 from goodparts.evaluation import Evaluation, evaluate
 from goodparts.files import write_text
@@ -76,7 +77,7 @@ def write_pictures(
 ) -> None:
     """Write panel, map and mask of one inspection as `panels/NAME.png`, `maps/NAME.tiff` and `masks/NAME.png`."""
     decision = inspector.model.calibration
-    scale = pictures.heatmap_scale(decision.pixel_threshold, decision.maps.mean)
+    scale = pictures.heatmap_scale(decision.pixel_threshold, decision.used.maps.mean)
     panel = pictures.draw_panel(pixels, inspection, truth, scale=scale, title=name, label=label)
     pictures.save_panel(out / "panels" / f"{name}.png", panel)
     pictures.save_map(out / "maps" / f"{name}.tiff", inspection.anomaly_map)
@@ -102,35 +103,8 @@ def facts(model: Model, evaluation: Evaluation) -> dict[str, object]:
         "inspect_ms": 1000 * evaluation.inspect_seconds / len(evaluation.images),
         "share_not_looked_at": evaluation.metrics["not_looked_share"],
         "recipe": model.recipe.to_toml(comments=False),
-        "calibration": calibration_lines(model),
+        "card": card(model),
     }
-
-
-def calibration_lines(model: Model) -> list[str]:
-    """What the thresholds rest on, in sentences."""
-    decision = model.calibration
-    scores = np.array(decision.scores)
-    rule = {
-        "sigma": f"mean + {model.recipe.threshold_sigma:g} standard deviations of their scores",
-        "quantile": f"the {model.recipe.threshold_quantile:g} quantile of their scores",
-        "fixed": "given by the recipe",
-        "f1": "chosen for the best F1 on the labelled test images: an oracle that no line has",
-    }[decision.threshold_rule]
-    lines = [
-        f"{len(scores)} good images, each scored against the others, gave scores of {scores.mean():.4g} ± "
-        f"{scores.std(ddof=1):.2g}, the largest {scores.max():.4g}."
-    ]
-    if decision.threshold is not None:
-        above = int((scores > decision.threshold).sum())
-        lines += [
-            f"Threshold {decision.threshold:.4g}: {rule}.",
-            f"{above} of these {len(scores)} good images lie above it.",
-        ]
-    lines.append(
-        f"Pixel threshold {decision.pixel_threshold:.4g} by the rule {decision.pixel_threshold_rule}, from the maps of "
-        "the same good images."
-    )
-    return lines
 
 
 def _clear(out: Path) -> None:

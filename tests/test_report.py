@@ -293,7 +293,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
         tmp_path,
         evaluation(rows, name=evil),
         panels={},
-        model={"name": evil, "recipe": evil, "calibration": [evil], evil: evil},
+        model={"name": evil, "recipe": evil, "card": [{"title": evil, "lines": [evil]}], evil: evil},
     )
     assert len(page.all("script")) == 2
     assert page.all("li", class_="card box")[0]["data-name"] == f'{evil.replace("/", "")}/x" onload=y.png'
@@ -317,7 +317,7 @@ def test_the_model_is_described(tmp_path: Path) -> None:
         "training_images": 17248,
         "inspect_ms": 31.25678,
         "recipe": 'backbone = "resnet50"\n',
-        "calibration": ["held out: 220 good images"],
+        "card": [{"title": "The decision", "lines": ["held out: 220 good images"]}],
         "camera": "line 3",
         "identity": None,
     }

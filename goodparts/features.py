@@ -1,0 +1,155 @@
+"""Patch features of good images: what fitting learns from.
+
+`extract` decodes and computes side by side and keeps the features of all images in one array: in memory up to the
+recipe's `memory_limit`, in a file that is gone afterwards beyond it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts import feeding, framing, quality
+from goodparts.framing import Frame
+from goodparts.images import ImageLike
+from goodparts.quality import ImageStatistics
+from goodparts.recipe import Recipe
+
+if TYPE_CHECKING:
+    from goodparts.backbones import Backbone
+    from goodparts.engines.openvino import Engine
+    from goodparts.graph import Graph
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
+
+Read = Callable[[ImageLike], NDArray[np.uint8]]
+"""From an image as users give it to pixels (H, W, 3) uint8."""
+
+
+@dataclass(frozen=True, eq=False)
+class GoodFeatures:
+    """The patch features of n good images.
+
+    Attributes:
+        features: (n, patches, d) float32; may be memory-mapped.
+        valid: which patches look at the image rather than at padding, (n, patches) bool.
+        frames: how each image lies in its working image.
+        grid: (h, w) of the patches.
+        digests: of each working image's pixels; equal for equal images.
+        statistics: what each working image looks like, without its distance.
+        left_out: images of which nothing may enter the bank, (n,) bool.
+    """
+
+    features: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    frames: tuple[Frame, ...]
+    grid: tuple[int, int]
+    digests: tuple[str, ...]
+    statistics: tuple[ImageStatistics, ...]
+    left_out: NDArray[np.bool_]
+
+    @property
+    def eligible(self) -> NDArray[np.bool_]:
+        """Which patches may enter the bank, (n, patches) bool."""
+        return np.asarray(self.valid & ~self.left_out[:, None])
+
+    def without(self, left_out: NDArray[np.bool_]) -> GoodFeatures:
+        """The same with these images left out of the bank; they can still be scored."""
+        return replace(self, left_out=left_out)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+class Extractor:
+    """From a working image to its patch features: the first half of the pipeline, compiled."""
+
+    def __init__(self, backbone: Backbone, recipe: Recipe) -> None:
+        from goodparts.engines.openvino import Engine
+
+        graph = features_graph(backbone, recipe)
+        sizes = [dim.dim_value for dim in graph.model.graph.output[0].type.tensor_type.shape.dim]
+        self.grid = (sizes[1], sizes[2])
+        self.dimensions = sizes[3]
+        self._engine: Engine = Engine(graph, {"image": (1, *recipe.image_size, 3)}, throughput=True)
+
+    def __call__(self, working: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Patch features, (patches, d) float32, of a working image (height, width, 3) uint8."""
+        return self._engine({"image": working[None]})["patch_features"].reshape(-1, self.dimensions)
+
+
+def features_graph(backbone: Backbone, recipe: Recipe) -> Graph:
+    """The graph from a working image to patch features, for a backbone that is cut down to the recipe's layers."""
+    from goodparts import graph
+    from goodparts.engines.openvino import layer_shapes
+
+    shapes = layer_shapes(backbone.model, recipe.image_size)
+    return graph.features_graph(backbone.model, shapes, recipe, backbone.mean, backbone.std)
+
+
+@contextmanager
+def extract(
+    images: Sequence[ImageLike],
+    extractor: Extractor,
+    recipe: Recipe,
+    *,
+    read: Read,
+    workers: int,
+    tell: Progress,
+) -> Iterator[GoodFeatures]:
+    """The features of all images, for as long as the block lasts.
+
+    Raises:
+        ImageError: one of them can't be read.
+    """
+    patches = extractor.grid[0] * extractor.grid[1]
+    with _room((len(images), patches, extractor.dimensions), recipe.memory_limit) as features:
+        valid = np.ones((len(images), patches), dtype=bool)
+
+        def one(index: int) -> tuple[Frame, str, ImageStatistics]:
+            pixels = read(images[index])
+            frame = framing.frame_of(pixels.shape[:2], recipe)
+            working = framing.apply(frame, pixels)
+            features[index] = extractor(working)
+            if not frame.whole:
+                valid[index] = framing.valid_cells(frame, extractor.grid).ravel()
+            return frame, digest(working), quality.measure(framing.without_padding(frame, working))
+
+        frames, digests, statistics = [], [], []
+        for frame, hashed, measured in feeding.ordered(one, range(len(images)), workers=workers):
+            frames.append(frame)
+            digests.append(hashed)
+            statistics.append(measured)
+            tell("features", len(frames), len(images))
+        everyone = np.zeros(len(images), dtype=bool)
+        yield GoodFeatures(
+            features, valid, tuple(frames), extractor.grid, tuple(digests), tuple(statistics), everyone
+        )
+
+
+def digest(working: NDArray[np.uint8]) -> str:
+    """A short hash of a working image's pixels, by which an image that was learnt from is known again."""
+    return hashlib.blake2b(np.ascontiguousarray(working).tobytes(), digest_size=8).hexdigest()
+
+
+@contextmanager
+def _room(shape: tuple[int, int, int], limit: float) -> Iterator[NDArray[np.float32]]:
+    """Room for features: in memory up to `limit` GiB, else in a file that is gone afterwards."""
+    if np.prod(shape, dtype=np.float64) * 4 <= limit * 2**30:
+        yield np.empty(shape, dtype=np.float32)
+        return
+    with tempfile.TemporaryDirectory(prefix="goodparts-", ignore_cleanup_errors=True) as folder:
+        store = np.memmap(Path(folder) / "features", dtype=np.float32, mode="w+", shape=shape)
+        try:
+            yield store
+        finally:
+            store._mmap.close()  # type: ignore[attr-defined]

@@ -1,0 +1,290 @@
+"""Fitting: from images of good parts to a model, read top to bottom.
+
+images ─► features ─► memory bank ─► held-out scores ─► decision
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts import dataset, framing, held_out, memory_bank
+from goodparts.backbones import Backbone, load_backbone, trim
+from goodparts.calibration import (
+    FOLDS,
+    HELD_OUT,
+    Calibration,
+    GoodScores,
+    GoodScoresCollector,
+    decide,
+    require_enough,
+)
+from goodparts.errors import DatasetError
+from goodparts.features import Extractor, GoodFeatures, Progress, Read, digest, extract
+from goodparts.framing import Frame
+from goodparts.images import ImageLike
+from goodparts.memory_bank import MemoryBank
+from goodparts.model import Model
+from goodparts.quality import ImageStatistics, with_distance
+from goodparts.recipe import Recipe, size_text
+
+Good = str | os.PathLike[str] | Sequence[ImageLike]
+"""A folder of good images (a data set's `train/good` is found in it), or the images themselves."""
+
+_ROBUST_ROUNDS = 3
+_ROBUST_DEVIATIONS = 5.0  # robust standard deviations above the median
+_ROBUST_SHARE = 0.2  # of the good images that are left out at the most
+
+
+def fit(
+    good: Good, recipe: Recipe, *, read: Read, workers: int, offline: bool, progress: Progress | None
+) -> Model:
+    """Learn a model from images of good parts only; see `Inspector.fit`."""
+    images = good_images(good)
+    require_enough(recipe, len(images))
+    tell = progress or silent
+    clock = _Clock()
+    backbone = load_backbone(recipe.backbone, offline=offline)
+    recipe = recipe.replace({"layers": recipe.layers or backbone.default_layers()})
+    backbone = _with_layers(backbone, recipe)
+    extractor = Extractor(backbone, recipe)
+    clock.lap("load")
+    with extract(images, extractor, recipe, read=read, workers=workers, tell=tell) as features:
+        del extractor
+        clock.lap("features")
+        if recipe.robust:
+            features = features.without(_unlike_the_rest(features, recipe, workers, tell))
+            clock.lap("robust")
+        bank = memory_bank.choose(
+            features.features,
+            features.eligible,
+            recipe,
+            progress=lambda done, total: tell("memory bank", done, total),
+        )
+        clock.lap("memory bank")
+        names = image_names(images)
+        learnt, statistics = _held_out_scores(features, bank, recipe, names, workers, tell)
+        clock.lap("calibration")
+    return Model(
+        recipe=recipe,
+        backbone=backbone,
+        bank=bank,
+        calibration=Calibration(
+            learnt=learnt,
+            separate=None,
+            decision=decide(learnt, recipe),
+            digests=features.digests,
+            left_out=tuple(names[index] for index in np.flatnonzero(features.left_out)),
+            statistics=statistics,
+        ),
+        grid=features.grid,
+        data=_describe(images, features.frames),
+        circumstances=_circumstances(good, clock.seconds),
+    )
+
+
+def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Progress | None) -> Model:
+    """A model that has learnt from more good images; see `Inspector.update`."""
+    recipe, before = model.recipe, model.calibration
+    tell = progress or silent
+    clock = _Clock()
+    known = set(before.digests)
+    images = [
+        image for image in good_images(good, least=1) if working_digest(read(image), recipe) not in known
+    ]
+    if not images:
+        raise DatasetError(f"{called(good)}: no good image that this model has not learnt from already")
+    first = int(model.data["good_images"])
+    extractor = Extractor(model.backbone, recipe)
+    with extract(images, extractor, recipe, read=read, workers=workers, tell=tell) as features:
+        del extractor
+        clock.lap("features")
+        bank = memory_bank.extend(
+            model.bank,
+            features.features,
+            features.eligible,
+            recipe,
+            first_image=first,
+            progress=lambda done, total: tell("memory bank", done, total),
+        )
+        clock.lap("memory bank")
+        more = GoodScoresCollector(HELD_OUT)
+        names = image_names(images)
+        statistics = list(before.statistics)
+        for one in held_out.score(features, bank, recipe, first_image=first, workers=workers, tell=tell):
+            more.add(names[one.index], one.score, one.anomaly_map)
+            statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
+        clock.lap("calibration")
+    grown = len(bank.features) > len(model.bank.features)  # else entries went, and distances may have risen
+    learnt = before.learnt.joined(more.result(recipe.pixel_threshold_quantile))
+    calibration = replace(
+        before,
+        learnt=learnt,
+        separate=before.separate if grown else None,
+        digests=before.digests + features.digests,
+        statistics=tuple(statistics),
+    )
+    return replace(
+        model,
+        bank=bank,
+        calibration=calibration.decide(recipe),
+        data={
+            **_describe(images, features.frames),
+            "good_images": first + len(images),
+            "parent": model.identity,
+            "parent_data": model.data,
+        },
+        circumstances=_circumstances(good, clock.seconds),
+    )
+
+
+def good_images(good: Good, least: int = 2) -> Sequence[ImageLike]:
+    """The images of a folder, or those given; DatasetError if there are fewer than `least`."""
+    images = dataset.good_images(good) if isinstance(good, str | os.PathLike) else list(good)
+    if len(images) < least:
+        raise DatasetError(
+            f"{called(good)}: {len(images)} good image(s); at least {least} are needed, since each is judged by the "
+            "others; 20 are a start, 200 are good"
+        )
+    return images
+
+
+def image_names(images: Sequence[ImageLike]) -> list[str]:
+    """File names below the folder they share; numbers where not all are files."""
+    paths = [Path(image) for image in images if isinstance(image, str | os.PathLike)]
+    if len(paths) < len(images):
+        return [f"image {index}" for index in range(len(images))]
+    common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    return [path.absolute().relative_to(common).as_posix() for path in paths]
+
+
+def called(good: Good) -> str:
+    """What to call these images in a message."""
+    return str(good) if isinstance(good, str | os.PathLike) else "good"
+
+
+def working_digest(pixels: NDArray[np.uint8], recipe: Recipe) -> str:
+    """The digest of the working image of pixels (H, W, 3) uint8."""
+    return digest(framing.apply(framing.frame_of(pixels.shape[:2], recipe), pixels))
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def _with_layers(backbone: Backbone, recipe: Recipe) -> Backbone:
+    """The backbone cut down to the recipe's layers, with the recipe's normalisation if it has one."""
+    trimmed = replace(backbone, model=trim(backbone, recipe.layers))
+    if not recipe.mean:
+        return trimmed
+    mean, std = (
+        (recipe.mean[0], recipe.mean[1], recipe.mean[2]),
+        (recipe.std[0], recipe.std[1], recipe.std[2]),
+    )
+    return replace(trimmed, mean=mean, std=std, normalisation="recipe")
+
+
+def _unlike_the_rest(
+    features: GoodFeatures, recipe: Recipe, workers: int, tell: Progress
+) -> NDArray[np.bool_]:
+    """Which good images look too unlike the rest, (n,) bool.
+
+    Those whose held-out score lies more than `_ROBUST_DEVIATIONS` robust standard deviations (1.4826 median absolute
+    deviations) above the median, against a bank without all that were found so far; in a few rounds, since bad images
+    that are alike shield each other. At most a fifth of the images is left out.
+    """
+    out = np.zeros(len(features), dtype=bool)
+    for done in range(_ROBUST_ROUNDS):
+        rest = features.without(out)
+        bank = memory_bank.choose(features.features, rest.eligible, recipe)
+        scores = np.array(
+            [one.score for one in held_out.score(rest, bank, recipe, workers=workers, tell=silent)]
+        )
+        middle = np.median(scores[~out])
+        spread = 1.4826 * np.median(np.abs(scores[~out] - middle))
+        most = np.sort(scores)[-1 - int(_ROBUST_SHARE * len(scores))]
+        found = scores > max(middle + _ROBUST_DEVIATIONS * spread, most)
+        tell("robust", done + 1, _ROBUST_ROUNDS)
+        if np.array_equal(found, out):
+            break
+        out = found
+    return out
+
+
+def _held_out_scores(
+    features: GoodFeatures,
+    bank: MemoryBank,
+    recipe: Recipe,
+    names: Sequence[str],
+    workers: int,
+    tell: Progress,
+) -> tuple[GoodScores, tuple[ImageStatistics, ...]]:
+    """Scores and statistics of the good images that were learnt from, each against a bank without it."""
+    if recipe.calibration_folds:
+        folds = min(recipe.calibration_folds, len(features))
+        scored = held_out.score_by_folds(features, recipe, folds, workers=workers, tell=tell)
+    else:
+        scored = held_out.score(features, bank, recipe, workers=workers, tell=tell)
+    collector = GoodScoresCollector(FOLDS if recipe.calibration_folds else HELD_OUT)
+    statistics = []
+    for one in scored:
+        if not features.left_out[one.index]:
+            collector.add(names[one.index], one.score, one.anomaly_map)
+            statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
+    return collector.result(recipe.pixel_threshold_quantile), tuple(statistics)
+
+
+def _describe(images: Sequence[ImageLike], frames: Sequence[Frame]) -> dict[str, object]:
+    """What was learnt from, for the manifest; part of the identity, so no places and no times."""
+    paths = [Path(image) for image in images if isinstance(image, str | os.PathLike)]
+    sizes = Counter(size_text(frame.image_size) for frame in frames)
+    described: dict[str, object] = {
+        "good_images": len(images),
+        "image_sizes": dict(sizes.most_common()),
+        "seen_share": round(sum(framing.seen_share(frame) for frame in frames) / len(frames), 6),
+    }
+    if len(paths) == len(images):
+        common = os.path.commonpath([path.absolute().parent for path in paths])
+        described["file_list"] = dataset.hash_file_list([path.absolute() for path in paths], common)
+    return described
+
+
+def _circumstances(good: Good, seconds: Mapping[str, float]) -> dict[str, object]:
+    versions = {"python": platform.python_version()}
+    for package in ("goodparts", "numpy", "openvino", "onnx", "pillow"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "fitted": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fitted_on": str(Path(good).absolute())
+        if isinstance(good, str | os.PathLike)
+        else "images in memory",
+        "machine": platform.machine(),
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "versions": versions,
+    }
+
+
+class _Clock:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End a stage."""
+        now = time.perf_counter()
+        self.seconds[stage], self._began = now - self._began, now

@@ -1,0 +1,231 @@
+"""Held-out scores: how far good images lie from a memory bank that has nothing of them.
+
+Scoring image i against the bank without its own entries costs no second fit, but alone it is unfair: a greedy bank is
+chosen jointly, so where an entry of image i stands no other image's patch was kept, and taking it away leaves a hole
+that a bank made without image i would have filled. Held-out scores come out too high. So the greedy choice goes on in
+those holes: the patches of other images that now lie farther from the bank than the bank's own covering radius stand
+in, farthest first, for as many entries as were taken away. `docs/calibration.md` shows what is left of the bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts import coreset, feeding, framing, memory_bank
+from goodparts.features import GoodFeatures, Progress
+from goodparts.memory_bank import MemoryBank
+from goodparts.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BLOCK = 1 << 22  # distances computed at once: 16 MiB
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """One good image against a bank without it.
+
+    Attributes:
+        index: of the image.
+        score: anomaly score.
+        distance_grid: patch distances, (h, w) float32; NaN where the recipe did not look.
+        anomaly_map: smoothed, (H, W) float32.
+    """
+
+    index: int
+    score: float
+    distance_grid: NDArray[np.float32]
+    anomaly_map: NDArray[np.float32]
+
+
+def score(
+    good: GoodFeatures,
+    bank: MemoryBank,
+    recipe: Recipe,
+    *,
+    first_image: int = 0,
+    workers: int,
+    tell: Progress,
+) -> Iterator[HeldOut]:
+    """Every good image against the bank without its own entries, in order.
+
+    `first_image` is the index that the first of these images has among the bank's origins.
+    """
+    if len(np.unique(bank.origins)) < 2:  # without that image's entries nothing would be left
+        yield from sorted(
+            score_by_folds(good, recipe, 2, workers=workers, tell=tell), key=lambda one: one.index
+        )
+        return
+    fillers, absent = stand_ins(good, bank, recipe, first_image=first_image)
+    yield from _score(
+        good,
+        bank.with_entries(*fillers),
+        np.concatenate([np.full(len(bank.features), -1, dtype=np.int32), absent]),
+        range(len(good)),
+        recipe,
+        workers,
+        tell,
+        first_image,
+    )
+
+
+def score_by_folds(
+    good: GoodFeatures, recipe: Recipe, folds: int, *, workers: int, tell: Progress
+) -> Iterator[HeldOut]:
+    """Every good image against a bank that was chosen without its fold, fold by fold: as costly as `folds` fits.
+
+    Image i is in fold (i x folds) // n: neighbours in time, which look alike, are held out together.
+    """
+    n = len(good)
+    of_image = np.arange(n) * folds // n
+    done = 0
+    for fold in range(folds):
+        rest = good.eligible & (of_image != fold)[:, None]
+        bank = memory_bank.choose(good.features, rest, recipe)
+        members = np.flatnonzero(of_image == fold)
+        everyone = np.full(len(bank.features), -1, dtype=np.int32)
+        for one in _score(good, bank, everyone, members.tolist(), recipe, workers, _silent):
+            done += 1
+            tell("calibration", done, n)
+            yield one
+
+
+def stand_ins(
+    good: GoodFeatures, bank: MemoryBank, recipe: Recipe, *, first_image: int = 0
+) -> tuple[tuple[NDArray[np.float32], NDArray[np.int32]], NDArray[np.int32]]:
+    """What a bank chosen without image i would have had in place of image i's entries, for every i.
+
+    Returns:
+        ((features (s, d), origins (s,)), absent (s,)): entry j is a patch of image `origins[j]` and stands in only
+        where image `absent[j]` is held out. None for a random bank, which leaves no holes.
+    """
+    d = good.features.shape[-1]
+    if recipe.sampling != "greedy":
+        none = np.empty(0, dtype=np.int32)
+        return (np.empty((0, d), dtype=np.float32), none), none
+    patches = good.features.shape[1]
+    flat = good.features.reshape(-1, d)
+    rows = np.flatnonzero(good.eligible)
+    projection = coreset.Projection.draw(d, recipe)
+    points = projection.of(flat, rows)
+    centre = points.mean(axis=0, dtype=np.float64).astype(np.float32)
+    points -= centre
+    first, second, owner = _two_nearest_images(points, projection.of(bank.features) - centre, bank.origins)
+    radius = first.max()
+    hole = (second > radius) & (owner != rows // patches + first_image)
+    chosen: list[NDArray[np.int64]] = []
+    absent: list[NDArray[np.int32]] = []
+    for image in np.unique(owner[hole]):
+        candidates = np.flatnonzero(hole & (owner == image))
+        own = bank.of_image(int(image))
+        picks = _fill(points[candidates], second[candidates], radius, own.stop - own.start)
+        chosen.append(rows[candidates[picks]])
+        absent.append(np.full(len(picks), image, dtype=np.int32))
+    kept = np.concatenate([*chosen, np.empty(0, dtype=np.int64)])
+    return (
+        (np.ascontiguousarray(flat[kept]), (kept // patches).astype(np.int32) + np.int32(first_image)),
+        np.concatenate([*absent, np.empty(0, dtype=np.int32)]),
+    )
+
+
+def _two_nearest_images(
+    points: NDArray[np.float32], entries: NDArray[np.float32], origins: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    """Squared distances of points to the nearest entry and to the nearest of another image, and whose the first is."""
+    images, starts = np.unique(origins, return_index=True)
+    norms = np.einsum("md,md->m", entries, entries)
+    products = np.ascontiguousarray(-2 * entries.T)
+    first = np.empty(len(points), dtype=np.float32)
+    second = np.empty(len(points), dtype=np.float32)
+    owner = np.empty(len(points), dtype=np.int32)
+    step = max(1, _BLOCK // len(entries))
+    for begin in range(0, len(points), step):
+        block = points[begin : begin + step]
+        distances = block @ products
+        distances += norms
+        by_image = np.minimum.reduceat(distances, starts, axis=1)
+        by_image += np.einsum("nd,nd->n", block, block)[:, None]
+        np.maximum(by_image, 0, out=by_image)
+        nearest = by_image.argmin(axis=1)
+        lines = np.arange(len(block))
+        part = slice(begin, begin + len(block))
+        first[part] = by_image[lines, nearest]
+        owner[part] = images[nearest]
+        by_image[lines, nearest] = np.inf
+        second[part] = by_image.min(axis=1)
+    return first, second, owner
+
+
+def _fill(
+    points: NDArray[np.float32], nearest: NDArray[np.float32], radius: np.float32, most: int
+) -> NDArray[np.int64]:
+    """Farthest first among points (c, d) whose squared distances to the bank are `nearest`, until all lie within."""
+    nearest = nearest.copy()
+    picks: list[int] = []
+    while len(picks) < most:
+        farthest = int(nearest.argmax())
+        if nearest[farthest] <= radius:
+            break
+        picks.append(farthest)
+        difference = points - points[farthest]
+        np.minimum(nearest, np.einsum("cd,cd->c", difference, difference), out=nearest)
+    return np.array(picks, dtype=np.int64)
+
+
+def _score(
+    good: GoodFeatures,
+    bank: MemoryBank,
+    only_for: NDArray[np.int32],
+    images: Sequence[int],
+    recipe: Recipe,
+    workers: int,
+    tell: Progress,
+    first_image: int = 0,
+) -> Iterator[HeldOut]:
+    """Images against the bank without their own entries; entries with `only_for` >= 0 serve that image alone."""
+    from goodparts import graph
+    from goodparts.engines.openvino import Engine
+
+    masked = recipe.framing == "letterbox"
+    search = graph.search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
+    shapes: dict[str, tuple[int, ...]] = {
+        "patch_features": (1, *good.grid, good.features.shape[2]),
+        "excluded": (len(bank.features),),
+    }
+    if masked:
+        shapes["valid"] = (1, *good.grid)
+    engine = Engine(search, shapes, throughput=True)
+
+    def one(index: int) -> HeldOut:
+        own = index + first_image
+        hidden = (bank.origins == own) | ((only_for >= 0) & (only_for != own))
+        inputs = {
+            "patch_features": np.ascontiguousarray(good.features[index]).reshape(1, *good.grid, -1),
+            "excluded": np.where(hidden, np.float32(graph.FAR), np.float32(0)),
+        }
+        cells = good.valid[index].reshape(good.grid)
+        if masked:
+            inputs["valid"] = cells[None].astype(np.float32)
+        outputs = engine(inputs)
+        distances = outputs["distance_grid"][0]
+        distances[~cells] = np.nan
+        return HeldOut(
+            index=index,
+            score=float(outputs["score"][0]),
+            distance_grid=distances,
+            anomaly_map=framing.anomaly_map(distances, good.frames[index], recipe.smoothing_sigma),
+        )
+
+    for done, held_out in enumerate(feeding.ordered(one, images, workers=workers), 1):
+        tell("calibration", done, len(images))
+        yield held_out
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass
