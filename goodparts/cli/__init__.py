@@ -10,7 +10,9 @@ import click
 
 from goodparts import __version__
 from goodparts.cli.backbone import backbone
+from goodparts.cli.benchmark import benchmark
 from goodparts.cli.checking import check, doctor, recipe_command
+from goodparts.cli.deciding import calibrate, card_command, update
 from goodparts.cli.inspecting import evaluate, inspect
 from goodparts.cli.learning import demo, fit, run
 from goodparts.cli.options import WIDTH
@@ -29,7 +31,21 @@ def cli() -> None:
     """
 
 
-for command in (run, fit, inspect, evaluate, check, demo, doctor, recipe_command, backbone):
+for command in (
+    run,
+    fit,
+    inspect,
+    evaluate,
+    calibrate,
+    update,
+    card_command,
+    check,
+    demo,
+    doctor,
+    recipe_command,
+    backbone,
+    benchmark,
+):
     cli.add_command(command)
 
 

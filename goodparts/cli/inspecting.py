@@ -35,12 +35,13 @@ def inspect(
     pixel_limit: int | None,
     as_json: bool,
 ) -> int:
-    """Inspect images with a model. Exit code 1 if a part is BAD, 2 if an image could not be read."""
+    """Inspect images with a model. Exit code 1 if a part is BAD or needs a RECHECK, 2 if an image can't be read."""
+    from goodparts.inspection import GOOD
     from goodparts.inspector import Inspector
 
-    paths = _expand(images)
+    paths = expand(images)
     inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
-    inspector.model.calibration.decided  # noqa: B018  (an error now rather than at the first image)
+    inspector.model.calibration.threshold  # noqa: B018  (an error now rather than at the first image)
     worst = 0
     for path, found in zip(paths, _each(inspector, paths, out), strict=True):
         if isinstance(found, ImageError):
@@ -49,7 +50,7 @@ def inspect(
                 f"error: {found}", err=True
             )
             continue
-        worst = max(worst, int(found.bad))
+        worst = max(worst, int(found.verdict != GOOD))
         emit(inspection_record(found)) if as_json else click.echo(inspection_line(found))
     return worst
 
@@ -113,7 +114,8 @@ def evaluate(
     print_evaluation(inspector, found, as_json, out=out, model_path=model, began=began)
 
 
-def _expand(images: tuple[Path, ...]) -> list[Path]:
+def expand(images: tuple[Path, ...]) -> list[Path]:
+    """Images as they are given, and those in folders."""
     from goodparts.dataset import list_images
 
     paths: list[Path] = []

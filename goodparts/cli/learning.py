@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,8 +18,11 @@ from goodparts.cli.options import (
     with_recipe,
     workers_option,
 )
-from goodparts.cli.printing import cost, emit, print_evaluation, say_learnt
+from goodparts.cli.printing import cost, emit, print_evaluation, print_sections, say_learnt
 from goodparts.recipe import Recipe
+
+if TYPE_CHECKING:
+    from goodparts.inspector import Inspector
 
 
 @click.command(
@@ -31,6 +35,11 @@ from goodparts.recipe import Recipe
 )
 @click.option("--model", type=click.Path(path_type=Path), help="Model file. [default: OUT/NAME.goodparts]")
 @click.option("--zip-all", is_flag=True, help="Put maps and model into results.zip, too.")
+@click.option(
+    "--calibrate-on",
+    type=click.Path(path_type=Path),
+    help="More good images, which are not learnt from: the threshold rests on them.",
+)
 @with_recipe
 @workers_option
 @pixel_limit_option
@@ -41,6 +50,7 @@ def run(
     out: Path,
     model: Path | None,
     zip_all: bool,
+    calibrate_on: Path | None,
     recipe: Recipe,
     workers: int | None,
     pixel_limit: int | None,
@@ -48,34 +58,34 @@ def run(
     as_json: bool,
 ) -> None:
     """Fit on DATA/train/good, evaluate on DATA/test, write model, metrics, pictures and a report."""
-    _run(data, out, model, zip_all, recipe, workers, pixel_limit, offline, as_json)
+    from goodparts.inspector import Inspector
+
+    inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
+    _run(data, out, inspector, as_json, model=model, zip_all=zip_all, calibrate_on=calibrate_on)
 
 
 def _run(
     data: Path,
     out: Path,
-    model: Path | None,
-    zip_all: bool,
-    recipe: Recipe,
-    workers: int | None,
-    pixel_limit: int | None,
-    offline: bool,
+    inspector: Inspector,
     as_json: bool,
+    *,
+    model: Path | None = None,
+    zip_all: bool = False,
+    calibrate_on: Path | None = None,
 ) -> None:
     from goodparts.dataset import read_dataset
     from goodparts.evaluation import check_mask_sizes
-    from goodparts.inspector import Inspector
     from goodparts.results import write_results
 
     began = time.perf_counter()
     labelled = read_dataset(data)
     check_mask_sizes(labelled)
-    inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
     with progress_bars(as_json) as progress:
-        inspector.fit(labelled.root, progress=progress)
+        inspector.fit(labelled.root, calibrate_on=calibrate_on, progress=progress)
         model_path = inspector.save(model or out / f"{labelled.name}.goodparts")
         evaluation = write_results(inspector, labelled, out, zip_all=zip_all, progress=progress)
-        if recipe.threshold_rule == "f1":  # the oracle's threshold is known only now
+        if inspector.recipe.threshold_rule == "f1":  # the oracle's threshold is known only now
             model_path = inspector.save(model_path)
     print_evaluation(inspector, evaluation, as_json, out=out, model_path=model_path, began=began)
 
@@ -88,6 +98,11 @@ def _run(
 @click.option(
     "--model", type=click.Path(path_type=Path), help="Model file to write. [default: NAME.goodparts]"
 )
+@click.option(
+    "--calibrate-on",
+    type=click.Path(path_type=Path),
+    help="More good images, which are not learnt from: the threshold rests on them.",
+)
 @with_recipe
 @workers_option
 @pixel_limit_option
@@ -96,6 +111,7 @@ def _run(
 def fit(
     good: Path,
     model: Path | None,
+    calibrate_on: Path | None,
     recipe: Recipe,
     workers: int | None,
     pixel_limit: int | None,
@@ -103,13 +119,13 @@ def fit(
     as_json: bool,
 ) -> None:
     """Learn from GOOD, a folder of good images or a data set with train/good; write a model."""
+    from goodparts.card import card
     from goodparts.inspector import Inspector
-    from goodparts.results import calibration_lines
 
     began = time.perf_counter()
     inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
     with progress_bars(as_json) as progress:
-        inspector.fit(good, progress=progress)
+        inspector.fit(good, calibrate_on=calibrate_on, progress=progress)
     path = inspector.save(model or Path(f"{good.resolve().name}.goodparts"))
     learnt = inspector.model
     if as_json:
@@ -117,7 +133,7 @@ def fit(
             {
                 "model": str(path),
                 "identity": learnt.identity,
-                "threshold": learnt.calibration.threshold,
+                "threshold": learnt.calibration.decision.threshold,
                 "good_images": learnt.data["good_images"],
                 "bank_entries": len(learnt.bank.features),
                 "seconds": round(time.perf_counter() - began, 3),
@@ -125,8 +141,7 @@ def fit(
         )
         return
     say_learnt(inspector)
-    for line in calibration_lines(learnt):
-        click.echo(line)
+    print_sections(card(learnt)[1:3])
     click.echo(f"\nModel {path} ({path.stat().st_size / 1e6:.0f} MB), identity {learnt.identity[:12]}")
     click.echo(cost(began))
 
@@ -145,9 +160,11 @@ def demo(out: Path, recipe: Recipe, workers: int | None, offline: bool, as_json:
     60 good parts to learn from, 20 good and 20 bad ones in 4 defect classes to test with.
     """
     from goodparts.demo import write_demo
+    from goodparts.inspector import Inspector
 
     with progress_bars(as_json) as progress:
         data = write_demo(
             out / "flange", seed=recipe.seed, progress=lambda done, total: progress("rendering", done, total)
         )
-    _run(data, out / "results", None, False, recipe, workers, None, offline, as_json)
+    inspector = Inspector(recipe, workers=workers, offline=offline)
+    _run(data, out / "results", inspector, as_json)

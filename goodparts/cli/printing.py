@@ -7,6 +7,7 @@ import json
 import sys
 import textwrap
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import click
 from goodparts.cli.options import WIDTH
 
 if TYPE_CHECKING:
+    from goodparts.card import Section
     from goodparts.evaluation import Evaluation
     from goodparts.inspection import Inspection
     from goodparts.inspector import Inspector
@@ -30,6 +32,7 @@ def print_evaluation(
     began: float,
 ) -> None:
     """What an evaluation found, in words and figures, or as one JSON line."""
+    from goodparts.card import Section, promise_lines
     from goodparts.report import in_words
 
     if as_json:
@@ -61,6 +64,9 @@ def print_evaluation(
         click.echo(
             f"  {first:36}{_figure(evaluation, first):>8}    {second:26}{_figure(evaluation, second):>8}"
         )
+    print_sections(
+        [Section("What the threshold means for good parts", tuple(promise_lines(inspector.model)))]
+    )
     click.echo()
     if out is not None:
         click.echo(f"Report   {out / 'report.html'}")
@@ -85,6 +91,14 @@ def _figure(evaluation: Evaluation, name: str) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def print_sections(sections: Iterable[Section]) -> None:
+    """Sections of a model's card."""
+    for section in sections:
+        click.echo(f"\n{section.title}")
+        for line in section.lines:
+            click.echo(wrapped(f"  {line}", indent=2))
+
+
 def cost(began: float) -> str:
     """Time since `began` (of `time.perf_counter`) and the largest memory so far."""
     return f"Took     {time.perf_counter() - began:.1f} s, peak memory {_peak_memory() / 2**30:.2f} GiB"
@@ -106,8 +120,13 @@ def inspection_line(found: Inspection) -> str:
     """One line for people."""
     borderline = "  borderline" if found.borderline else ""
     where = f"  {len(found.regions)} region{'s' * (len(found.regions) != 1)}" if found.bad else ""
+    if found.reasons:
+        return f"{found.verdict}  {found.path}  {'; '.join(found.reasons)}"
+    multiple = (
+        f"{found.score / found.threshold:6.3f} x threshold" if found.threshold else f"score {found.score:.4g}"
+    )
     return (
-        f"{found.verdict:4}  {found.score / found.threshold:6.3f} x threshold  p {found.p_value:.4f}"
+        f"{found.verdict:4}  {multiple}  p {found.p_value:.4f} (1 good part in {round(1 / found.p_value)})"
         f"  {found.path}{where}{borderline}"
     )
 
@@ -121,6 +140,7 @@ def inspection_record(found: Inspection) -> dict[str, Any]:
         "threshold": found.threshold,
         "p_value": found.p_value,
         "borderline": found.borderline,
+        "reasons": list(found.reasons),
         "regions": [dataclasses.asdict(region) for region in found.regions],
     }
 

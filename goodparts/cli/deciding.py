@@ -1,0 +1,164 @@
+"""`calibrate`, `update`, `card`: what happens to a model after it was fitted."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from goodparts.cli.options import Command, json_option, pixel_limit_option, progress_bars, workers_option
+from goodparts.cli.printing import cost, emit, print_sections
+
+if TYPE_CHECKING:
+    from goodparts.evaluation import Evaluation
+
+_COMPARED = (
+    "image_auroc",
+    "image_f1",
+    "pixel_auroc",
+    "pixel_f1",
+    "aupro_30",
+    "false_bad",
+    "false_good",
+)
+
+
+@click.command(
+    cls=Command,
+    epilog="\nExample: goodparts calibrate part.goodparts more_good/ --false-reject-rate 0.01 --confidence 0.95",
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("good", type=click.Path(path_type=Path), nargs=-1, metavar="[IMAGE|FOLDER]...")
+@click.option("--out", type=click.Path(path_type=Path), help="Model to write. [default: MODEL itself]")
+@click.option("--false-reject-rate", help="Share of good parts that may be rejected; takes the rule `rate`.")
+@click.option("--confidence", help="That it is kept. [default: the model's]")
+@click.option("--threshold-rule", help="sigma, quantile, rate, tail or fixed. [default: the model's]")
+@click.option("--threshold-sigma", help="For the rule sigma.")
+@click.option("--threshold-quantile", help="For the rule quantile.")
+@click.option("--threshold-value", help="For the rule fixed.")
+@click.option("--pixel-threshold-rule", help="The same for pixels: see `goodparts recipe`.")
+@click.option("--pixel-threshold-sigma", help="For the pixel rules peak_sigma and pixel_sigma.")
+@click.option(
+    "--pixel-threshold-quantile", help="For peak_quantile and pixel_quantile; needs GOOD to count anew."
+)
+@click.option("--pixel-threshold-value", help="For the pixel rule fixed.")
+@click.option("--minimum-area", help="Regions of fewer pixels are dropped.")
+@click.option(
+    "--quality-gate/--no-quality-gate", default=None, help="RECHECK for images that can't be judged."
+)
+@workers_option
+@pixel_limit_option
+@json_option
+def calibrate(
+    model: Path,
+    good: tuple[Path, ...],
+    out: Path | None,
+    workers: int | None,
+    pixel_limit: int | None,
+    as_json: bool,
+    **changes: str | bool | None,
+) -> None:
+    """Decide anew, from good images that were not learnt from; without any, from the scores that are there.
+
+    Nothing is learnt anew; the model keeps its earlier decisions.
+    """
+    from goodparts.card import card, card_record
+    from goodparts.cli.inspecting import expand
+    from goodparts.inspector import Inspector
+
+    began = time.perf_counter()
+    inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
+    wanted: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    if (
+        "false_reject_rate" in wanted
+        and "threshold_rule" not in wanted
+        and inspector.recipe.threshold_rule != "tail"
+    ):
+        wanted["threshold_rule"] = "rate"
+    with progress_bars(as_json) as progress:
+        inspector.calibrate(expand(good) if good else None, changes=wanted, progress=progress)
+    path = inspector.save(out or model)
+    if as_json:
+        emit({"model": str(path), **card_record(inspector.model, path.stem)})
+        return
+    sections = {section.title: section for section in card(inspector.model)}
+    print_sections(
+        sections[title] for title in ("The decision", "What it means for good parts", "Earlier decisions")
+    )
+    click.echo(f"\nModel    {path}, identity {inspector.model.identity[:12]}")
+    click.echo(cost(began))
+
+
+@click.command(
+    cls=Command, epilog="\nExample: goodparts update part.goodparts new_good/ --test mvtec_ad/metal_nut"
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("good", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE|FOLDER...")
+@click.option("--out", type=click.Path(path_type=Path), help="Model to write. [default: MODEL itself]")
+@click.option(
+    "--test", "data", type=click.Path(path_type=Path), help="Labelled test set: measured before and after."
+)
+@workers_option
+@pixel_limit_option
+@json_option
+def update(
+    model: Path,
+    good: tuple[Path, ...],
+    out: Path | None,
+    data: Path | None,
+    workers: int | None,
+    pixel_limit: int | None,
+    as_json: bool,
+) -> None:
+    """Learn on from more good images; the new model names the one that it came from."""
+    from goodparts.card import card, card_record
+    from goodparts.cli.inspecting import expand
+    from goodparts.dataset import read_dataset
+    from goodparts.inspector import Inspector
+
+    began = time.perf_counter()
+    images = expand(good)
+    labelled = read_dataset(data, require_train=False) if data is not None else None
+    inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
+    with progress_bars(as_json) as progress:
+        before = inspector.evaluate(labelled) if labelled is not None else None
+        inspector.update(images, progress=progress)
+        after = inspector.evaluate(labelled) if labelled is not None else None
+    path = inspector.save(out or model)
+    if as_json:
+        compared = {"before": before.metrics, "after": after.metrics} if before and after else {}
+        emit({"model": str(path), **card_record(inspector.model, path.stem), **compared})
+        return
+    print_sections(card(inspector.model)[:3])
+    if before is not None and after is not None:
+        _compare(before, after)
+    click.echo(f"\nModel    {path}, identity {inspector.model.identity[:12]}")
+    click.echo(cost(began))
+
+
+@click.command(name="card", cls=Command, epilog="\nExample: goodparts card part.goodparts > part.md")
+@click.argument("model", type=click.Path(path_type=Path))
+@json_option
+def card_command(model: Path, as_json: bool) -> None:
+    """Say what a model learnt, what its threshold promises, and what nobody tested."""
+    from goodparts import model as model_file
+    from goodparts.card import card_record, card_text
+
+    loaded = model_file.load(model)
+    if as_json:
+        emit(card_record(loaded, model.stem))
+    else:
+        click.echo(card_text(loaded, model.stem), nl=False)
+
+
+def _compare(before: Evaluation, after: Evaluation) -> None:
+    click.echo(f"\nOn {before.name}: {'':24} {'before':>9} {'after':>9}")
+    for name in _COMPARED:
+        values = [found.metrics.get(name) for found in (before, after)]
+        shown = [
+            f"{'-' if value is None else format(value, '.4f' if isinstance(value, float) else 'd'):>9}"
+            for value in values
+        ]
+        click.echo(f"  {name:36} {' '.join(shown)}")
