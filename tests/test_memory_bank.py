@@ -194,3 +194,41 @@ def test_the_search_space_never_makes_entries_look_farther_apart() -> None:
     full = chosen(features, search_dimensions=0)
     same = np.linalg.norm(full.search_bank[:, None] - full.search_bank, axis=2)
     np.testing.assert_allclose(same, apart, atol=1e-4)
+
+
+def test_learning_on_keeps_the_bank_and_goes_on_greedily() -> None:
+    rng = np.random.default_rng(8)
+    old, new = (rng.normal(size=(4, 20, 6)).astype(np.float32) for _ in range(2))
+    recipe = Recipe(sampling_ratio=0.1, projection_dimensions=0)
+    everywhere = np.ones((4, 20), dtype=bool)
+    bank = memory_bank.choose(old, everywhere, recipe)
+    grown = memory_bank.extend(bank, new, everywhere, recipe, first_image=4)
+    np.testing.assert_array_equal(grown.features[: len(bank.features)], bank.features)
+    np.testing.assert_array_equal(grown.origins[: len(bank.origins)], bank.origins)
+    added = grown.features[len(bank.features) :]
+    assert len(added) == 8
+    assert (np.diff(grown.origins) >= 0).all()
+    kept = bank.features  # one pick at a time: the farthest new patch from all that is kept
+    expected = []
+    flat = new.reshape(-1, 6)
+    for _ in range(8):
+        farthest = np.square(flat[:, None] - kept).sum(axis=2).min(axis=1).argmax()
+        expected.append(farthest)
+        kept = np.concatenate([kept, flat[farthest][None]])
+    np.testing.assert_array_equal(added, flat[np.sort(expected)])
+
+
+@pytest.mark.parametrize("sampling", ["greedy", "random"])
+def test_learning_on_respects_the_limit(sampling: str) -> None:
+    rng = np.random.default_rng(9)
+    old, new = (rng.normal(size=(4, 20, 6)).astype(np.float32) for _ in range(2))
+    recipe = Recipe(sampling=sampling, sampling_ratio=0.2, sampling_limit=18)
+    everywhere = np.ones((4, 20), dtype=bool)
+    bank = memory_bank.choose(old, everywhere, recipe)
+    grown = memory_bank.extend(bank, new, everywhere, recipe, first_image=4)
+    assert len(bank.features) == 16
+    assert len(grown.features) == 18
+    assert set(grown.origins.tolist()) <= set(range(8))
+    assert (np.diff(grown.origins) >= 0).all()
+    both = np.concatenate([old, new]).reshape(-1, 6)
+    assert all((both == entry).all(axis=1).any() for entry in grown.features)
