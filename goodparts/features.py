@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,11 +125,12 @@ def extract(
             return frame, digest(working), quality.measure(framing.without_padding(frame, working))
 
         frames, digests, statistics = [], [], []
-        for frame, hashed, measured in feeding.ordered(one, range(len(images)), workers=workers):
-            frames.append(frame)
-            digests.append(hashed)
-            statistics.append(measured)
-            tell("features", len(frames), len(images))
+        with closing(feeding.ordered(one, range(len(images)), workers=workers)) as extracted:
+            for frame, hashed, measured in extracted:
+                frames.append(frame)
+                digests.append(hashed)
+                statistics.append(measured)
+                tell("features", len(frames), len(images))
         everyone = np.zeros(len(images), dtype=bool)
         yield GoodFeatures(
             features, valid, tuple(frames), extractor.grid, tuple(digests), tuple(statistics), everyone

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
@@ -44,24 +45,56 @@ def _blas() -> Any:
     return ThreadpoolController()
 
 
-def ordered(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:
+def ordered(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Generator[Result]:
     """`map` with threads: results in the order of the items, at most 2 x workers of them in the air.
 
     The first error of `function` is raised where its result would have come; what had not begun is cancelled. The
-    same holds when the caller stops early (an interrupt, or a generator that is closed).
+    same holds when the caller stops early (an interrupt, or a generator that is closed). When it ends, however it
+    ends, no call of `function` is running any more.
     """
     with small_products():
         if workers <= 1:
             yield from map(function, items)
             return
+        calls = _Calls()
         waiting: deque[Future[Result]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="goodparts")
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
+                waiting.append(pool.submit(calls.make, function, item))
                 if len(waiting) >= 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            calls.end()  # of a thread that was being started when an interrupt came, the pool does not know
+
+
+class _Calls:
+    """Counts the calls that are running, so that one can wait for the last of them."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running = 0
+        self._ended = False
+
+    def make(self, function: Callable[[Item], Result], item: Item) -> Result:
+        """Call the function, unless it is over."""
+        with self._changed:
+            if self._ended:
+                raise CancelledError
+            self._running += 1
+        try:
+            return function(item)
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Let no further call begin, and wait for those that run."""
+        with self._changed:
+            self._ended = True
+            while self._running:
+                self._changed.wait()

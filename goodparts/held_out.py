@@ -10,6 +10,7 @@ in, farthest first, for as many entries as were taken away. `docs/calibration.md
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from goodparts.memory_bank import MemoryBank
 from goodparts.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 _BLOCK = 1 << 22  # distances computed at once: 16 MiB
 
@@ -52,7 +53,7 @@ def score(
     first_image: int = 0,
     workers: int,
     tell: Progress,
-) -> Iterator[HeldOut]:
+) -> Generator[HeldOut]:
     """Every good image against the bank without its own entries, in order.
 
     `first_image` is the index that the first of these images has among the bank's origins.
@@ -77,7 +78,7 @@ def score(
 
 def score_by_folds(
     good: GoodFeatures, recipe: Recipe, folds: int, *, workers: int, tell: Progress
-) -> Iterator[HeldOut]:
+) -> Generator[HeldOut]:
     """Every good image against a bank that was chosen without its fold, fold by fold: as costly as `folds` fits.
 
     Image i is in fold (i x folds) // n: neighbours in time, which look alike, are held out together.
@@ -90,10 +91,11 @@ def score_by_folds(
         bank = memory_bank.choose(good.features, rest, recipe)
         members = np.flatnonzero(of_image == fold)
         everyone = np.full(len(bank.features), -1, dtype=np.int32)
-        for one in _score(good, bank, everyone, members.tolist(), recipe, workers, _silent):
-            done += 1
-            tell("calibration", done, n)
-            yield one
+        with closing(_score(good, bank, everyone, members.tolist(), recipe, workers, _silent)) as scored:
+            for one in scored:
+                done += 1
+                tell("calibration", done, n)
+                yield one
 
 
 def stand_ins(
@@ -187,7 +189,7 @@ def _score(
     workers: int,
     tell: Progress,
     first_image: int = 0,
-) -> Iterator[HeldOut]:
+) -> Generator[HeldOut]:
     """Images against the bank without their own entries; entries with `only_for` >= 0 serve that image alone."""
     from goodparts import graph
     from goodparts.engines.openvino import Engine
@@ -222,9 +224,10 @@ def _score(
             anomaly_map=framing.anomaly_map(distances, good.frames[index], recipe.smoothing_sigma),
         )
 
-    for done, held_out in enumerate(feeding.ordered(one, images, workers=workers), 1):
-        tell("calibration", done, len(images))
-        yield held_out
+    with closing(feeding.ordered(one, images, workers=workers)) as scored:
+        for done, held_out in enumerate(scored, 1):
+            tell("calibration", done, len(images))
+            yield held_out
 
 
 def _silent(stage: str, done: int, total: int) -> None:
