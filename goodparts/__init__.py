@@ -13,6 +13,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from goodparts.telemetry import silence_openvino
+
 if TYPE_CHECKING:
     from goodparts.dataset import Dataset, TestSample, read_dataset
     from goodparts.drift import Drift
@@ -51,6 +53,8 @@ _HOMES = {
     "TestSample": "dataset",
     "read_dataset": "dataset",
 }
+
+silence_openvino()  # here, so that no module can import OpenVINO without it
 
 try:
     __version__ = version("goodparts")

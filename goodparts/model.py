@@ -15,16 +15,21 @@ import hashlib
 import json
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from goodparts.backbones import Backbone
 from goodparts.calibration import Calibration
-from goodparts.errors import ModelError
+from goodparts.errors import ModelError, RecipeError
 from goodparts.files import replacing
 from goodparts.memory_bank import MemoryBank
 from goodparts.recipe import Recipe
+
+if TYPE_CHECKING:
+    from goodparts.graph import Graph
 
 FORMAT = 1
 SUFFIX = ".goodparts"
@@ -57,10 +62,28 @@ class Model:
         """The same with another decision."""
         return replace(self, calibration=calibration)
 
+    def pipeline(self) -> Graph:
+        """From pixels to distances and score: the graph that `inspect` runs and an export writes.
+
+        `image` (n, H, W, 3) uint8, letterboxed also `valid` (n, h, w) float32, to `distance_grid` (n, h, w) and `score`
+        (n,) float32.
+        """
+        from goodparts import features, graph
+
+        to_features = features.features_graph(self.backbone, self.recipe)
+        search = graph.search_graph(
+            self.bank,
+            self.grid,
+            self.recipe,
+            masked=self.recipe.framing == "letterbox",
+            opset=to_features.model.opset_import[0].version,
+        )
+        return graph.pipeline_graph(to_features, search)
+
     @property
     def identity(self) -> str:
         """sha256 over everything but the time and place of fitting."""
-        return _identity(_hashes(_members(self)), self._described())
+        return _identity(_hashes(_members(self)), self)
 
     def _described(self) -> dict[str, Any]:
         backbone = self.backbone
@@ -94,7 +117,7 @@ def save(model: Model, path: str | Path) -> Path:
     hashes = _hashes(members)
     manifest = {
         "format": FORMAT,
-        "identity": _identity(hashes, model._described()),
+        "identity": _identity(hashes, model),
         "sha256": hashes,
         **model._described(),
         "circumstances": model.circumstances,
@@ -111,11 +134,34 @@ def load(path: str | Path) -> Model:
         ModelError: there is no such file, it is no model, damaged, truncated, or of a newer version.
     """
     path = Path(path)
+    with _told_of(path), zipfile.ZipFile(path) as archive:
+        manifest = _manifest(path, archive)
+        members = {name: archive.read(name) for name in _MEMBERS}
+    for name, digest in _hashes(members).items():
+        if manifest["sha256"].get(name) != digest:
+            raise _damaged(path, f"{name} does not have the sha256 it was written with")
     try:
-        with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(archive.read("manifest.json"))
-            _check_format(path, manifest)
-            members = {name: archive.read(name) for name in _MEMBERS}
+        model = _restore(members, manifest)
+        whole = model.identity == manifest["identity"]
+    except (LookupError, ValueError, TypeError, AttributeError, RecipeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    if not whole:
+        raise _damaged(path, "manifest.json does not belong to the rest")
+    return model
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """What a model says of itself; cheap, and not checked against the rest. Errors as `load`."""
+    path = Path(path)
+    with _told_of(path), zipfile.ZipFile(path) as archive:
+        return _manifest(path, archive)
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Errors of reading a zip file as ModelError."""
+    try:
+        yield
     except FileNotFoundError:
         raise ModelError(
             f"{path}: no such model; make one with `goodparts fit GOOD --model {path}`"
@@ -140,21 +186,17 @@ def load(path: str | Path) -> Model:
         raise ModelError(
             f"{path}: is not a goodparts model, or a damaged one: it lacks a part ({error.args[0]})"
         ) from None
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, zlib.error) as error:
         raise _damaged(path, str(error)) from None
-    for name, digest in _hashes(members).items():
-        if manifest["sha256"].get(name) != digest:
-            raise _damaged(path, f"{name} does not have the sha256 it was written with")
-    try:
-        return _restore(members, manifest)
-    except (KeyError, ValueError, TypeError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    """What a model says of itself; cheap. Errors as `load`."""
-    with zipfile.ZipFile(path) as archive:
-        manifest: dict[str, Any] = json.loads(archive.read("manifest.json"))
+def _manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
+    manifest = json.loads(archive.read("manifest.json"))
+    if not isinstance(manifest, dict):
+        raise _damaged(path, "manifest.json is not an object")
+    _check_format(path, manifest)
+    if not isinstance(manifest.get("sha256"), dict):
+        raise _damaged(path, "manifest.json names no sha256")
     return manifest
 
 
@@ -216,8 +258,11 @@ def _hashes(members: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
 
 
-def _identity(hashes: dict[str, str], described: dict[str, Any]) -> str:
-    text = json.dumps({"format": FORMAT, "sha256": hashes, **described}, sort_keys=True)
+def _identity(hashes: dict[str, str], model: Model) -> str:
+    """Where the backbone's file lay, and where features were kept meanwhile, is of no account."""
+    recipe = model.recipe.replace({"memory_limit": 0, "backbone": model.backbone.name}).to_toml()
+    parts = {**hashes, "recipe.toml": hashlib.sha256(recipe.encode()).hexdigest()}
+    text = json.dumps({"format": FORMAT, "sha256": parts, **model._described()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
