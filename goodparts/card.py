@@ -1,4 +1,8 @@
-"""The model card: what a model learnt, what its threshold promises, and what nobody tested, in plain sentences."""
+"""The model card: what a threshold means for good parts, how it was found, and what nobody tested, in plain words.
+
+Whoever reads it need not know what a p-value or a confidence is. The report, `goodparts card` and what the commands
+print share these sentences.
+"""
 
 from __future__ import annotations
 
@@ -9,36 +13,68 @@ import numpy as np
 
 from goodparts.calibration import FOLDS, SEPARATE, Calibration, Decision, GoodScores
 from goodparts.model import Model
+from goodparts.rates import in_so_many
 from goodparts.recipe import Recipe
 
 LEAST_ALIKE = 5  # good images that are named
 WANTED = (0.05, 0.02, 0.01, 0.001)  # false-reject rates of which is said what they need
 
+MEANING = "What it means for good parts"
+FEWER = "What fewer false rejects need"
+DECISION = "The threshold"
+RARITY = "How rare a score is"
+LEAST = "Good images that look least like the rest"
+UNTESTED = "Not tested"
+LEARNT = "What was learnt"
+EARLIER = "Earlier decisions"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table of text: the head of each column, and rows of as many cells."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the card: a title and its sentences."""
+    """A part of the card.
+
+    Attributes:
+        title: what it is about.
+        lines: its sentences.
+        table: below them.
+        badge: "estimated" or "certified" where the sentences are that.
+        folded: whether a page may hide it until somebody asks.
+    """
 
     title: str
     lines: tuple[str, ...]
+    table: Table | None = None
+    badge: str = ""
+    folded: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The title, and the badge where there is one."""
+        return f"{self.title} ({self.badge})" if self.badge else self.title
 
 
 def card(model: Model) -> tuple[Section, ...]:
-    """The sections of a model's card."""
+    """The sections of a model's card: what matters most at the line comes first."""
     calibration = model.calibration
     sections = [
-        Section("What was learnt", tuple(_learnt(model))),
-        Section("The decision", tuple(_decision(model))),
-    ]
-    if calibration.decision.threshold is not None:
-        sections.append(Section("What it means for good parts", tuple(promise_lines(model))))
-    sections += [
-        Section("How rare a score is", tuple(_rarity(calibration))),
-        Section("Good images that look least like the rest", tuple(_least_alike(calibration))),
-        Section("Not tested", tuple(_untested(model))),
+        *promise_sections(model),
+        Section(DECISION, tuple(_decision(model))),
+        Section(RARITY, tuple(_rarity(calibration))),
+        _least_alike(calibration),
+        Section(UNTESTED, tuple(_untested(model))),
+        Section(LEARNT, tuple(_learnt(model)), folded=True),
     ]
     if calibration.history:
-        sections.append(Section("Earlier decisions", tuple(map(_earlier, reversed(calibration.history)))))
+        earlier = tuple(map(_earlier, reversed(calibration.history)))
+        sections.append(Section(EARLIER, earlier, folded=True))
     return tuple(sections)
 
 
@@ -46,7 +82,10 @@ def card_text(model: Model, name: str) -> str:
     """The card as Markdown."""
     lines = [f"# {name}", "", f"Model {model.identity[:12]}, fitted {model.circumstances['fitted']}."]
     for section in card(model):
-        lines += ["", f"## {section.title}", "", *(f"- {line}" for line in section.lines)]
+        lines += ["", f"## {section.heading}", "", *(f"- {line}" for line in section.lines)]
+        if section.table:
+            rows = (section.table.head, ("---",) * len(section.table.head), *section.table.rows)
+            lines += ["", *(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -82,50 +121,60 @@ def card_record(model: Model, name: str) -> dict[str, Any]:
 
 
 def rule_in_words(decision: Decision, recipe: Recipe) -> str:
-    """How a threshold was found."""
-    of = f"the scores of {decision.good} good images"
+    """How a threshold was found: "the average of 220 good scores plus 3 times ..."."""
+    of = f"{decision.good} good scores"
     promised = f"{_percent(recipe.false_reject_rate)} with {_percent(recipe.confidence)} confidence"
     return {
-        "sigma": f"mean + {recipe.threshold_sigma:g} standard deviations of {of}",
-        "quantile": f"the {recipe.threshold_quantile:g} quantile of {of}",
-        "rate": f"the lowest that keeps false rejects under {promised}, by the order of {of}"
+        "sigma": f"the average of {of} plus {recipe.threshold_sigma:g} times their usual spread (mean + "
+        f"{recipe.threshold_sigma:g} standard deviations)",
+        "quantile": f"the score that {_percent(recipe.threshold_quantile)} of {of} do not exceed (a quantile)",
+        "rate": f"the lowest that keeps false rejects under {promised}, counted along {of}"
         if decision.kept
-        else f"the largest of {of}: too few to keep false rejects under {promised}",
-        "tail": f"a generalised Pareto tail fitted to {of}, at a false-reject rate of "
-        f"{_percent(recipe.false_reject_rate)}",
+        else f"the largest of {of}, which are too few to keep false rejects under {promised}",
+        "tail": f"where a curve fitted to the largest of {of} leaves {_percent(recipe.false_reject_rate)} of good "
+        "parts above (a generalised Pareto tail)",
         "fixed": "given by the recipe",
         "f1": "chosen for the best F1 on the labelled test images: an oracle that no line has",
     }[decision.threshold_rule]
 
 
-def promise_lines(model: Model) -> list[str]:
-    """What the threshold means: the rate that the good images bound, and what a lower one needs."""
+def promise_sections(model: Model) -> tuple[Section, ...]:
+    """What the threshold means for good parts, and what a lower rate needs; nothing while there is no threshold."""
     calibration, recipe = model.calibration, model.recipe
+    if calibration.decision.threshold is None:
+        return ()
     promise = calibration.promise(recipe.confidence)
-    word = "Certified" if promise.certified else "Estimated"
+    lies = "lies" if promise.rejected == 1 else "lie"
     lines = [
-        f"{promise.rejected} of {_parts(promise.good)} lie{'s' * (promise.rejected == 1)} above the threshold. {word}: "
-        f"at most {_percent(promise.rate)} of good parts are rejected, at {_percent(promise.confidence)} confidence."
+        f"At most {_percent(promise.rate)} of good parts are rejected, about {in_so_many(promise.rate)}.",
+        f"{promise.rejected} of {_parts(promise.good)} {lies} above the threshold, which is "
+        f"{_percent(promise.rejected / promise.good)}. Such a count is partly luck. The figure above allows for that, "
+        f"and is right in {_percent(promise.confidence)} of cases (the confidence).",
+        "Certified, because the model never learnt from these images."
+        if promise.certified
+        else "Estimated, because the model learnt from these same images, and scored each as if it had not. Good "
+        "images that it has never seen certify the rate: `goodparts calibrate MODEL FOLDER`.",
+        "It holds for new parts from the same line. Ten pictures of one part count as one.",
     ]
     if calibration.decision.threshold_rule == "f1":
-        lines[0] += " (The threshold itself was chosen on labelled test images.)"
-    if not promise.certified:
+        lines.append("The threshold itself was chosen on labelled test images: expect worse from new parts.")
+    meaning = Section(MEANING, tuple(lines), badge="certified" if promise.certified else "estimated")
+    needs = [(rate, promise.needed(rate)) for rate in WANTED if rate < promise.rate]
+    if not needs:
+        return (meaning,)
+    lines = ["A lower rate takes more good images, none of them above the threshold."]
+    reached = [rate for rate, images in needs if images <= promise.good]
+    if reached:
         lines.append(
-            "Estimated, because these images had a part in the memory bank, each held out in its turn. Good images "
-            "that had none certify it: goodparts calibrate MODEL FOLDER."
+            f"There are enough for {_percent(reached[-1])}: `goodparts calibrate MODEL --false-reject-rate "
+            f"{reached[-1]:g}` raises the threshold that far. More bad parts may then be missed."
         )
-    wanted = [rate for rate in WANTED if rate < promise.rate]
-    if wanted:
-        needs = ", ".join(f"{promise.needed(rate):,} for {_percent(rate)}" for rate in wanted)
-        lines.append(
-            f"A lower rate needs more good images, none of them above the threshold: {needs}. These are "
-            f"{promise.good:,}."
-        )
-    lines.append(
-        "This holds for independent parts from the line that the images came from. A burst of nearly the same image "
-        "counts as one."
+    rows = (
+        (_percent(rate), f"{n:,}", "enough" if n <= promise.good else f"{n - promise.good:,} more")
+        for rate, n in needs
     )
-    return lines
+    head = ("rejected, at most", "images needed", f"you have {promise.good:,}")
+    return meaning, Section(FEWER, tuple(lines), Table(head, tuple(rows)))
 
 
 def least_alike(good: GoodScores, most: int) -> list[tuple[str, float]]:
@@ -157,36 +206,38 @@ def _decision(model: Model) -> list[str]:
     calibration, recipe = model.calibration, model.recipe
     decision, scores = calibration.decision, np.array(calibration.scores)
     how = {
-        SEPARATE: "that had no part in the memory bank",
-        FOLDS: "each scored by a refit without it",
-    }.get(calibration.used.source, "each scored against the others")
-    lines = [
-        f"{_parts(len(scores))}, {how}, gave scores of {scores.mean():.4g} ± {scores.std(ddof=1):.2g}, the largest "
-        f"{scores.max():.4g}."
-    ]
+        SEPARATE: "never learnt from",
+        FOLDS: "each scored by a model that was fitted without it",
+    }.get(calibration.used.source, "each compared with the others only")
+    lines = ["The score of an image says how unlike all good images its most unusual spot is."]
     if decision.threshold is None:
         lines.append("No threshold yet: the oracle (f1) waits for a labelled set.")
     else:
-        lines.append(f"A score above {decision.threshold:.4g} is BAD: {rule_in_words(decision, recipe)}.")
+        lines.append(f"A part with a score above {decision.threshold:.4g} is BAD.")
+        lines.append(f"That threshold is {rule_in_words(decision, recipe)}.")
     if decision.interval:
         low, high = decision.interval
         lines.append(
-            f"The fit leaves that threshold between {low:.4g} and {high:.4g} ({_percent(recipe.confidence)} interval)."
+            f"Other good images of the same line might have put it anywhere from {low:.4g} to {high:.4g} "
+            f"({_percent(recipe.confidence)} interval)."
         )
-    lines.append(
-        f"In a BAD image, pixels above {decision.pixel_threshold:.4g} of the anomaly map are marked "
-        f"({pixel_rule_in_words(decision, recipe)}); regions under {recipe.minimum_area} pixels are dropped."
-    )
+    lines += [
+        f"{_parts(len(scores))}, {how}, scored {scores.min():.4g} to {scores.max():.4g}, {scores.mean():.4g} on "
+        "average.",
+        f"In a BAD image, spots above {decision.pixel_threshold:.4g} on the heatmap are outlined, unless smaller than "
+        f"{recipe.minimum_area} pixels. That limit is {pixel_rule_in_words(decision, recipe)}.",
+    ]
     return lines
 
 
 def pixel_rule_in_words(decision: Decision, recipe: Recipe) -> str:
     """How a pixel threshold was found."""
+    sigma, quantile = f"{recipe.pixel_threshold_sigma:g}", _percent(recipe.pixel_threshold_quantile)
     return {
-        "peak_sigma": f"mean + {recipe.pixel_threshold_sigma:g} standard deviations of the good maps' peaks",
-        "peak_quantile": f"the {recipe.pixel_threshold_quantile:g} quantile of the good maps' peaks",
-        "pixel_sigma": f"mean + {recipe.pixel_threshold_sigma:g} standard deviations of all good pixels",
-        "pixel_quantile": f"the {recipe.pixel_threshold_quantile:g} quantile of all good pixels",
+        "peak_sigma": f"the average peak of a good heatmap plus {sigma} times the usual spread of peaks",
+        "peak_quantile": f"what {quantile} of the peaks of good heatmaps do not exceed",
+        "pixel_sigma": f"the average of all pixels of good heatmaps plus {sigma} times their usual spread",
+        "pixel_quantile": f"what {quantile} of all pixels of good heatmaps do not exceed",
         "fixed": "given by the recipe",
     }[decision.pixel_threshold_rule]
 
@@ -194,34 +245,43 @@ def pixel_rule_in_words(decision: Decision, recipe: Recipe) -> str:
 def _rarity(calibration: Calibration) -> list[str]:
     n = len(calibration.scores)
     return [
-        "The p-value of an inspection says how rare such a score is among good parts: 0.02 means that 1 good part in "
-        "50 scores as high.",
-        f"With {n} good images the rarest that can be said is 1 in {n + 1}.",
+        "Every inspection says how rare such a score is among good parts. 1 good part in 50 means: of 50 good parts, 1 "
+        "scores as high. In figures that is a p-value of 0.02.",
+        f"With {_parts(n)} the rarest that can be said is 1 in {n + 1:,}: none of them scored as high.",
     ]
 
 
-def _least_alike(calibration: Calibration) -> list[str]:
+def _least_alike(calibration: Calibration) -> Section:
     threshold = calibration.decision.threshold
-    lines = [
-        f"{name}: {score / threshold:.2f} x the threshold" if threshold else f"{name}: score {score:.4g}"
+    rows = tuple(
+        (name, f"{score / threshold:.3f}" if threshold else f"{score:.4g}", _side(score, threshold))
         for name, score in least_alike(calibration.learnt, LEAST_ALIKE)
-    ]
-    return [*lines, "Look at these: a defect among the good images stands out here."]
+    )
+    head = ("image", "× threshold" if threshold else "score", "verdict")
+    return Section(
+        LEAST, ("Look at these: a defect hidden among the good images would be here.",), Table(head, rows)
+    )
+
+
+def _side(score: float, threshold: float | None) -> str:
+    return "none yet" if threshold is None else "BAD" if score > threshold else "GOOD"
 
 
 def _untested(model: Model) -> list[str]:
     recipe, calibration = model.recipe, model.calibration
     lines = [
-        "Which defects are found: only labelled bad parts can tell (goodparts evaluate MODEL DATA).",
-        "Other cameras, lenses, light, positions and variants of the part than those in the images.",
+        "Defects of which you have no labelled images. `goodparts evaluate MODEL DATA` tests those that you have.",
+        "Any other camera, lens, light, position or variant of the part than in the good images.",
     ]
     if not calibration.used.certifies:
-        lines.append("Good parts of another day than those learnt from.")
+        lines.append("Good parts made on another day than those learnt from.")
     unseen = 1 - model.data["seen_share"]
     if unseen > 0:
         lines.append(f"{_percent(unseen)} of every picture, which the recipe's framing cuts off.")
     if not recipe.quality_gate:
-        lines.append("Whether an image can be judged at all: the quality gate is off (quality_gate = true).")
+        lines.append(
+            "Whether a picture is too blurred or dark to be judged: the quality gate is off (--quality-gate)."
+        )
     return lines
 
 

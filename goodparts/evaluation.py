@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from goodparts import metrics
 from goodparts.dataset import Dataset, TestSample
 from goodparts.errors import DatasetError
-from goodparts.images import image_size, read_mask
+from goodparts.images import PIXEL_LIMIT, image_size, read_mask
 from goodparts.inspection import BAD, RECHECK, Inspection
 from goodparts.pixel_metrics import PixelMetrics
 from goodparts.rates import clopper_pearson
@@ -39,6 +39,7 @@ class TestImage:
         p_value: conformal p-value against the held-out good scores.
         verdict: "GOOD" or "BAD" at the deployed threshold; "RECHECK" from the quality gate.
         borderline: whether the verdict lies within the engine's precision.
+        reasons: why the image can't be judged, in words; empty unless the verdict is RECHECK.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class TestImage:
     p_value: float
     verdict: str
     borderline: bool
+    reasons: tuple[str, ...] = ()
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
@@ -135,7 +137,7 @@ def evaluate(
         index: int, pixels: NDArray[np.uint8], inspection: Inspection
     ) -> tuple[Inspection, NDArray[np.bool_] | None]:
         sample = samples[index]
-        truth = read_truth(sample)
+        truth = read_truth(sample, pixel_limit=inspector.pixel_limit)
         if observe is not None:
             observe(sample, pixels, inspection, truth)
         return inspection, truth
@@ -153,6 +155,7 @@ def evaluate(
                 p_value=inspection.p_value,
                 verdict=inspection.verdict,
                 borderline=inspection.borderline,
+                reasons=inspection.reasons,
             )
         )
         if truth is not None or not sample.label:
@@ -173,7 +176,7 @@ def evaluate(
     )
 
 
-def read_truth(sample: TestSample) -> NDArray[np.bool_] | None:
+def read_truth(sample: TestSample, *, pixel_limit: int = PIXEL_LIMIT) -> NDArray[np.bool_] | None:
     """Where the defects of a test image are, its masks merged, (H, W) bool; None where it has none.
 
     Raises:
@@ -181,9 +184,9 @@ def read_truth(sample: TestSample) -> NDArray[np.bool_] | None:
     """
     if not sample.masks:
         return None
-    truth = read_mask(sample.masks[0])
+    truth = read_mask(sample.masks[0], pixel_limit=pixel_limit)
     for mask in sample.masks[1:]:
-        truth |= read_mask(mask)
+        truth |= read_mask(mask, pixel_limit=pixel_limit)
     return truth
 
 

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from goodparts.files import replacing
 from goodparts.inspection import BAD, RECHECK, Inspection
+from goodparts.rates import rarity
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Mask = NDArray[np.bool_]  # (H, W)
@@ -442,15 +443,12 @@ def _draw_header(canvas: Image.Image, inspection: Inspection, title: str, label:
     draw, font = ImageDraw.Draw(canvas), _font(20, bold=True)
     draw.text((left, 13), _shorten(title, font, right - left), font=font, fill=INK)
     if inspection.reasons:
-        draw.text(
-            (left, 42),
-            _shorten("; ".join(inspection.reasons), _font(16), right - left),
-            font=_font(16),
-            fill=INK,
-        )
+        more = f" (and {len(inspection.reasons) - 1} more)" if len(inspection.reasons) > 1 else ""
+        reason = _shorten(inspection.reasons[0] + more, _font(16), right - left)
+        draw.text((left, 42), reason, font=_font(16), fill=INK)
         return
     facts = f"score {inspection.score:.4g} = {multiple_text(inspection.score, inspection.threshold)}"
-    draw.text((left, 42), f"{facts}   p = {inspection.p_value:.2g}", font=_font(16), fill=INK)
+    draw.text((left, 42), f"{facts}   {rarity(inspection.p_value)}", font=_font(16), fill=INK)
 
 
 @lru_cache(maxsize=16)

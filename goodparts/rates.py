@@ -65,6 +65,17 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
     return lower, upper
 
 
+def in_so_many(share: float) -> str:
+    """Return a share in whole numbers, as people say it: "1 in 29", from about a tenth on "12 in 100"."""
+    return f"{round(100 * share)} in 100" if share >= 0.095 or share <= 0 else f"1 in {round(1 / share):,}"
+
+
+def rarity(p_value: float) -> str:
+    """Return a p-value in words: "1 good part in 221 scores this high", "30 good parts in 100 score this high"."""
+    parts, total = in_so_many(p_value).split(" in ")
+    return f"{parts} good part{'s' * (parts != '1')} in {total} score{'s' * (parts == '1')} this high"
+
+
 def _share_with_tail(k: int, n: int, tail: float) -> float:
     """Return the share p at which k or more in n have the chance `tail`, for 0 < k <= n."""
     steps = np.arange(1, n + 1)

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import base64
 import csv
+import html
 import io
 import json
 import math
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +37,8 @@ from goodparts.files import replacing, write_text
 from goodparts.inspection import BAD, RECHECK
 from goodparts.pictures import multiple_text
 from goodparts.plots import PLOTS
-from goodparts.rates import clopper_pearson
+from goodparts.rates import clopper_pearson, rarity
+from goodparts.strips import draw_strips
 
 SIZE_LIMIT = 30_000_000
 """Bytes of a report that can still be mailed and opened."""
@@ -135,7 +138,7 @@ def write_report(
         model: facts about the model, all of them optional: name, identity, version, backbone,
             backbone_sha256, backbone_licence, backbone_source, training_images, bank_size, bank_dimensions,
             fit_seconds, inspect_ms, share_not_looked_at (0 to 1), recipe (TOML), card (sections with
-            a title and lines of text). Anything else is shown under its own name.
+            a title and lines of text, see `goodparts.card`). Anything else is shown under its own name.
         panels: the panel of the image with this index in `evaluation.images`; or the folder that holds them
             as `<result name>.png`, see `result_names`.
         size_limit: the page has at most this many bytes.
@@ -214,7 +217,9 @@ class _Card:
     distance: float  # from the threshold
     score_text: str
     multiple: str
+    rarity: str
     p_value: str
+    reasons: str  # why it could not be judged
     file: str  # of the panel, relative to the page, as a URL; empty if it lies elsewhere
     picture: _Picture | None
 
@@ -239,7 +244,9 @@ def _cards(
                 distance=abs(float(image.score) - evaluation.threshold),
                 score_text=f"{image.score:.4g}",
                 multiple=multiple_text(image.score, evaluation.threshold),
+                rarity=rarity(image.p_value),
                 p_value=f"{image.p_value:.2g}",
+                reasons="; ".join(image.reasons),
                 file=quote(panel.relative_to(out).as_posix(), errors="surrogateescape")
                 if panel and inside
                 else "",
@@ -259,6 +266,7 @@ def _facts(out: Path, evaluation: Evaluation, model: Mapping[str, object]) -> di
         "kinds": [_kind(evaluation, label) for label in (False, True) if _errors(evaluation, label)[1]],
         "classes": sorted({image.defect_class for image in evaluation.images}),
         "rechecks": evaluation.rechecks,
+        "drawn": draw_strips(evaluation),
         "borderline": sum(image.borderline for image in evaluation.images),
         "not_looked_at": _percent(unseen) if isinstance(unseen, float) and unseen else "",
         "plots": {name: _plot_picture(out / name) for name in PLOTS if (out / name).is_file()},
@@ -269,7 +277,7 @@ def _render(facts: Mapping[str, Any], cards: Sequence[_Card]) -> str:
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "number": _number, "fact": _fact}
+    environment.filters |= {"percent": _percent, "code": _code, "number": _number, "fact": _fact}
     template = files("goodparts").joinpath("report.html.jinja").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
         facts,
@@ -282,13 +290,14 @@ def _render(facts: Mapping[str, Any], cards: Sequence[_Card]) -> str:
 
 
 def _most_telling_first(evaluation: Evaluation) -> list[int]:
-    """Return the indices of all images: wrong verdicts, borderline ones, then nearest and worst in turn."""
+    """Return the indices of all images: wrong verdicts, RECHECK, borderline, then nearest and worst in turn."""
     images = evaluation.images
     nearest = sorted(range(len(images)), key=lambda i: abs(images[i].score - evaluation.threshold))
     worst = sorted(range(len(images)), key=lambda i: -images[i].score)
     wrong = [i for i in worst if _is_wrong(images[i])]
-    borderline = [i for i in nearest if images[i].borderline]
-    return list(dict.fromkeys([*wrong, *borderline, *chain.from_iterable(zip(nearest, worst, strict=True))]))
+    rechecks = [i for i in worst if images[i].verdict == RECHECK]
+    unclear = rechecks + [i for i in nearest if images[i].borderline]
+    return list(dict.fromkeys([*wrong, *unclear, *chain.from_iterable(zip(nearest, worst, strict=True))]))
 
 
 def _embed(
@@ -419,7 +428,12 @@ def _percent(share: float) -> str:
     """Return a percentage with one decimal that never rounds to 0 or 100 % what is neither."""
     percent = 100 * share
     text = "< 0.1" if 0 < percent < 0.05 else "> 99.9" if 99.95 <= percent < 100 else f"{percent:.1f}"
-    return f"{text}\N{NO-BREAK SPACE}%"
+    return f"{text} %".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _code(text: str) -> str:
+    """Return a sentence as HTML, its commands in `backticks` set as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _number(value: float | int | None) -> str:

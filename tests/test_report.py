@@ -264,12 +264,23 @@ def test_cards_come_worst_first_without_script(tmp_path: Path) -> None:
             assert np.asarray(picture).mean() == pytest.approx(10 * index, abs=6)
 
 
-def test_every_card_says_class_verdict_score_and_p_value(tmp_path: Path) -> None:
+def test_every_card_says_class_verdict_score_and_rarity(tmp_path: Path) -> None:
     text = report(tmp_path).text
-    assert "BAD FALSE REJECT good/001.png 1.25 × threshold class good score 2.5 p = 0.3" in text
-    assert "GOOD MISSED bent/001.png 0.75 × threshold class bent score 1.5 p = 0.3" in text
-    assert "BAD BORDERLINE stain/001.png 1.0005 × threshold class stain score 2.001 p = 0.3" in text
-    assert "GOOD good/000.png 0.50 × threshold class good score 1 p = 0.3" in text
+    assert (
+        "BAD FALSE REJECT good/001.png 1.25 × threshold class good score 2.5 30 good parts in 100 score this high"
+        in text
+    )
+    assert (
+        "GOOD MISSED bent/001.png 0.75 × threshold class bent score 1.5 30 good parts in 100 score this high"
+        in text
+    )
+    assert (
+        "BAD BORDERLINE stain/001.png 1.0005 × threshold class stain score 2.001 30 good parts in 100 score this high"
+        in text
+    )
+    assert (
+        "GOOD good/000.png 0.50 × threshold class good score 1 30 good parts in 100 score this high" in text
+    )
 
 
 def test_every_control_and_picture_has_a_name(tmp_path: Path) -> None:

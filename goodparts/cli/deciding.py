@@ -64,7 +64,7 @@ def calibrate(
 
     Nothing is learnt anew; the model keeps its earlier decisions.
     """
-    from goodparts.card import card, card_record
+    from goodparts.card import DECISION, EARLIER, FEWER, MEANING, card, card_record
     from goodparts.cli.inspecting import expand
     from goodparts.inspector import Inspector
 
@@ -83,10 +83,8 @@ def calibrate(
     if as_json:
         emit({"model": str(path), **card_record(inspector.model, path.stem)})
         return
-    sections = {section.title: section for section in card(inspector.model)}
-    print_sections(
-        sections[title] for title in ("The decision", "What it means for good parts", "Earlier decisions")
-    )
+    titles = (DECISION, MEANING, FEWER, EARLIER)
+    print_sections(section for section in card(inspector.model) if section.title in titles)
     click.echo(f"\nModel    {path}, identity {inspector.model.identity[:12]}")
     click.echo(cost(began))
 
@@ -113,7 +111,7 @@ def update(
     as_json: bool,
 ) -> None:
     """Learn on from more good images; the new model names the one that it came from."""
-    from goodparts.card import card, card_record
+    from goodparts.card import DECISION, LEARNT, MEANING, card, card_record
     from goodparts.cli.inspecting import expand
     from goodparts.dataset import read_dataset
     from goodparts.inspector import Inspector
@@ -131,7 +129,8 @@ def update(
         compared = {"before": before.metrics, "after": after.metrics} if before and after else {}
         emit({"model": str(path), **card_record(inspector.model, path.stem), **compared})
         return
-    print_sections(card(inspector.model)[:3])
+    titles = (DECISION, MEANING, LEARNT)
+    print_sections(section for section in card(inspector.model) if section.title in titles)
     if before is not None and after is not None:
         _compare(before, after)
     click.echo(f"\nModel    {path}, identity {inspector.model.identity[:12]}")

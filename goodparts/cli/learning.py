@@ -84,9 +84,9 @@ def _run(
     with progress_bars(as_json) as progress:
         inspector.fit(labelled.root, calibrate_on=calibrate_on, progress=progress)
         model_path = inspector.save(model or out / f"{labelled.name}.goodparts")
-        evaluation = write_results(inspector, labelled, out, zip_all=zip_all, progress=progress)
-        if inspector.recipe.threshold_rule == "f1":  # the oracle's threshold is known only now
-            model_path = inspector.save(model_path)
+        evaluation = write_results(
+            inspector, labelled, out, model_path=model_path, zip_all=zip_all, progress=progress
+        )
     print_evaluation(inspector, evaluation, as_json, out=out, model_path=model_path, began=began)
 
 
@@ -119,7 +119,7 @@ def fit(
     as_json: bool,
 ) -> None:
     """Learn from GOOD, a folder of good images or a data set with train/good; write a model."""
-    from goodparts.card import card
+    from goodparts.card import DECISION, MEANING, card
     from goodparts.inspector import Inspector
 
     began = time.perf_counter()
@@ -141,7 +141,7 @@ def fit(
         )
         return
     say_learnt(inspector)
-    print_sections(card(learnt)[1:3])
+    print_sections(section for section in card(learnt) if section.title in (DECISION, MEANING))
     click.echo(f"\nModel {path} ({path.stat().st_size / 1e6:.0f} MB), identity {learnt.identity[:12]}")
     click.echo(cost(began))
 

@@ -32,7 +32,7 @@ def print_evaluation(
     began: float,
 ) -> None:
     """What an evaluation found, in words and figures, or as one JSON line."""
-    from goodparts.card import Section, promise_lines
+    from goodparts.card import promise_sections
     from goodparts.report import in_words
 
     if as_json:
@@ -64,9 +64,7 @@ def print_evaluation(
         click.echo(
             f"  {first:36}{_figure(evaluation, first):>8}    {second:26}{_figure(evaluation, second):>8}"
         )
-    print_sections(
-        [Section("What the threshold means for good parts", tuple(promise_lines(inspector.model)))]
-    )
+    print_sections(promise_sections(inspector.model))
     click.echo()
     if out is not None:
         click.echo(f"Report   {out / 'report.html'}")
@@ -94,9 +92,15 @@ def _figure(evaluation: Evaluation, name: str) -> str:
 def print_sections(sections: Iterable[Section]) -> None:
     """Sections of a model's card."""
     for section in sections:
-        click.echo(f"\n{section.title}")
+        click.echo(f"\n{section.heading}")
         for line in section.lines:
             click.echo(wrapped(f"  {line}", indent=2))
+        if section.table:
+            rows = (section.table.head, *section.table.rows)
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            for row in rows:
+                cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+                click.echo(f"    {'   '.join(cells)}".rstrip())
 
 
 def cost(began: float) -> str:
