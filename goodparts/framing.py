@@ -1,6 +1,7 @@
 """Framing: from an image of any size to the working image, and from a distance grid back to the image.
 
-Resizing is Pillow's `BILINEAR`, a triangle filter that widens when it reduces, as the authors of PatchCore resize.
+Resizing is Pillow's `BILINEAR`, a triangle filter that widens when it reduces, as the authors of PatchCore resize;
+`docs/export.md` says how to the byte.
 The way back is one linear operator per axis: bilinear from grid to working image, Gaussian, bilinear to the image. Both
 axes' operators are small matrices made once for a size, so that smoothing and upsampling are two matrix products.
 """
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from goodparts.errors import ImageError
 from goodparts.recipe import Recipe, size_text
 
-_PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is padded with
+PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is padded with
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,13 @@ def apply(frame: Frame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     from PIL import Image
 
     picture = Image.fromarray(image)
-    if frame.resized != frame.image_size:
-        picture = picture.resize((frame.resized[1], frame.resized[0]), Image.Resampling.BILINEAR)
+    # The width first, then the height: left to itself, Pillow 13 swaps them at times, and rounding differs.
+    for size in ((frame.resized[1], frame.image_size[0]), (frame.resized[1], frame.resized[0])):
+        if size != picture.size:
+            picture = picture.resize(size, Image.Resampling.BILINEAR)
     if frame.whole:
         return np.asarray(picture)
-    canvas = Image.new("RGB", (frame.working_size[1], frame.working_size[0]), _PADDING)
+    canvas = Image.new("RGB", (frame.working_size[1], frame.working_size[0]), PADDING)
     canvas.paste(picture, (frame.offset[1], frame.offset[0]))
     return np.asarray(canvas)
 
@@ -122,10 +125,8 @@ def anomaly_map(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) 
     Returns:
         (H, W) float32; NaN where the image was cropped away.
     """
-    h, w = distance_grid.shape
     values: NDArray[np.float32]
-    rows = _operator(*_axis(frame, 0), h, sigma)
-    columns = _operator(*_axis(frame, 1), w, sigma)
+    rows, columns = operators(frame, (distance_grid.shape[0], distance_grid.shape[1]), sigma)
     hidden = np.isnan(distance_grid)
     if hidden.any():
         weights = rows @ (~hidden).astype(np.float32) @ columns.T
@@ -141,6 +142,22 @@ def anomaly_map(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) 
     full = np.full(frame.image_size, np.nan, dtype=np.float32)
     full[top:bottom, left:right] = values
     return full
+
+
+def operators(
+    frame: Frame, grid: tuple[int, int], sigma: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What makes an anomaly map of a distance grid: `rows @ distance_grid @ columns.T`.
+
+    Args:
+        frame: how the image lies in the working image.
+        grid: (h, w).
+        sigma: standard deviation of the Gaussian in pixels of the working image; 0: none.
+
+    Returns:
+        (seen rows of the image, h) and (seen columns, w) float32, whose rows sum to one.
+    """
+    return _operator(*_axis(frame, 0), grid[0], sigma), _operator(*_axis(frame, 1), grid[1], sigma)
 
 
 def _axis(frame: Frame, axis: int) -> tuple[int, int, int, int]:

@@ -104,6 +104,12 @@ class Inspector:
         """Write the model file, whole or not at all; returns its path."""
         return model_file.save(self.model, path)
 
+    def export(self, path: str | Path, *, format: str = "onnx", precision: str = "f32") -> Path:
+        """Write what `inspect` runs as a file for other programs; see `goodparts.export.export`."""
+        from goodparts.export import export
+
+        return export(self.model, path, format=format, precision=precision)
+
     def fit(self, good: Good, *, calibrate_on: Good | None = None, progress: Progress | None = None) -> Self:
         """Learn from images of good parts only.
 
@@ -177,6 +183,15 @@ class Inspector:
                     f"{key}: calibration changes the decision only ({', '.join(DECISION_KEYS)}); fit anew to change it"
                 )
         recipe = self.model.recipe.replace(changes or {})
+        if (
+            good is None
+            and recipe.pixel_threshold_rule == "pixel_quantile"
+            and recipe.pixel_threshold_quantile != self.model.recipe.pixel_threshold_quantile
+        ):
+            raise RecipeError(
+                "pixel_threshold_quantile: pixels are not kept, so another quantile of them has to be counted anew; "
+                "give good images too, or take peak_quantile"
+            )
         separate = None if good is None else self._separate_scores(good, recipe, progress or fitting.silent)
         decision = self.model.calibration.decide(recipe, separate=separate)
         self._take(replace(self.model, recipe=recipe, calibration=decision))
@@ -277,22 +292,12 @@ class Inspector:
         return self._pipeline(throughput=True)
 
     def _pipeline(self, *, throughput: bool) -> Engine:
-        from goodparts import graph
         from goodparts.engines.openvino import Engine
 
-        model = self.model
-        to_features = features.features_graph(model.backbone, self.recipe)
-        search = graph.search_graph(
-            model.bank,
-            model.grid,
-            self.recipe,
-            masked=self._masked,
-            opset=to_features.model.opset_import[0].version,
-        )
         shapes: dict[str, tuple[int, ...]] = {"image": (1, *self.recipe.image_size, 3)}
         if self._masked:
-            shapes["valid"] = (1, *model.grid)
-        return Engine(graph.pipeline_graph(to_features, search), shapes, throughput=throughput)
+            shapes["valid"] = (1, *self.model.grid)
+        return Engine(self.model.pipeline(), shapes, throughput=throughput)
 
     @property
     def _masked(self) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -13,13 +14,31 @@ from goodparts.cli.backbone import backbone
 from goodparts.cli.benchmark import benchmark
 from goodparts.cli.checking import check, doctor, recipe_command
 from goodparts.cli.deciding import calibrate, card_command, update
+from goodparts.cli.exporting import export
 from goodparts.cli.inspecting import evaluate, inspect
 from goodparts.cli.learning import demo, fit, run
 from goodparts.cli.options import WIDTH
 from goodparts.errors import GoodpartsError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH})
+class _ClosedPipeError(Exception):
+    """Whoever read standard output has stopped."""
+
+
+class _Group(click.Group):
+    """A group that keeps click from taking a closed pipe for exit code 1, which means a bad part."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            result = super().invoke(context)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            raise _ClosedPipeError from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH})
 @click.version_option(__version__, prog_name="goodparts")
 def cli() -> None:
     """Visual inspection that learns what good parts look like from images of good parts only.
@@ -39,6 +58,7 @@ for command in (
     calibrate,
     update,
     card_command,
+    export,
     check,
     demo,
     doctor,
@@ -65,8 +85,8 @@ def main() -> NoReturn:
     except GoodpartsError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except _ClosedPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be flushed
         sys.exit(0)
     except Exception:
         traceback.print_exc()

@@ -1,0 +1,218 @@
+"""Export: what `inspect` runs, as a file for other programs.
+
+    image (n, H, W, 3) uint8 ──► model.pipeline() ──► distance_grid (n, h, w), score (n,)
+    valid (n, h, w), letterbox only                        │
+                                                           └──► anomaly_map (n, H, W)
+
+Nothing is computed in another way than `inspect` does: the graph is the same, its learnt inputs become constants, and
+the operators of `framing.anomaly_map` two matrix products. `docs/export.md` is the interface.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from goodparts import __version__, framing
+from goodparts.errors import OutputError
+from goodparts.files import replacing
+from goodparts.framing import Frame
+from goodparts.recipe import size_text
+
+if TYPE_CHECKING:
+    import onnx
+
+    from goodparts.graph import Graph
+    from goodparts.model import Model
+
+INTERFACE = 1  # of inputs, outputs and metadata; raised when one of them changes its meaning
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+PRECISIONS = ("f32", "f16")
+_LARGEST = 2**31 - 2**26  # bytes of what a protobuf message, and so an ONNX file in one piece, can hold
+_HALF_RANGE = 65504  # largest number in float16
+
+
+def export(model: Model, path: str | Path, *, format: str = "onnx", precision: str = "f32") -> Path:
+    """Write a model for other programs, whole or not at all.
+
+    Args:
+        model: what was learnt.
+        path: an .onnx file; or an .xml file, beside which the weights come as .bin (OpenVINO keeps them apart).
+        format: "onnx" or "openvino".
+        precision: how the backbone's weights and the memory bank are stored, "f32" or "f16"; computed is in float32.
+
+    Raises:
+        ModelError: the model has no threshold yet.
+        OutputError: wrong suffix, format or precision, too large, or it can't be written there.
+    """
+    path = Path(path)
+    for name, value, choices in (("format", format, tuple(SUFFIXES)), ("precision", precision, PRECISIONS)):
+        if value not in choices:
+            raise OutputError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
+    if path.suffix.lower() != SUFFIXES[format]:
+        other = next((name for name, suffix in SUFFIXES.items() if suffix == path.suffix.lower()), None)
+        hint = f", or take format {other}" if other else ""
+        raise OutputError(f"{path}: expected a file ending in {SUFFIXES[format]} for format {format}{hint}")
+    described = metadata(model, precision)
+    network = exported(model, precision)
+    if format == "onnx":
+        from onnx import helper
+
+        helper.set_model_props(network, described)
+        with replacing(path) as stream:
+            stream.write(network.SerializeToString(deterministic=True))
+    else:
+        _write_openvino(network, described, path)
+    return path
+
+
+def metadata(model: Model, precision: str = "f32") -> dict[str, str]:
+    """What the exported file says of itself.
+
+    Raises:
+        ModelError: the model has no threshold yet.
+    """
+    decision, recipe, backbone = model.calibration.decision, model.recipe, model.backbone
+    return {
+        "goodparts": __version__,
+        "interface": str(INTERFACE),
+        "model": model.identity,
+        "threshold": repr(model.calibration.threshold),
+        "threshold_rule": decision.threshold_rule,
+        "pixel_threshold": repr(decision.pixel_threshold),
+        "pixel_threshold_rule": decision.pixel_threshold_rule,
+        "minimum_area": str(recipe.minimum_area),
+        "image_size": size_text(recipe.image_size),
+        "color": "RGB",
+        "framing": recipe.framing,
+        "resize_size": str(recipe.resize_size) if recipe.framing == "crop" else "",
+        "padding": ",".join(map(str, framing.PADDING)) if recipe.framing == "letterbox" else "",
+        "precision": precision,
+        "backbone": backbone.name,
+        "backbone_source": backbone.source,
+        "backbone_licence": backbone.licence,
+        "backbone_sha256": backbone.sha256,
+        "recipe": recipe.to_toml(comments=False),
+    }
+
+
+def exported(model: Model, precision: str = "f32") -> onnx.ModelProto:
+    """The pipeline with its constants inside and the anomaly map as a further output, checked.
+
+    Raises:
+        OutputError: it would be too large for one file.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    pipeline = model.pipeline()
+    network, constants = pipeline.model, pipeline.constants
+    size = network.ByteSize() + sum(value.nbytes for value in constants.values())
+    if size > _LARGEST:
+        raise OutputError(
+            f"export: the memory bank of {len(model.bank.features)} entries makes this {size / 2**30:.1f} GiB, and one "
+            "ONNX file holds 2; fit with a smaller sampling_ratio or a sampling_limit"
+        )
+    given = [item for item in network.graph.input if item.name not in constants]
+    del network.graph.input[:]
+    network.graph.input.extend(given)
+    network.graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in constants.items()
+    )
+    if precision == "f16":
+        _halve(pipeline)
+    _add_map(network, model)
+    network.producer_version = __version__
+    onnx.checker.check_model(network, full_check=True)
+    return network
+
+
+def _add_map(network: onnx.ModelProto, model: Model) -> None:
+    """`anomaly_map` of the working image; NaN, there and in `distance_grid`, where it did not look."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph, size = network.graph, model.recipe.image_size
+    masked = any(item.name == "valid" for item in graph.input)
+    rows, columns = framing.operators(
+        Frame(size, size, (0, 0), size), model.grid, model.recipe.smoothing_sigma
+    )
+    constants = {"rows": rows, "columns": np.ascontiguousarray(columns.T)}
+    nodes = []
+
+    def node(kind: str, *inputs: str, name: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, [*inputs], [name], name=name, **attributes))
+        return name
+
+    def spread(grid: str, name: str) -> str:
+        part = node("MatMul", "map/rows", grid, name=f"{name}:rows")
+        return node("MatMul", part, "map/columns", name=name)
+
+    if masked:
+        constants |= {"nothing": np.zeros(1, np.float32), "nan": np.full(1, np.nan, np.float32)}
+        measured = next(item for item in graph.node if "distance_grid" in item.output)
+        measured.name = measured.output[0] = "map/distances"  # those of padding, too
+        looked = node("Greater", "valid", "map/nothing", name="map/looked")
+        node("Where", looked, "map/distances", "map/nan", name="distance_grid")
+        shown = node("Where", looked, "map/distances", "map/nothing", name="map/shown")
+        weights = spread(node("Cast", looked, name="map/weight", to=TensorProto.FLOAT), "map/weights")
+        mean = node("Div", spread(shown, "map/sum"), weights, name="map/mean")
+        reached = node("Greater", weights, "map/nothing", name="map/reached")
+        node("Where", reached, mean, "map/nan", name="anomaly_map")
+    else:
+        spread("distance_grid", "anomaly_map")
+    graph.node.extend(nodes)
+    graph.initializer.extend(
+        numpy_helper.from_array(value, f"map/{name}") for name, value in constants.items()
+    )
+    graph.output.append(helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, ["n", *size]))
+    order = {"score": 0, "anomaly_map": 1, "distance_grid": 2}
+    graph.output.sort(key=lambda item: order[item.name])
+
+
+def _halve(pipeline: Graph) -> None:
+    """Store the backbone's kernels and the bank's matrices in float16; a Cast makes float32 of them again."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = pipeline.model.graph
+    casts = []
+    for item in graph.initializer:
+        learnt = item.name.startswith("backbone/") or item.name in pipeline.constants
+        if not learnt or item.data_type != TensorProto.FLOAT or len(item.dims) < 2:
+            continue
+        value = numpy_helper.to_array(item)
+        if np.abs(value).max(initial=0) <= _HALF_RANGE:
+            whole, half = item.name, f"{item.name}:f16"
+            item.CopyFrom(numpy_helper.from_array(value.astype(np.float16), half))
+            casts.append(helper.make_node("Cast", [half], [whole], name=whole, to=TensorProto.FLOAT))
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    del graph.node[:]
+    graph.node.extend([*casts, *nodes])
+
+
+def _write_openvino(network: onnx.ModelProto, described: dict[str, str], path: Path) -> None:
+    """Topology (.xml) and weights (.bin); the former comes last, so that no half of a pair can be taken for a whole."""
+    import openvino
+
+    model = openvino.Core().read_model(network.SerializeToString())
+    for name, value in described.items():
+        model.set_rt_info(value, ["goodparts", name])
+    with (
+        replacing(path) as topology,
+        replacing(path.with_suffix(".bin")) as weights,
+        tempfile.TemporaryDirectory(prefix="goodparts-", ignore_cleanup_errors=True) as folder,
+    ):
+        staged = Path(folder) / "model.xml"
+        try:
+            openvino.save_model(model, staged, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise OutputError(
+                f"{path}: OpenVINO can't write into {folder} ({error}); free some space"
+            ) from error
+        topology.write(staged.read_bytes())
+        weights.write(staged.with_suffix(".bin").read_bytes())
+        if path.is_file():
+            path.unlink()
