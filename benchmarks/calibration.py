@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from goodparts import Dataset, Inspector, Recipe, features, held_out, memory_bank, metrics, read_dataset
 from goodparts.backbones import load_backbone
-from goodparts.fitting import _with_layers, silent
+from goodparts.fitting import cut_down, silent, with_layers
 from goodparts.images import read_image
 
 WORKERS = 2
@@ -46,8 +46,8 @@ def main() -> None:
 def bias(data: Dataset, recipe: Recipe) -> Iterator[str]:
     """Held-out scores of a half against scores of the other half: both are good parts that the bank has not seen."""
     backbone = load_backbone(recipe.backbone)
-    recipe = recipe.replace({"layers": recipe.layers or backbone.default_layers()})
-    extractor = features.Extractor(_with_layers(backbone, recipe), recipe)
+    recipe = with_layers(recipe, backbone)
+    extractor = features.Extractor(cut_down(backbone, recipe), recipe)
     ways = ("own entries left out", "the same with stand-ins", "five refits")
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     images = list(data.train)

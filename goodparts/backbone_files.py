@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-USUAL_LAYERS = ("layer2", "layer3", "stage3", "stage5")  # of ResNets (Roth et al. 2022), of EfficientNet-Lite
+USUAL_LAYERS: tuple[dict[str, Any], ...] = (  # as recipe keys
+    {"layers": ("layer2", "layer3")},  # of ResNets (Roth et al. 2022)
+    {  # of EfficientNet-Lite, by measurement (docs/presets.md)
+        "layers": ("stage2", "stage3", "stage5"),
+        "grid_layer": "stage3",
+    },
+)
 SUFFIXES = (".onnx", ".safetensors", ".pth", ".pt")
 SAFETENSORS_TYPES = {
     "F64": "f8",
@@ -88,20 +94,21 @@ class Backbone:
         first = [name for name in (*self.short_names, *outputs) if name in available]
         return list(dict.fromkeys((*first, *available)))
 
-    def default_layers(self) -> tuple[str, ...]:
-        """The layers that suit it: those it was kept with, the usual ones of a known architecture, or its outputs.
+    def usual_layers(self) -> dict[str, Any]:
+        """The layers that suit it, as recipe keys: layers, and perhaps layer_weights and grid_layer.
+
+        Those it was kept with, else the usual ones of a known architecture, else its outputs.
 
         Raises:
             BackboneError: none of these can serve as layers.
         """
         available = self.layers()
-        for names in (self.short_names, USUAL_LAYERS):
-            found = tuple(name for name in names if name in available)
-            if found:
-                return found
+        for keys in ({"layers": self.short_names}, *USUAL_LAYERS):
+            if keys["layers"] and set(keys["layers"]) <= set(available):
+                return keys
         outputs = tuple(output.name for output in self.model.graph.output if output.name in available)
         if outputs:
-            return outputs
+            return {"layers": outputs}
         raise BackboneError(
             f"layers: {self.name} has none that suit without being named; choose among {_some(available)}"
         )

@@ -223,7 +223,10 @@ class Calibration:
             separate: scores of good images that had no part in the bank, from now on in place of earlier ones.
         """
         decided = replace(self, separate=separate if separate is not None else self.separate)
-        return replace(decided, decision=decide(decided.used, recipe), history=(*self.history, self.decision))
+        decision = decide(decided.used, recipe)
+        if decision.threshold_rule == self.decision.threshold_rule == "f1":  # what the oracle saw, it saw
+            decision = replace(decision, threshold=self.decision.threshold)
+        return replace(decided, decision=decision, history=(*self.history, self.decision))
 
     def with_oracle(self, threshold: float) -> Self:
         """The same with the F1-optimal threshold of a labelled set, labelled as an oracle."""

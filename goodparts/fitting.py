@@ -10,6 +10,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -55,8 +56,8 @@ def fit(
     tell = progress or silent
     clock = _Clock()
     backbone = load_backbone(recipe.backbone, offline=offline)
-    recipe = recipe.replace({"layers": recipe.layers or backbone.default_layers()})
-    backbone = _with_layers(backbone, recipe)
+    recipe = with_layers(recipe, backbone)
+    backbone = cut_down(backbone, recipe)
     extractor = Extractor(backbone, recipe)
     clock.lap("load")
     with extract(images, extractor, recipe, read=read, workers=workers, tell=tell) as features:
@@ -121,9 +122,11 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         more = GoodScoresCollector(HELD_OUT)
         names = image_names(images)
         statistics = list(before.statistics)
-        for one in held_out.score(features, bank, recipe, first_image=first, workers=workers, tell=tell):
-            more.add(names[one.index], one.score, one.anomaly_map)
-            statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
+        scored = held_out.score(features, bank, recipe, first_image=first, workers=workers, tell=tell)
+        with closing(scored):
+            for one in scored:
+                more.add(names[one.index], one.score, one.anomaly_map)
+                statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
         clock.lap("calibration")
     grown = len(bank.features) > len(model.bank.features)  # else entries went, and distances may have risen
     learnt = before.learnt.joined(more.result(recipe.pixel_threshold_quantile))
@@ -182,7 +185,12 @@ def silent(stage: str, done: int, total: int) -> None:
     """Progress that nobody looks at."""
 
 
-def _with_layers(backbone: Backbone, recipe: Recipe) -> Backbone:
+def with_layers(recipe: Recipe, backbone: Backbone) -> Recipe:
+    """The recipe with the layers that suit the backbone, where it names none."""
+    return recipe if recipe.layers else recipe.replace(backbone.usual_layers())
+
+
+def cut_down(backbone: Backbone, recipe: Recipe) -> Backbone:
     """The backbone cut down to the recipe's layers, with the recipe's normalisation if it has one."""
     trimmed = replace(backbone, model=trim(backbone, recipe.layers))
     if not recipe.mean:
@@ -207,9 +215,8 @@ def _unlike_the_rest(
     for done in range(_ROBUST_ROUNDS):
         rest = features.without(out)
         bank = memory_bank.choose(features.features, rest.eligible, recipe)
-        scores = np.array(
-            [one.score for one in held_out.score(rest, bank, recipe, workers=workers, tell=silent)]
-        )
+        with closing(held_out.score(rest, bank, recipe, workers=workers, tell=silent)) as scored:
+            scores = np.array([one.score for one in scored])
         middle = np.median(scores[~out])
         spread = 1.4826 * np.median(np.abs(scores[~out] - middle))
         most = np.sort(scores)[-1 - int(_ROBUST_SHARE * len(scores))]
@@ -237,10 +244,11 @@ def _held_out_scores(
         scored = held_out.score(features, bank, recipe, workers=workers, tell=tell)
     collector = GoodScoresCollector(FOLDS if recipe.calibration_folds else HELD_OUT)
     statistics = []
-    for one in scored:
-        if not features.left_out[one.index]:
-            collector.add(names[one.index], one.score, one.anomaly_map)
-            statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
+    with closing(scored):  # no worker may read the features once they are gone
+        for one in scored:
+            if not features.left_out[one.index]:
+                collector.add(names[one.index], one.score, one.anomaly_map)
+                statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
     return collector.result(recipe.pixel_threshold_quantile), tuple(statistics)
 
 

@@ -54,7 +54,7 @@ def features_graph(
     Args:
         backbone: input (n, 3, H, W) float32; its outputs are the recipe's layers, in their order.
         layer_shapes: shape of each output for one image of the working size: (1, c, h, w), or (1, tokens, c).
-        recipe: image_size, patch_size, layer_fusion, pooled_dimensions.
+        recipe: image_size, patch_size, layer_fusion, layer_weights, grid_layer, pooled_dimensions.
         mean: of RGB / 255.
         std: of RGB / 255.
     """
@@ -79,12 +79,21 @@ def features_graph(
             raise BackboneError(
                 f"layers: {name} has shape {shape}; expected a feature map (n, c, h, w) or tokens (n, tokens, d)"
             )
-    grid = max(((h, w) for _, (_, h, w) in maps), key=lambda size: size[0] * size[1])
+    sizes = [(h, w) for _, (_, h, w) in maps]
+    if recipe.grid_layer:
+        grid = sizes[recipe.layers.index(recipe.grid_layer)]
+    else:
+        grid = max(sizes, key=lambda size: size[0] * size[1])
     fused = []
-    for layer, (channels, h, w) in maps:
+    for (layer, (channels, h, w)), weight in zip(
+        maps, recipe.layer_weights or (1.0,) * len(maps), strict=True
+    ):
         layer, channels = _local_average(build, layer, channels, recipe)
+        if weight != 1:
+            layer = build.node("Mul", layer, build.floats([weight]))
         if (h, w) != grid:
-            layer = _to_grid(build, layer, (h, w), grid, recipe.layer_fusion)
+            finer = h * w > grid[0] * grid[1]
+            layer = _to_grid(build, layer, (h, w), grid, "adaptive" if finer else recipe.layer_fusion)
         fused.append((layer, channels))
     joined = build.node("Concat", *(layer for layer, _ in fused), axis=1) if len(fused) > 1 else fused[0][0]
     dimensions = sum(channels for _, channels in fused)
@@ -262,7 +271,7 @@ def _adaptive_channels(build: _Builder, joined: str, dimensions: int, pooled: in
 
 
 def _to_grid(build: _Builder, layer: str, size: tuple[int, int], grid: tuple[int, int], fusion: str) -> str:
-    """A coarser layer on the finest grid: bilinear (half-pixel centres), or by adaptive average pooling."""
+    """A layer on another grid: bilinear (half-pixel centres), or by adaptive average pooling."""
     if fusion == "bilinear":
         return build.node(
             "Resize",

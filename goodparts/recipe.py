@@ -35,6 +35,14 @@ class Recipe:
     layers: tuple[str, ...] = _key(
         (), "its layers to take features from, any tensor of it; empty: those that suit the backbone"
     )
+    layer_weights: tuple[float, ...] = _key(
+        (),
+        "factor of each layer's features before they are joined; empty: alike, or those of the usual layers",
+        limits=(1e-6, 1e6),
+    )
+    grid_layer: str = _key(
+        "", "the layer whose cells are the patches; empty: the finest, or that of the usual layers"
+    )
     mean: tuple[float, ...] = _key((), "mean of RGB / 255 to subtract; empty: the backbone's own")
     std: tuple[float, ...] = _key(
         (), "standard deviation of RGB / 255 to divide by; empty: the backbone's own"
@@ -65,8 +73,8 @@ class Recipe:
         "how the memory bank is chosen: k-center coreset, or at random",
         choices=("greedy", "random"),
     )
-    sampling_ratio: float = _key(0.01, "share of all patch features that is kept", limits=(1e-6, 1))
-    sampling_limit: int = _key(0, "keep at most this many patch features; 0: no limit", limits=(0, 10**9))
+    sampling_ratio: float = _key(0.1, "share of all patch features that is kept", limits=(1e-6, 1))
+    sampling_limit: int = _key(4000, "keep at most this many patch features; 0: no limit", limits=(0, 10**9))
     projection_dimensions: int = _key(
         128, "greedy only: dimensions of the random projection it works in; 0: off", limits=(0, 65536)
     )
@@ -145,6 +153,16 @@ class Recipe:
             raise RecipeError("calibration_folds: expected 0 (no refits) or at least 2, found 1")
         if len(set(self.layers)) < len(self.layers):
             raise RecipeError(f"layers: expected distinct names, found {','.join(self.layers)}")
+        if self.layer_weights and len(self.layer_weights) != len(self.layers):
+            raise RecipeError(
+                f"layer_weights: expected one for each of the layers {','.join(self.layers) or '(none named)'}, "
+                f"found {len(self.layer_weights)}"
+            )
+        if self.grid_layer and self.grid_layer not in self.layers:
+            raise RecipeError(
+                f"grid_layer: expected one of the layers {','.join(self.layers) or '(none named)'}, "
+                f"found {self.grid_layer}"
+            )
         for name, triple in (("mean", self.mean), ("std", self.std)):
             if triple and len(triple) != 3:
                 raise RecipeError(f"{name}: expected three numbers (red, green, blue), found {len(triple)}")
@@ -324,12 +342,13 @@ def _size(value: Any) -> tuple[int, int]:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "fast": {"image_size": 224},
+    "fast": {"image_size": 256, "sampling_limit": 2000},
     "classic": {
         "backbone": "resnet50",
         "layers": ("layer2", "layer3"),
         "image_size": 224,
         "sampling_ratio": 0.1,
+        "sampling_limit": 0,
         "sampling": "random",
         "pixel_threshold_rule": "pixel_sigma",
         "pixel_threshold_sigma": 3.0,
@@ -340,6 +359,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "layers": ("layer2", "layer3"),
         "image_size": 224,
         "sampling_ratio": 0.1,
+        "sampling_limit": 0,
         "framing": "crop",
         "resize_size": 256,
         "pooled_dimensions": 1024,

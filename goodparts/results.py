@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from goodparts import pictures
 from goodparts.card import card
 from goodparts.dataset import Dataset, TestSample
-from goodparts.evaluation import Evaluation, evaluate
+from goodparts.evaluation import Evaluation, check_mask_sizes, evaluate
 from goodparts.files import write_text
 from goodparts.inspection import Inspection
 from goodparts.inspector import Inspector
@@ -26,13 +26,15 @@ def write_results(
     data: Dataset,
     out: Path,
     *,
+    model_path: Path | None = None,
     zip_all: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate a fitted inspector and fill the results folder.
 
     Panels, maps and masks are drawn and written by the workers that inspect; what an earlier run left of them is
-    removed first. Metrics, tables, plots, report and zip follow.
+    removed first. Metrics, tables, plots, report and zip follow. The model at `model_path` is saved again where the
+    evaluation changed it (the oracle).
 
     Raises:
         OutputError: something can't be written.
@@ -40,7 +42,9 @@ def write_results(
     """
     from goodparts.plots import write_plots
 
+    check_mask_sizes(data)
     _clear(out)
+    write_text(out / "recipe.toml", inspector.recipe.to_toml())  # by which the next run knows this folder
     names = dict(zip((sample.path for sample in data.test), result_names(data.test), strict=True))
 
     def observe(
@@ -51,11 +55,12 @@ def write_results(
         )
 
     evaluation = evaluate(inspector, data, observe=observe, progress=progress)
+    if model_path is not None and inspector.recipe.threshold_rule == "f1":
+        inspector.save(model_path)  # the oracle's threshold is known only now
     tell = progress or (lambda stage, done, total: None)
     tell("report", 0, 3)
     write_metrics(out / "metrics.json", evaluation)
     write_csv(out / "scores.csv", evaluation, root=data.root)
-    write_text(out / "recipe.toml", inspector.recipe.to_toml())
     write_plots(evaluation, out)
     tell("report", 1, 3)
     write_report(out, evaluation, model=facts(inspector.model, evaluation), panels=out / "panels")
@@ -109,7 +114,7 @@ def facts(model: Model, evaluation: Evaluation) -> dict[str, object]:
 
 def _clear(out: Path) -> None:
     """Remove the pictures of an earlier run, and only those."""
-    if not (out / "metrics.json").is_file():
+    if not (out / "recipe.toml").is_file():
         return
     for folder, suffix in PICTURE_FOLDERS.items():
         for path in (out / folder).glob(f"*/*{suffix}"):

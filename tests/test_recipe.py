@@ -16,7 +16,7 @@ from goodparts.errors import GoodpartsError, RecipeError
 from goodparts.recipe import PRESETS, Recipe, describe, size_text
 
 FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}
-NUMBERS = [name for name, item in FIELDS.items() if item.metadata["limits"]]
+NUMBERS = [name for name, item in FIELDS.items() if item.metadata["limits"] and name != "layer_weights"]
 SWITCHES = [name for name, item in FIELDS.items() if item.type == "bool"]
 CHOICES = [name for name, item in FIELDS.items() if item.metadata["choices"]]
 
@@ -151,6 +151,18 @@ def with_limit(name: str, number: float) -> dict[str, Any]:
     return {name: value}
 
 
+def test_layer_weights_go_with_layers_that_are_named() -> None:
+    assert Recipe(layers=("a", "b"), layer_weights="2, 1").layer_weights == (2.0, 1.0)
+    for layers, weights, found in (((), (1.0,), "none named"), (("a",), (1.0, 2.0), "found 2")):
+        with pytest.raises(RecipeError, match=found):
+            Recipe(layers=layers, layer_weights=weights)
+    assert Recipe(layers=("a", "b"), grid_layer="b").grid_layer == "b"
+    with pytest.raises(RecipeError, match="grid_layer: expected one of the layers a,b, found c"):
+        Recipe(layers=("a", "b"), grid_layer="c")
+    with pytest.raises(RecipeError, match="layer_weights: expected 1e-06"):
+        Recipe(layers=("a",), layer_weights=(0.0,))
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_limits_are_allowed_and_nothing_beyond(name: str) -> None:
     for limit, direction in zip(FIELDS[name].metadata["limits"], (-1, 1), strict=True):
@@ -278,8 +290,11 @@ def recipes(draw: st.DrawFn) -> Recipe:
     """Any recipe: each key anywhere within its limits or choices."""
     values: dict[str, Any] = {"backbone": draw(texts)}
     values["layers"] = draw(st.lists(texts, min_size=1, max_size=3, unique=True))
+    number = st.floats(0.01, 10)
     if draw(st.booleans()):
-        number = st.floats(0.01, 10)
+        count = len(values["layers"])
+        values["layer_weights"] = draw(st.lists(number, min_size=count, max_size=count))
+    if draw(st.booleans()):
         values |= {key: draw(st.tuples(number, number, number)) for key in ("mean", "std")}
     for name in CHOICES:
         values[name] = draw(st.sampled_from(FIELDS[name].metadata["choices"]))
