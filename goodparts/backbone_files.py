@@ -28,6 +28,7 @@ USUAL_LAYERS: tuple[dict[str, Any], ...] = (  # as recipe keys
     {"layers": ("layer2", "layer3")},  # of ResNets (Roth et al. 2022)
     {  # of EfficientNet-Lite, by measurement (docs/presets.md)
         "layers": ("stage2", "stage3", "stage5"),
+        "layer_weights": (1.5, 1.0, 0.7),
         "grid_layer": "stage3",
     },
 )
