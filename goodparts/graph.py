@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from goodparts.errors import BackboneError
+from goodparts.graph_builder import GraphBuilder
 
 if TYPE_CHECKING:
     from goodparts.memory_bank import MemoryBank
@@ -59,7 +60,7 @@ def features_graph(
         std: of RGB / 255.
     """
     height, width = recipe.image_size
-    build = _Builder("features/", opset=max(OPSET, backbone.opset_import[0].version))
+    build = GraphBuilder("features/", opset=max(OPSET, backbone.opset_import[0].version))
     image = build.input("image", TensorProto.UINT8, ["n", height, width, 3])
     scale = 1 / (255 * np.asarray(std, np.float64))
     offset = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
@@ -127,7 +128,7 @@ def search_graph(
         held_out: adds the input `excluded` (m,) float32, `FAR` for bank entries that must not be found.
         opset: that of the features graph, so that both can be joined.
     """
-    build = _Builder("search/", opset=opset)
+    build = GraphBuilder("search/", opset=opset)
     entries, dimensions = bank.features.shape
     features = build.input("patch_features", TensorProto.FLOAT, ["n", *grid, dimensions])
     patches = build.node("Reshape", features, build.ints([-1, dimensions]))
@@ -192,7 +193,7 @@ def pipeline_graph(features: Graph, search: Graph) -> Graph:
 
 
 def _tokens_to_grid(
-    build: _Builder, name: str, layer: str, shape: tuple[int, ...], image_size: tuple[int, int]
+    build: GraphBuilder, name: str, layer: str, shape: tuple[int, ...], image_size: tuple[int, int]
 ) -> tuple[str, tuple[int, int, int]]:
     """Token sequences (n, tokens, d) of a vision transformer as a feature map; class and register tokens come first
     and are dropped."""
@@ -210,7 +211,7 @@ def _tokens_to_grid(
     )
 
 
-def _local_average(build: _Builder, layer: str, channels: int, recipe: Recipe) -> tuple[str, int]:
+def _local_average(build: GraphBuilder, layer: str, channels: int, recipe: Recipe) -> tuple[str, int]:
     """Features averaged over patch_size x patch_size cells, zeros outside (Roth et al. 2022, equation 2).
 
     With pooled_dimensions, as in the authors' code: the patch's channels x cells vector, adaptively average-pooled to
@@ -263,14 +264,16 @@ def _pooling_weights(channels: int, cells: int, pooled: int) -> tuple[NDArray[np
     return weights, groups
 
 
-def _adaptive_channels(build: _Builder, joined: str, dimensions: int, pooled: int) -> str:
+def _adaptive_channels(build: GraphBuilder, joined: str, dimensions: int, pooled: int) -> str:
     weights, groups = _pooling_weights(dimensions, 1, pooled)
     return build.node(
         "Conv", joined, build.constant(weights.reshape(pooled, -1, 1, 1)), group=groups, kernel_shape=[1, 1]
     )
 
 
-def _to_grid(build: _Builder, layer: str, size: tuple[int, int], grid: tuple[int, int], fusion: str) -> str:
+def _to_grid(
+    build: GraphBuilder, layer: str, size: tuple[int, int], grid: tuple[int, int], fusion: str
+) -> str:
     """A layer on another grid: bilinear (half-pixel centres), or by adaptive average pooling."""
     if fusion == "bilinear":
         return build.node(
@@ -299,7 +302,7 @@ def _adaptive_matrix(size: int, target: int) -> NDArray[np.float32]:
 # ---- search
 
 
-def _search(build: _Builder, patches: str, bank: MemoryBank, excluded: str | None) -> str:
+def _search(build: GraphBuilder, patches: str, bank: MemoryBank, excluded: str | None) -> str:
     """Indices of the most promising bank entries, (patches, k) int64."""
     entries = len(bank.features)
     query = build.node("Sub", patches, build.learnt("bank_mean", bank.mean))
@@ -332,7 +335,7 @@ def _search(build: _Builder, patches: str, bank: MemoryBank, excluded: str | Non
 
 
 def _ranking(
-    build: _Builder, query: str, bank: MemoryBank, part: slice, excluded: str | None, padded: int
+    build: GraphBuilder, query: str, bank: MemoryBank, part: slice, excluded: str | None, padded: int
 ) -> str:
     """|b|^2 - 2 q.b for the entries of `part`, padded with FAR: squared distances up to a constant per patch."""
     count = part.stop - part.start
@@ -351,12 +354,12 @@ def _ranking(
     return build.node("Add", product, offset)
 
 
-def _squared_distance(build: _Builder, a: str, b: str) -> str:
+def _squared_distance(build: GraphBuilder, a: str, b: str) -> str:
     difference = build.node("Sub", a, b)
     return build.node("ReduceSumSquare", difference, build.ints([-1]), keepdims=0)
 
 
-def _top_mean(build: _Builder, per_image: str, counted: str | None, patches: int, share: float) -> str:
+def _top_mean(build: GraphBuilder, per_image: str, counted: str | None, patches: int, share: float) -> str:
     """Mean of the largest ceil(share x valid patches) distances."""
     wanted_of = np.maximum(1, np.ceil(share * np.arange(patches + 1) - 1e-9)).astype(np.float32)
     most = int(wanted_of[-1])
@@ -373,7 +376,7 @@ def _top_mean(build: _Builder, per_image: str, counted: str | None, patches: int
 
 
 def _reweighted(
-    build: _Builder,
+    build: GraphBuilder,
     score: str,
     per_image: str,
     patches: str,
@@ -423,97 +426,3 @@ def _reweighted(
     total = build.node("ReduceSum", shares, build.ints([1]), keepdims=0)
     weight = build.node("Sub", build.floats([1]), build.node("Reciprocal", total))
     return build.node("Mul", weight, score)
-
-
-class _Builder:
-    """Collects nodes, constants, inputs and outputs of one graph."""
-
-    def __init__(self, prefix: str, *, opset: int) -> None:
-        self.prefix, self.opset = prefix, opset
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-        self.inputs: list[onnx.ValueInfoProto] = []
-        self.outputs: list[onnx.ValueInfoProto] = []
-        self.constants: dict[str, NDArray[Any]] = {}
-        self._known: dict[tuple[Any, ...], str] = {}
-
-    def node(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """Add a node with one output; returns its name."""
-        label = name or f"{self.prefix}{kind}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [label], name=label, **attributes))
-        return label
-
-    def top_k(self, values: str, k: int, *, largest: bool) -> tuple[str, str]:
-        """The k largest or smallest along axis 1, sorted: names of their values and indices."""
-        label = f"{self.prefix}TopK_{len(self.nodes)}"
-        outputs = (f"{label}:values", f"{label}:indices")
-        self.nodes.append(
-            helper.make_node(
-                "TopK", [values, self.ints([k])], outputs, name=label, axis=1, largest=int(largest)
-            )
-        )
-        return outputs
-
-    def constant(self, value: NDArray[Any]) -> str:
-        """A small constant, written into the graph once."""
-        key = (value.dtype.str, value.shape, value.tobytes())
-        if key not in self._known:
-            name = f"{self.prefix}constant_{len(self.initializers)}"
-            self._known[key] = name
-            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return self._known[key]
-
-    def ints(self, values: Sequence[int]) -> str:
-        return self.constant(np.array(values, dtype=np.int64))
-
-    def floats(self, values: Sequence[float]) -> str:
-        return self.constant(np.array(values, dtype=np.float32))
-
-    def input(self, name: str, kind: int, shape: Sequence[str | int]) -> str:
-        self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
-        return name
-
-    def learnt(self, name: str, value: NDArray[Any]) -> str:
-        """An input whose value goes along: the engine binds it without a copy."""
-        if name not in self.constants:
-            self.constants[name] = np.ascontiguousarray(value)
-            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-            self.input(name, kind, value.shape)
-        return name
-
-    def output(self, name: str, shape: Sequence[str | int]) -> None:
-        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
-
-    def embed(self, model: onnx.ModelProto, image: str) -> list[str]:
-        """The nodes of a model with its input replaced; returns the names of its outputs."""
-        names = {item.name for item in model.graph.initializer}
-        source = next(item.name for item in model.graph.input if item.name not in names)
-        rename = {source: image, "": ""}
-
-        def renamed(value: str) -> str:
-            return rename.setdefault(value, f"backbone/{value}")
-
-        for node in model.graph.node:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            copy.name = f"backbone/{node.name}"
-            copy.input[:] = [renamed(value) for value in node.input]
-            copy.output[:] = [renamed(value) for value in node.output]
-            self.nodes.append(copy)
-        for item in model.graph.initializer:
-            weights = onnx.TensorProto()
-            weights.CopyFrom(item)
-            weights.name = renamed(item.name)
-            self.initializers.append(weights)
-        return [renamed(item.name) for item in model.graph.output]
-
-    def finish(self) -> onnx.ModelProto:
-        graph = helper.make_graph(
-            self.nodes, "goodparts", self.inputs, self.outputs, initializer=self.initializers
-        )
-        return helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", self.opset)],
-            ir_version=10,
-            producer_name="goodparts",
-        )

@@ -69,17 +69,7 @@ def choose(
     """
     flat = features.reshape(-1, features.shape[-1])
     rows = np.flatnonzero(valid)
-    count = _wanted(len(rows), recipe)
-    rng = np.random.default_rng(recipe.seed)
-    if count == len(rows):
-        kept = rows
-    elif recipe.sampling == "random":
-        kept = rows[coreset.random(len(rows), count, rng)]
-    else:
-        points = _centred(coreset.Projection.draw(flat.shape[1], recipe).of(flat, rows))
-        picks = coreset.greedy(points, count, start=int(rng.integers(len(rows))), progress=progress)
-        kept = np.sort(rows[picks])
-        del points
+    kept = _sample(flat, rows, _wanted(len(rows), recipe), recipe, progress)
     return _bank(np.ascontiguousarray(flat[kept]), (kept // features.shape[1]).astype(np.int32), recipe)
 
 
@@ -108,29 +98,13 @@ def extend(
     flat = features.reshape(-1, features.shape[-1])
     rows = np.flatnonzero(valid)
     count = max(1, round(recipe.sampling_ratio * len(rows)))
-    rng = np.random.default_rng(recipe.seed)
-    if count == len(rows):
-        kept = rows
-    elif recipe.sampling == "random":
-        kept = rows[coreset.random(len(rows), count, rng)]
-    else:
-        projection = coreset.Projection.draw(flat.shape[1], recipe)
-        points = _centred(np.concatenate([projection.of(bank.features), projection.of(flat, rows)]))
-        old = len(bank.features)
-        picks = coreset.greedy(points, old + count, start=np.arange(old), progress=progress)
-        kept = np.sort(rows[picks[old:] - old])
+    kept = _sample(flat, rows, count, recipe, progress, given=bank.features)
     entries = np.concatenate([bank.features, flat[kept]])
     origins = np.concatenate(
         [bank.origins, (kept // features.shape[1]).astype(np.int32) + np.int32(first_image)]
     )
     if recipe.sampling_limit and len(entries) > recipe.sampling_limit:
-        if recipe.sampling == "random":
-            kept = coreset.random(len(entries), recipe.sampling_limit, rng)
-        else:
-            points = _centred(coreset.Projection.draw(flat.shape[1], recipe).of(entries))
-            kept = np.sort(
-                coreset.greedy(points, recipe.sampling_limit, start=int(rng.integers(len(entries))))
-            )
+        kept = _sample(entries, np.arange(len(entries)), recipe.sampling_limit, recipe)
         entries, origins = entries[kept], origins[kept]
     return _bank(entries, origins, recipe)
 
@@ -140,9 +114,31 @@ def _wanted(patches: int, recipe: Recipe) -> int:
     return min(count, recipe.sampling_limit) if recipe.sampling_limit else count
 
 
-def _centred(points: NDArray[np.float32]) -> NDArray[np.float32]:
+def _sample(
+    flat: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    count: int,
+    recipe: Recipe,
+    progress: Progress | None = None,
+    *,
+    given: NDArray[np.float32] | None = None,
+) -> NDArray[np.int64]:
+    """`count` of the rows, ascending, by the recipe's sampling; greedily from the entries `given`, if there are any."""
+    rng = np.random.default_rng(recipe.seed)
+    if count == len(rows):
+        return rows
+    if recipe.sampling == "random":
+        return rows[coreset.random(len(rows), count, rng)]
+    projection = coreset.Projection.draw(flat.shape[1], recipe)
+    points = projection.of(flat, rows)
+    if given is None:
+        old, start = 0, rng.integers(len(rows), size=1)
+    else:
+        old, start = len(given), np.arange(len(given))
+        points = np.concatenate([projection.of(given), points])
     points -= points.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return points
+    picks = coreset.greedy(points, old + count, start=start, progress=progress)
+    return np.sort(rows[picks[old:] - old])
 
 
 def _bank(entries: NDArray[np.float32], origins: NDArray[np.int32], recipe: Recipe) -> MemoryBank:
