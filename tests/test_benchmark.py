@@ -15,6 +15,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -276,7 +277,12 @@ def test_ctrl_c_stops_the_processes(root: Path, recipe: Recipe, tmp_path: Path) 
     process = subprocess.Popen(
         [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(2.5)
+    begun = psutil.Process(process.pid)
+    for _ in range(600):  # until a category is being measured
+        if process.poll() is not None or begun.children():
+            break
+        time.sleep(0.1)
+    time.sleep(1.5)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
