@@ -128,7 +128,7 @@ class Recipe:
         choices=("peak_sigma", "peak_quantile", "pixel_sigma", "pixel_quantile", "fixed"),
     )
     pixel_threshold_sigma: float = _key(
-        3.0, "peak_sigma, pixel_sigma: mean + this x standard deviation", limits=(-100, 1000)
+        2.0, "peak_sigma, pixel_sigma: mean + this x standard deviation", limits=(-100, 1000)
     )
     pixel_threshold_quantile: float = _key(
         0.995, "peak_quantile, pixel_quantile: this quantile", limits=(0, 1)
