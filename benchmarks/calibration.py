@@ -61,8 +61,10 @@ def bias(data: Dataset, recipe: Recipe) -> Iterator[str]:
             bank = memory_bank.choose(learnt.features, learnt.eligible, recipe)
             nobody = np.full(len(bank.features), -1, dtype=np.int32)
             members = np.flatnonzero(half).tolist()
-            fresh = _scores(held_out._score(learnt, bank, nobody, new.tolist(), recipe, WORKERS, silent))
-            plain = _scores(held_out._score(learnt, bank, nobody, members, recipe, WORKERS, silent))
+            fresh = _scores(
+                held_out.score_against(learnt, bank, nobody, new.tolist(), recipe, WORKERS, silent)
+            )
+            plain = _scores(held_out.score_against(learnt, bank, nobody, members, recipe, WORKERS, silent))
             filled = _scores(held_out.score(learnt, bank, recipe, workers=WORKERS, tell=silent))[half]
             folds = held_out.score_by_folds(learnt, recipe, 5, workers=WORKERS, tell=silent)
             refits = _scores(sorted(folds, key=lambda one: one.index))[half]

@@ -64,7 +64,7 @@ def score(
         )
         return
     fillers, absent = stand_ins(good, bank, recipe, first_image=first_image)
-    yield from _score(
+    yield from score_against(
         good,
         bank.with_entries(*fillers),
         np.concatenate([np.full(len(bank.features), -1, dtype=np.int32), absent]),
@@ -91,7 +91,9 @@ def score_by_folds(
         bank = memory_bank.choose(good.features, rest, recipe)
         members = np.flatnonzero(of_image == fold)
         everyone = np.full(len(bank.features), -1, dtype=np.int32)
-        with closing(_score(good, bank, everyone, members.tolist(), recipe, workers, _silent)) as scored:
+        with closing(
+            score_against(good, bank, everyone, members.tolist(), recipe, workers, _silent)
+        ) as scored:
             for one in scored:
                 done += 1
                 tell("calibration", done, n)
@@ -180,7 +182,7 @@ def _fill(
     return np.array(picks, dtype=np.int64)
 
 
-def _score(
+def score_against(
     good: GoodFeatures,
     bank: MemoryBank,
     only_for: NDArray[np.int32],
@@ -190,7 +192,18 @@ def _score(
     tell: Progress,
     first_image: int = 0,
 ) -> Generator[HeldOut]:
-    """Images against the bank without their own entries; entries with `only_for` >= 0 serve that image alone."""
+    """Images against a bank without their own entries.
+
+    Args:
+        good: the features.
+        bank: entries in any order.
+        only_for: (m,) int32: an entry serves that image alone; -1: all of them.
+        images: which of `good`, by index.
+        recipe: image_score, framing, smoothing_sigma.
+        workers: threads.
+        tell: called with (stage, done, total).
+        first_image: index that the first of these images has among the bank's origins.
+    """
     from goodparts import graph
     from goodparts.engines.openvino import Engine
 

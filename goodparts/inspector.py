@@ -380,10 +380,6 @@ class Inspector:
             )
         return collector.result(recipe.pixel_threshold_quantile)
 
-    def _digest(self, image: ImageLike) -> str:
-        pixels = self._read(image)
-        return features.digest(framing.apply(framing.frame_of(pixels.shape[:2], self.recipe), pixels))
-
 
 def segment(anomaly_map: NDArray[np.float32], threshold: float, minimum_area: int) -> NDArray[np.bool_]:
     """The bad pixels of an image that is BAD, (H, W) bool; never empty.

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from goodparts.inspector import Inspector
 
 
+calibrate_on_option = click.option(
+    "--calibrate-on",
+    type=click.Path(path_type=Path),
+    help="More good images, which are not learnt from: the threshold rests on them.",
+)
+
+
 @click.command(
     cls=Command,
     epilog=f"{RECIPE_HELP}\n\nExample: goodparts run mvtec_ad/metal_nut --backbone resnet50.onnx --out results",
@@ -35,11 +42,7 @@ if TYPE_CHECKING:
 )
 @click.option("--model", type=click.Path(path_type=Path), help="Model file. [default: OUT/NAME.goodparts]")
 @click.option("--zip-all", is_flag=True, help="Put maps and model into results.zip, too.")
-@click.option(
-    "--calibrate-on",
-    type=click.Path(path_type=Path),
-    help="More good images, which are not learnt from: the threshold rests on them.",
-)
+@calibrate_on_option
 @with_recipe
 @workers_option
 @pixel_limit_option
@@ -98,11 +101,7 @@ def _run(
 @click.option(
     "--model", type=click.Path(path_type=Path), help="Model file to write. [default: NAME.goodparts]"
 )
-@click.option(
-    "--calibrate-on",
-    type=click.Path(path_type=Path),
-    help="More good images, which are not learnt from: the threshold rests on them.",
-)
+@calibrate_on_option
 @with_recipe
 @workers_option
 @pixel_limit_option
