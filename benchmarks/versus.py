@@ -1,0 +1,367 @@
+"""Goodparts beside anomalib and the scheme of the paper's authors: same images, size, backbone and ratio, one run.
+
+    python benchmarks/versus.py DATA BACKBONE [--env DIR] [--shim FILE] [--quick]
+    python benchmarks/versus.py ../shared/mvtec_ad/metal_nut ../shared/weights/resnet50_he.onnx
+
+Installs anomalib and faiss in an environment of their own, with pip as it is set up on this machine, and deletes it
+afterwards unless `--env` says where to keep it. Each contender is a process; they take turns, round by round, so that a
+busy machine slows them alike. `--shim` is a Python file to import before torchvision, for a machine on which
+torchvision's compiled operators don't load. DATA is in the layout of MVTec AD, BACKBONE a ResNet's file with layer2 and
+layer3. Both sides run its very weights (anomalib through a torch module made from the ONNX graph, BatchNorm folded) on
+all cores, with 10 % of all patches in the bank. What is timed, always as a median:
+
+- coreset: from the features of all good images in memory to the 10 % picked. Ours: random projection and greedy
+  choice. anomalib's: `KCenterGreedy.sample_coreset`, for a part of its picks; each costs the same, so the rest is
+  extrapolated.
+- fit: from files to a model. Ours: `Inspector.fit`, held-out calibration included. anomalib's: its reader and resizing
+  in as many processes as there are cores, `PatchcoreModel` in training mode in batches of 32, and its coreset as above;
+  without its Lightning engine and without its validation, which chooses the threshold.
+- image: ours from the decoded array to verdict, regions and map at the original size. anomalib's: only
+  `PatchcoreModel.forward` in inference mode, from a tensor that is resized and normalised to score and map at the
+  working size. The authors' scheme: features as anomalib's, `IndexFlatL2.search` (k = 1) and the largest distance; no
+  map. Each turn is one call to warm up and one that counts.
+
+Scores: all contenders judge the test images, against the same bank (ours at 10 %) but with their own way of reading and
+resizing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx
+
+from goodparts import Dataset, GoodpartsError, Inspector, Recipe, coreset, feeding, fitting, read_dataset
+from goodparts.backbones import load_backbone
+from goodparts.features import Extractor, extract
+from goodparts.images import read_image
+from goodparts.metrics import auroc
+
+HERE = Path(__file__).parent
+TORCH = "torch==2.13.0"
+TORCHVISION = "torchvision==0.28.0"  # without its own requirements, which may ask for another torch
+OTHERS = ("anomalib==2.7.0", "faiss-cpu", "onnx")
+RATIO = 0.1
+OURS, OURS_LIMITED, ANOMALIB, AUTHORS = "goodparts", "goodparts, default bank", "anomalib", "authors' scheme"
+Samples = dict[str, list[float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("backbone", type=Path)
+    parser.add_argument("--size", type=int, default=224, help="working size in pixels (224)")
+    parser.add_argument("--env", type=Path, help="folder of the other environment, kept and used again")
+    parser.add_argument("--shim", type=Path, help="Python file to import before torchvision")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds and picks, a third of the test images"
+    )
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("versus: terminated"))
+    try:
+        with ExitStack() as stack:
+            run(options, stack)
+    except KeyboardInterrupt:
+        sys.exit("versus: interrupted")
+    except GoodpartsError as error:
+        sys.exit(f"versus: {error}")
+
+
+def run(options: argparse.Namespace, stack: ExitStack) -> None:
+    recipe = Recipe(
+        backbone=str(options.backbone),
+        layers=("layer2", "layer3"),
+        image_size=options.size,
+        sampling_ratio=RATIO,
+        sampling_limit=0,
+    )
+    limited = recipe.replace({"sampling_limit": Recipe().sampling_limit})
+    data = read_dataset(options.data)
+    if options.shim and not options.shim.is_file():
+        sys.exit(f"versus: --shim {options.shim}: there is no such file")
+    backbone = fitting.cut_down(load_backbone(recipe.backbone), recipe)
+    work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="versus-")))
+    python = environment(options.env or work / "env")
+    onnx.save(backbone.model, work / "backbone.onnx")
+    say("features of all good images")
+    features = all_features(data, backbone, recipe)
+    np.save(work / "features.npy", features)
+    common = [str(work / "backbone.onnx"), f"--size={options.size}", f"--threads={feeding.cores()}"]
+    common += [f"--shim={options.shim.absolute()}"] if options.shim else []
+    contenders = {
+        name: stack.enter_context(contender(python, [kind, *common], work / f"{kind}.log"))
+        for name, kind in ((ANOMALIB, "anomalib"), (AUTHORS, "authors"))
+    }
+    theirs = contenders[ANOMALIB]
+    theirs("embed", image=path_text(data.train[0]), to=str(work / "embedded.npy"))
+    first = features[: len(features) // len(data.train)]
+    difference = np.linalg.norm(np.load(work / "embedded.npy") - first) / np.linalg.norm(first)
+
+    wanted = round(RATIO * len(features))
+    picks = min(wanted, 50 if options.quick else 200)
+    chosen = time_coreset(theirs, features, work / "features.npy", picks, 1 if options.quick else 3)
+    begin, some = median(chosen["begin"]), median(chosen["some"])
+    whole = begin + (some - begin) * (wanted - 1) / (picks - 1)
+    del features
+    fits, inspectors = time_fit(
+        theirs, data, {OURS: recipe, OURS_LIMITED: limited}, 1 if options.quick else 3
+    )
+    bank = inspectors[OURS].model.bank.features
+    np.save(work / "bank.npy", bank)
+    for each in contenders.values():
+        each("use_bank", bank=str(work / "bank.npy"))
+    images = time_image(contenders, inspectors, data.test[0].path, 8 if options.quick else 40)
+    samples = data.test[:: 3 if options.quick else 1]
+    scores = all_scores(contenders, inspectors, [sample.path for sample in samples])
+    say(None)
+
+    print(
+        f"\n{machine()}. {data.name}: {len(data.train)} good images, {options.backbone.name}, {options.size} px.\n"
+    )
+    table(
+        f"Coreset, {wanted:,} of {len(first) * len(data.train):,} x {first.shape[1]:,}",
+        "s",
+        {OURS: median(chosen[OURS]), f"anomalib (extrapolated from {picks} picks)": whole},
+    )
+    ours = {name: median(fits[name]) for name in inspectors}
+    forward = median(fits[ANOMALIB])
+    table("Fit", "s", {**ours, f"anomalib ({forward:.0f} s, and its coreset as above)": forward + whole})
+    sizes = {name: f"{len(each.model.bank.features):,} entries" for name, each in inspectors.items()}
+    labelled = {f"{name} ({sizes.get(name, sizes[OURS])})": median(values) for name, values in images.items()}
+    table("One image", "ms", {name: 1000 * value for name, value in labelled.items()})
+    table_of_scores(scores, [sample.label for sample in samples])
+    disk = {
+        OURS: installed(Path(sys.executable), "goodparts"),
+        "anomalib": installed(python, "anomalib", "torch", "torchvision"),
+        AUTHORS: installed(python, "torch", "torchvision", "faiss-cpu"),
+    }
+    table("Installed, with all that is required", "MB", {name: size / 1e6 for name, size in disk.items()})
+    print(f"Patch features of the first good image, anomalib's against ours: {difference:.2%} apart.")
+
+
+# ---- the other environment
+
+
+def environment(folder: Path) -> Path:
+    """Python of an environment with the contenders in it; what is there already is used."""
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    stamp = folder / "versus.txt"
+    wanted = "\n".join((TORCH, TORCHVISION, *OTHERS))
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return python
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
+        sys.exit(f"versus: --env {folder}: holds other things; give an empty or a new folder")
+    if not python.is_file():
+        say("making an environment")
+        venv.create(folder, symlinks=os.name != "nt", with_pip=True)
+    for packages in ([TORCH], ["--no-deps", TORCHVISION], OTHERS):
+        say(f"installing {' '.join(packages)}")
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+        done = subprocess.run(pip, capture_output=True, text=True)
+        if done.returncode:
+            last = "\n".join(done.stderr.strip().splitlines()[-5:])
+            sys.exit(
+                f"versus: pip could not install {' '.join(packages)} for Python {platform.python_version()}:\n{last}\n"
+                "Check that pip's index has these versions, and that there is room on the disk."
+            )
+    stamp.write_text(wanted, encoding="utf-8")
+    return python
+
+
+def installed(python: Path, *distributions: str) -> int:
+    """Bytes that these distributions take there, with what they require."""
+    command = [str(python), str(HERE / "installed_size.py"), *distributions]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"versus: the size of {', '.join(distributions)} can't be found:\n{done.stderr.strip()}")
+    return int(done.stdout)
+
+
+@contextmanager
+def contender(python: Path, arguments: list[str], log: Path) -> Iterator[Callable[..., Any]]:
+    """A contender's process; what is given calls a method of it and returns the result."""
+    say(f"starting {arguments[0]}")
+    with log.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            [str(python), str(HERE / "versus_contender.py"), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            encoding="utf-8",
+            start_new_session=True,  # an interrupt is for this process alone, which then ends the others
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def answer() -> Any:
+        line = process.stdout.readline()
+        reply = json.loads(line) if line else {"error": log.read_text(encoding="utf-8")[-2000:]}
+        if "error" in reply:
+            sys.exit(f"versus: {arguments[0]} failed:\n{reply['error']}")
+        return reply["result"]
+
+    def call(name: str, **values: Any) -> Any:
+        process.stdin.write(json.dumps({"call": name, **values}) + "\n")
+        process.stdin.flush()
+        return answer()
+
+    try:
+        answer()
+        yield call
+    finally:
+        if hasattr(os, "killpg"):  # with the processes that it started itself
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.wait()
+
+
+# ---- what is measured
+
+
+def all_features(data: Dataset, backbone: Any, recipe: Recipe) -> np.ndarray:
+    """Patch features of all good images, (n, d) float32."""
+    extractor = Extractor(backbone, recipe)
+    workers = feeding.default_workers()
+    with extract(
+        data.train, extractor, recipe, read=read_image, workers=workers, tell=fitting.silent
+    ) as found:
+        return np.array(found.features).reshape(-1, extractor.dimensions)
+
+
+def time_coreset(
+    theirs: Callable[..., Any], features: np.ndarray, file: Path, picks: int, rounds: int
+) -> Samples:
+    count = round(RATIO * len(features))
+
+    def ours() -> None:
+        points = coreset.Projection.draw(features.shape[1], Recipe()).of(features)
+        points -= points.mean(axis=0, dtype=np.float64).astype(np.float32)
+        coreset.greedy(points, count)
+
+    samples: Samples = defaultdict(list)
+    for index in range(rounds):
+        say(f"coreset, round {index + 1} of {rounds}")
+        samples[OURS].append(seconds(ours))
+        begin, some = theirs("coreset", features=str(file), picks=picks)
+        samples["begin"].append(begin)
+        samples["some"].append(some)
+    return samples
+
+
+def time_fit(
+    theirs: Callable[..., Any], data: Dataset, recipes: dict[str, Recipe], rounds: int
+) -> tuple[Samples, dict[str, Inspector]]:
+    inspectors = {name: Inspector(recipe) for name, recipe in recipes.items()}
+    paths = [path_text(path) for path in data.train]
+    samples: Samples = defaultdict(list)
+    for index in range(rounds):
+        say(f"fit, round {index + 1} of {rounds}")
+        for name, inspector in inspectors.items():
+            samples[name].append(seconds(lambda inspector=inspector: inspector.fit(data.train)))
+        samples[ANOMALIB].append(theirs("extract", images=paths))
+    return samples, inspectors
+
+
+def time_image(
+    contenders: dict[str, Callable[..., Any]], inspectors: dict[str, Inspector], path: Path, rounds: int
+) -> Samples:
+    pixels = read_image(path)
+    samples: Samples = defaultdict(list)
+    for index in range(rounds):
+        say(f"image, round {index + 1} of {rounds}")
+        for name, inspector in inspectors.items():
+            inspector.inspect_pixels(pixels)
+            samples[name].append(seconds(lambda inspector=inspector: inspector.inspect_pixels(pixels)))
+        for name, call in contenders.items():
+            samples[name].append(call("inspect", image=path_text(path)))
+    return samples
+
+
+def all_scores(
+    contenders: dict[str, Callable[..., Any]], inspectors: dict[str, Inspector], paths: list[Path]
+) -> Samples:
+    say("scores of the test images")
+    texts = [path_text(path) for path in paths]
+    scores = {name: list(inspector.score_many(paths)) for name, inspector in inspectors.items()}
+    scores[ANOMALIB] = contenders[ANOMALIB]("score", images=texts)
+    scores["anomalib, 1 neighbour in the score"] = contenders[ANOMALIB]("patch_score", images=texts)
+    scores[AUTHORS] = contenders[AUTHORS]("score", images=texts)
+    return scores
+
+
+def seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+# ---- what is printed
+
+
+def table(title: str, unit: str, rows: dict[str, float]) -> None:
+    """A table of figures, each beside its ratio to the first."""
+    first = next(iter(rows.values()))
+    print(f"| {title} | {unit} | of ours |\n|---|---|---|")
+    for name, value in rows.items():
+        print(
+            f"| {name} | {value:,.{0 if value >= 100 else 1}f} | {value / first:,.{0 if value >= 20 * first else 2}f} |"
+        )
+    print()
+
+
+def table_of_scores(scores: Samples, labels: list[bool]) -> None:
+    ours = np.array(scores[OURS])
+    print(
+        f"| Scores of {len(labels)} test images | image AUROC | correlation with ours | median ratio to ours |"
+    )
+    print("|---|---|---|---|")
+    for name, values in scores.items():
+        area = 100 * auroc(np.array(labels), np.array(values))
+        print(
+            f"| {name} | {area:.2f} | {np.corrcoef(ours, values)[0, 1]:.4f} | {median(values / ours):.4f} |"
+        )
+    print()
+
+
+def machine() -> str:
+    """Processor, cores and versions."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        processor = names[0] if names else processor
+    return f"{processor}, {feeding.cores()} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+def say(what: str | None) -> None:
+    """Tell on the terminal what is going on; None: nothing any more."""
+    width = shutil.get_terminal_size().columns - 1
+    print("\r" + (what or "").ljust(width)[:width], end="" if what else "\r", file=sys.stderr, flush=True)
+
+
+def path_text(path: Path) -> str:
+    return str(path.absolute())
+
+
+if __name__ == "__main__":
+    main()
