@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -28,7 +28,7 @@ BATCH = 32  # anomalib's default for training
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Started by versus.py.")
-    parser.add_argument("contender", choices=("anomalib", "authors"))
+    parser.add_argument("contender", choices=tuple(CONTENDERS))
     parser.add_argument("backbone", type=Path)
     parser.add_argument("--size", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
@@ -63,8 +63,7 @@ def prepare(options: argparse.Namespace) -> Anomalib:
             raise ImportError(f"--shim {options.shim}: not a Python file")
         sys.modules["shim"] = importlib.util.module_from_spec(spec)  # what it declares lives as long as it
         spec.loader.exec_module(sys.modules["shim"])
-    kind = {"anomalib": Anomalib, "authors": Authors}[options.contender]
-    return kind(options.backbone, options.size, options.threads)
+    return CONTENDERS[options.contender](options.backbone, options.size, options.threads)
 
 
 class Anomalib:
@@ -75,20 +74,21 @@ class Anomalib:
         from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
         torch.set_num_threads(threads)
-        self.threads = threads
+        self.size, self.threads = (size, size), threads
         self.model = PatchcoreModel(layers=LAYERS, backbone="resnet18", pre_trained=False)
         self.model.feature_extractor = Network(onnx.load(backbone))
-        self.transform = Patchcore.configure_pre_processor((size, size)).transform
+        self.transform = Patchcore.configure_pre_processor(self.size).transform
 
     def use_bank(self, bank: str) -> None:
         """Inspect with this memory bank (m, d) from now on."""
         self.model.memory_bank = torch.from_numpy(np.load(bank))
         self.model.eval()
 
-    def embed(self, image: str, to: str) -> None:
-        """Save the patch features (patches, d) of an image."""
+    def embed(self, working: str, to: str) -> None:
+        """Save the patch features (patches, d) of a working image (h, w, 3) uint8."""
         self.model.train()
-        np.save(to, self.features(self.read(image)).numpy())
+        pixels = torch.from_numpy(np.load(working)).permute(2, 0, 1) / 255
+        np.save(to, self.features(self.transform(pixels)[None]).numpy())
 
     def coreset(self, features: str, picks: int) -> tuple[float, float]:
         """Seconds that `KCenterGreedy` takes to begin (its projection, one pick), and with this many picks."""
@@ -170,6 +170,41 @@ class Authors(Anomalib):
     def judge(self, tensor: torch.Tensor) -> float:
         squared, _ = self.index.search(self.features(tensor).numpy(), 1)
         return float(np.sqrt(squared.max()))
+
+
+class Exported(Anomalib):
+    """anomalib's model as its exporter writes it, run by OpenVINO in float32."""
+
+    precision: ClassVar[dict[str, str]] = {"INFERENCE_PRECISION_HINT": "f32"}
+
+    def use_bank(self, bank: str) -> None:
+        import openvino
+
+        super().use_bank(bank)
+        core, exported = openvino.Core(), Path(bank).with_suffix(".onnx")
+        image = torch.zeros(1, 3, *self.size)
+        if not exported.is_file():
+            torch.onnx.export(self.model, (image,), str(exported), opset_version=18, dynamo=True)
+        options = {"PERFORMANCE_HINT": "LATENCY", **self.precision}
+        self.request = core.compile_model(str(exported), "CPU", options).create_infer_request()
+
+    def judge(self, tensor: torch.Tensor) -> float:
+        self.request.infer({0: tensor.numpy()})
+        return float(self.request.get_output_tensor(0).data[0])
+
+
+class ExportedFreely(Exported):
+    """The same, in the precision that OpenVINO chooses by itself, as anomalib's inferencer lets it."""
+
+    precision: ClassVar[dict[str, str]] = {}
+
+
+CONTENDERS = {
+    "anomalib": Anomalib,
+    "authors": Authors,
+    "exported": Exported,
+    "exported_freely": ExportedFreely,
+}
 
 
 class Images(torch.utils.data.Dataset):
