@@ -29,25 +29,21 @@ resizing.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import platform
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import onnx
+from versus_environment import contender, environment, installed, say
 
 from goodparts import (
     Dataset,
@@ -65,10 +61,6 @@ from goodparts.features import Extractor, extract
 from goodparts.images import read_image
 from goodparts.metrics import auroc
 
-HERE = Path(__file__).parent
-TORCH = "torch==2.13.0"
-TORCHVISION = "torchvision==0.28.0"  # without its own requirements, which may ask for another torch
-OTHERS = ("anomalib==2.7.0", "faiss-cpu", "onnx", "onnxscript", "openvino")
 RATIO = 0.1
 OURS, OURS_LIMITED = "goodparts", "goodparts, default bank"
 ANOMALIB, AUTHORS = "anomalib", "authors' scheme"
@@ -119,6 +111,11 @@ def run(options: argparse.Namespace, stack: ExitStack) -> None:
     backbone = fitting.cut_down(load_backbone(recipe.backbone), recipe)
     work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="versus-")))
     python = environment(options.env or work / "env")
+    disk = {
+        OURS: installed(Path(sys.executable), "goodparts"),
+        ANOMALIB: installed(python, "anomalib", "torch", "torchvision"),
+        AUTHORS: installed(python, "torch", "torchvision", "faiss-cpu"),
+    }
     onnx.save(backbone.model, work / "backbone.onnx")
     say("features of all good images")
     features = all_features(data, backbone, recipe)
@@ -129,21 +126,16 @@ def run(options: argparse.Namespace, stack: ExitStack) -> None:
         name: stack.enter_context(contender(python, [kind, *common], work / f"{kind}.log"))
         for name, kind in CONTENDERS.items()
     }
-    theirs = contenders[ANOMALIB]
-    first = features[: len(features) // len(data.train)]
+    theirs, rounds = contenders[ANOMALIB], 1 if options.quick else 3
+    first = features[: len(features) // len(data.train)].copy()
     difference = unlikeness(theirs, first, data.train[0], recipe, work)
-
-    wanted = round(RATIO * len(features))
-    picks = min(wanted, 50 if options.quick else 200)
-    chosen = time_coreset(theirs, features, work / "features.npy", picks, 1 if options.quick else 3)
-    begin, some = median(chosen["begin"]), median(chosen["some"])
-    whole = begin + (some - begin) * (wanted - 1) / (picks - 1)
+    picks = min(round(RATIO * len(features)), 50 if options.quick else 200)
+    chosen = time_coreset(theirs, features, work / "features.npy", picks, rounds)
+    title = f"Coreset, {RATIO:.0%} of {len(features):,} x {features.shape[1]:,}"
     del features
-    fits, inspectors = time_fit(
-        theirs, data, {OURS: recipe, OURS_LIMITED: limited}, 1 if options.quick else 3
-    )
-    bank = inspectors[OURS].model.bank.features
-    np.save(work / "bank.npy", bank)
+    fits, inspectors = time_fit(theirs, data, {OURS: recipe, OURS_LIMITED: limited}, rounds)
+    banks = {name: inspector.model.bank.features for name, inspector in inspectors.items()}
+    np.save(work / "bank.npy", banks[OURS])
     for each in contenders.values():
         each("use_bank", bank=str(work / "bank.npy"))
     images = time_image(contenders, inspectors, data.test[0].path, 8 if options.quick else 40)
@@ -151,107 +143,23 @@ def run(options: argparse.Namespace, stack: ExitStack) -> None:
     scores = all_scores(contenders, inspectors, [sample.path for sample in samples])
     say(None)
 
-    print(
-        f"\n{machine()}. {data.name}: {len(data.train)} good images, {options.backbone.name}, {options.size} px.\n"
-    )
-    table(
-        f"Coreset, {wanted:,} of {len(first) * len(data.train):,} x {first.shape[1]:,}",
-        "s",
-        {OURS: median(chosen[OURS]), f"anomalib (extrapolated from {picks} picks)": whole},
-    )
-    ours = {name: median(fits[name]) for name in inspectors}
+    begin, some = median(chosen["begin"]), median(chosen["some"])
+    whole = begin + (some - begin) * (len(banks[OURS]) - 1) / (picks - 1)
     forward = median(fits[ANOMALIB])
-    table("Fit", "s", {**ours, f"anomalib ({forward:.0f} s, and its coreset as above)": forward + whole})
-    sizes = {name: f"{len(each.model.bank.features):,} entries" for name, each in inspectors.items()}
-    labelled = {f"{name} ({sizes.get(name, sizes[OURS])})": median(values) for name, values in images.items()}
-    table("One image", "ms", {name: 1000 * value for name, value in labelled.items()})
-    table_of_scores(scores, [sample.label for sample in samples])
-    disk = {
-        OURS: installed(Path(sys.executable), "goodparts"),
-        "anomalib": installed(python, "anomalib", "torch", "torchvision"),
-        AUTHORS: installed(python, "torch", "torchvision", "faiss-cpu"),
-    }
-    table("Installed, with all that is required", "MB", {name: size / 1e6 for name, size in disk.items()})
-    print(
-        f"Patch features of the first good image, anomalib's against ours: {difference:.0e} apart, relatively."
+    settings = f"{len(data.train)} good images, {options.backbone.name}, {options.size} px"
+    print(f"\n{machine()}. {data.name}: {settings}.\n")
+    table(title, "s", {OURS: median(chosen[OURS]), f"anomalib (extrapolated from {picks} picks)": whole})
+    fitted = {name: median(fits[name]) for name in inspectors}
+    table("Fit", "s", {**fitted, f"anomalib ({forward:.0f} s, and its coreset as above)": forward + whole})
+    entries = {name: len(banks.get(name, banks[OURS])) for name in images}
+    table(
+        "One image",
+        "ms",
+        {f"{name} ({entries[name]:,} entries)": 1000 * median(images[name]) for name in images},
     )
-
-
-# ---- the other environment
-
-
-def environment(folder: Path) -> Path:
-    """Python of an environment with the contenders in it; what is there already is used."""
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    stamp = folder / "versus.txt"
-    wanted = "\n".join((TORCH, TORCHVISION, *OTHERS))
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
-        return python
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
-        sys.exit(f"versus: --env {folder}: holds other things; give an empty or a new folder")
-    if not python.is_file():
-        say("making an environment")
-        venv.create(folder, symlinks=os.name != "nt", with_pip=True)
-    for packages in ([TORCH], ["--no-deps", TORCHVISION], OTHERS):
-        say(f"installing {' '.join(packages)}")
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
-        done = subprocess.run(pip, capture_output=True, text=True)
-        if done.returncode:
-            last = "\n".join(done.stderr.strip().splitlines()[-5:])
-            sys.exit(
-                f"versus: pip could not install {' '.join(packages)} for Python {platform.python_version()}:\n{last}\n"
-                "Check that pip's index has these versions, and that there is room on the disk."
-            )
-    stamp.write_text(wanted, encoding="utf-8")
-    return python
-
-
-def installed(python: Path, *distributions: str) -> int:
-    """Bytes that these distributions take there, with what they require."""
-    command = [str(python), str(HERE / "installed_size.py"), *distributions]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"versus: the size of {', '.join(distributions)} can't be found:\n{done.stderr.strip()}")
-    return int(done.stdout)
-
-
-@contextmanager
-def contender(python: Path, arguments: list[str], log: Path) -> Iterator[Callable[..., Any]]:
-    """A contender's process; what is given calls a method of it and returns the result."""
-    say(f"starting {arguments[0]}")
-    with log.open("w", encoding="utf-8") as errors:
-        process = subprocess.Popen(
-            [str(python), str(HERE / "versus_contender.py"), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            encoding="utf-8",
-            start_new_session=True,  # an interrupt is for this process alone, which then ends the others
-        )
-    assert process.stdin is not None
-    assert process.stdout is not None
-
-    def answer() -> Any:
-        line = process.stdout.readline()
-        reply = json.loads(line) if line else {"error": log.read_text(encoding="utf-8")[-2000:]}
-        if "error" in reply:
-            sys.exit(f"versus: {arguments[0]} failed:\n{reply['error']}")
-        return reply["result"]
-
-    def call(name: str, **values: Any) -> Any:
-        process.stdin.write(json.dumps({"call": name, **values}) + "\n")
-        process.stdin.flush()
-        return answer()
-
-    try:
-        answer()
-        yield call
-    finally:
-        if hasattr(os, "killpg"):  # with the processes that it started itself
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-        process.wait()
+    table_of_scores(scores, [sample.label for sample in samples])
+    table("Installed, with all that is required", "MB", {name: size / 1e6 for name, size in disk.items()})
+    print(f"Features of an image, anomalib's against ours: {difference:.0e} apart, relatively.")
 
 
 # ---- what is measured
@@ -260,10 +168,8 @@ def contender(python: Path, arguments: list[str], log: Path) -> Iterator[Callabl
 def all_features(data: Dataset, backbone: Any, recipe: Recipe) -> np.ndarray:
     """Patch features of all good images, (n, d) float32."""
     extractor = Extractor(backbone, recipe)
-    workers = feeding.default_workers()
-    with extract(
-        data.train, extractor, recipe, read=read_image, workers=workers, tell=fitting.silent
-    ) as found:
+    how = {"read": read_image, "workers": feeding.default_workers(), "tell": fitting.silent}
+    with extract(data.train, extractor, recipe, **how) as found:
         return np.array(found.features).reshape(-1, extractor.dimensions)
 
 
@@ -375,18 +281,8 @@ def machine() -> str:
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        processor = names[0] if names else processor
+        processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
     return f"{processor}, {feeding.cores()} cores, {platform.system()}, Python {platform.python_version()}"
-
-
-def say(what: str | None) -> None:
-    """Tell on the terminal what is going on; None: nothing any more."""
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns - 1
-        print("\r" + (what or "").ljust(width)[:width], end="" if what else "\r", file=sys.stderr, flush=True)
-    elif what:
-        print(what, file=sys.stderr, flush=True)
 
 
 def path_text(path: Path) -> str:
