@@ -133,12 +133,12 @@ def run(options: argparse.Namespace, stack: ExitStack) -> None:
     chosen = time_coreset(theirs, features, work / "features.npy", picks, rounds)
     title = f"Coreset, {RATIO:.0%} of {len(features):,} x {features.shape[1]:,}"
     del features
-    fits, inspectors = time_fit(theirs, data, {OURS: recipe, OURS_LIMITED: limited}, rounds)
+    fits, inspectors = time_fit(theirs, data, {OURS: recipe, OURS_LIMITED: limited}, min(rounds, 2))
     banks = {name: inspector.model.bank.features for name, inspector in inspectors.items()}
     np.save(work / "bank.npy", banks[OURS])
     for each in contenders.values():
         each("use_bank", bank=str(work / "bank.npy"))
-    images = time_image(contenders, inspectors, data.test[0].path, 8 if options.quick else 40)
+    images = time_image(contenders, inspectors, data.test[0].path, 8 if options.quick else 30)
     samples = data.test[:: 3 if options.quick else 1]
     scores = all_scores(contenders, inspectors, [sample.path for sample in samples])
     say(None)
@@ -237,8 +237,11 @@ def all_scores(
     say("scores of the test images")
     texts = [path_text(path) for path in paths]
     scores = {name: list(inspector.score_many(paths)) for name, inspector in inspectors.items()}
-    scores |= {name: call("score", images=texts) for name, call in contenders.items()}
-    scores["anomalib, 1 neighbour in the score"] = contenders[ANOMALIB]("patch_score", images=texts)
+    both = contenders[ANOMALIB]("both_scores", images=texts)
+    scores[ANOMALIB], scores["anomalib, 1 neighbour in the score"] = map(list, zip(*both, strict=True))
+    for name, call in contenders.items():
+        if name not in scores:
+            scores[name] = call("score", images=texts)
     return scores
 
 

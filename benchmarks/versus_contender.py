@@ -128,13 +128,16 @@ class Anomalib:
         """The anomaly score of each image."""
         return [self.judge(self.read(image)) for image in images]
 
-    def patch_score(self, images: list[str]) -> list[float]:
-        """The largest patch distance of each image: anomalib's score with one neighbour."""
-        neighbours, self.model.num_neighbors = self.model.num_neighbors, 1
-        try:
-            return self.score(images)
-        finally:
-            self.model.num_neighbors = neighbours
+    def both_scores(self, images: list[str]) -> list[tuple[float, float]]:
+        """The score of each image, and its largest patch distance, which is the score with one neighbour."""
+        weighted, largest = self.model.compute_anomaly_score, []
+
+        def also_largest(patch_scores: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+            largest.append(float(patch_scores.max()))
+            return weighted(patch_scores, *rest)
+
+        self.model.compute_anomaly_score = also_largest
+        return list(zip(self.score(images), largest, strict=True))
 
     def judge(self, tensor: torch.Tensor) -> float:
         """The score of one image (1, 3, h, w); its map is made with it."""
