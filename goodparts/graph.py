@@ -23,16 +23,14 @@ from onnx import TensorProto
 
 from goodparts.errors import BackboneError
 from goodparts.graph_builder import GraphBuilder
+from goodparts.memory_bank import CANDIDATES
 
 if TYPE_CHECKING:
     from goodparts.memory_bank import MemoryBank
     from goodparts.recipe import Recipe
 
-OPSET = 18
+OPSET = 19
 FAR = 1e30  # added to a distance that must not win; its square is still finite in float64, itself in float32
-_CANDIDATES = 8  # best blocks of the bank per patch whose winners are measured exactly
-_BLOCK_ENTRIES = 16  # bank entries of which only the nearest is a candidate
-_CHUNK_ENTRIES = 2048  # bank entries searched at once, so that their distances stay in cache
 
 
 @dataclass
@@ -96,12 +94,18 @@ def features_graph(
             finer = h * w > grid[0] * grid[1]
             layer = _to_grid(build, layer, (h, w), grid, "adaptive" if finer else recipe.layer_fusion)
         fused.append((layer, channels))
-    joined = build.node("Concat", *(layer for layer, _ in fused), axis=1) if len(fused) > 1 else fused[0][0]
     dimensions = sum(channels for _, channels in fused)
     if recipe.pooled_dimensions and recipe.pooled_dimensions != dimensions:
-        joined = _adaptive_channels(build, joined, dimensions, recipe.pooled_dimensions)
+        joined = build.node("Concat", *(layer for layer, _ in fused), axis=1)
         dimensions = recipe.pooled_dimensions
-    build.node("Transpose", joined, perm=[0, 2, 3, 1], name="patch_features")
+        fused = [(_adaptive_channels(build, joined, sum(channels for _, channels in fused), dimensions), dimensions)]
+    # Channels come last, and cells in a row, in each layer before they are joined: so engines need not move them again.
+    rows = []
+    for layer, channels in fused:
+        last = build.node("Transpose", layer, perm=[0, 2, 3, 1])
+        rows.append(build.node("Reshape", last, build.ints([0, grid[0] * grid[1], channels])))
+    joined = build.node("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
+    build.node("Reshape", joined, build.ints([0, *grid, dimensions]), name="patch_features")
     build.output("patch_features", ["n", *grid, dimensions])
     return Graph(build.finish())
 
@@ -117,8 +121,8 @@ def search_graph(
 ) -> Graph:
     """The graph from `patch_features` (n, h, w, d) to `distance_grid` (n, h, w) and `score` (n,), float32.
 
-    Each patch is compared with the whole bank in the bank's search space (its principal dimensions, centred); of
-    every block of entries the nearest is a candidate, and the exact Euclidean distances of the best candidates decide.
+    Each patch is compared with the whole bank in the bank's search space (centred, principal dimensions, int8); the exact
+    Euclidean distances of the best candidates decide.
 
     Args:
         bank: what is searched.
@@ -303,55 +307,64 @@ def _adaptive_matrix(size: int, target: int) -> NDArray[np.float32]:
 
 
 def _search(build: GraphBuilder, patches: str, bank: MemoryBank, excluded: str | None) -> str:
-    """Indices of the most promising bank entries, (patches, k) int64."""
+    """Indices of the `CANDIDATES` most promising bank entries, (patches, k) int64.
+
+    Of every block of entries the minimum is taken first, then those of the best blocks are ranked: a top-k over whole
+    rows would take longer than the products.
+    """
     entries = len(bank.features)
-    query = build.node("Sub", patches, build.learnt("bank_mean", bank.mean))
-    if bank.basis is not None:
-        query = build.node("MatMul", query, build.learnt("bank_basis", bank.basis))
-    k = min(_CANDIDATES if bank.basis is not None else 4, entries)
-    if entries <= _BLOCK_ENTRIES * k * 4:
-        distances = _ranking(build, query, bank, slice(0, entries), excluded, entries)
-        return build.top_k(distances, k, largest=False)[1]
-
-    values, indices = [], []
-    for first in range(0, entries, _CHUNK_ENTRIES):
-        last = min(first + _CHUNK_ENTRIES, entries)
-        blocks = -(-(last - first) // _BLOCK_ENTRIES)
-        distances = _ranking(build, query, bank, slice(first, last), excluded, blocks * _BLOCK_ENTRIES)
-        # Strided blocks: entries of one image lie side by side in the bank and come into different blocks.
-        blocked = build.node("Reshape", distances, build.ints([-1, _BLOCK_ENTRIES, blocks]))
-        lowest, position = build.top_k(blocked, 1, largest=False)
-        position = build.node("Squeeze", position, build.ints([1]))
-        start = np.arange(first, first + blocks, dtype=np.int64)
-        index = build.node("Mul", position, build.ints([blocks]))
-        index = build.node("Add", index, build.constant(start[None]))
-        values.append(build.node("Squeeze", lowest, build.ints([1])))
-        indices.append(index)
-    joined = build.node("Concat", *values, axis=1) if len(values) > 1 else values[0]
-    index = build.node("Concat", *indices, axis=1) if len(indices) > 1 else indices[0]
-    best = build.top_k(joined, k, largest=False)[1]
-    found = build.node("GatherElements", index, best, axis=1)
-    return build.node("Min", found, build.constant(np.array([entries - 1], dtype=np.int64)))  # padding
+    k = min(CANDIDATES, entries)
+    block = _block_size(entries)
+    blocks = -(-entries // block)
+    if blocks <= k:
+        ranking = _ranking(build, patches, bank, excluded, entries)
+        return build.top_k(ranking, k, largest=False)[1]
+    ranking = _ranking(build, patches, bank, excluded, blocks * block)
+    by_block = build.node("Reshape", ranking, build.ints([-1, blocks, block]))
+    lowest = build.node("ReduceMin", by_block, build.ints([2]), keepdims=0)
+    best = build.top_k(lowest, k, largest=False)[1]  # (patches, k) blocks
+    within = build.node("GatherND", by_block, build.node("Unsqueeze", best, build.ints([2])), batch_dims=1)
+    within = build.node("Reshape", within, build.ints([-1, k * block]))
+    found = build.top_k(within, k, largest=False)[1]
+    which = build.node("Div", found, build.ints([block]))
+    offset = build.node("Sub", found, build.node("Mul", which, build.ints([block])))
+    first = build.node("Mul", build.node("GatherElements", best, which, axis=1), build.ints([block]))
+    return build.node("Min", build.node("Add", first, offset), build.ints([entries - 1]))  # padding
 
 
-def _ranking(
-    build: GraphBuilder, query: str, bank: MemoryBank, part: slice, excluded: str | None, padded: int
-) -> str:
-    """|b|^2 - 2 q.b for the entries of `part`, padded with FAR: squared distances up to a constant per patch."""
-    count = part.stop - part.start
-    entries = np.zeros((bank.search_bank.shape[1], padded), dtype=np.float32)
-    entries[:, :count] = -2 * bank.search_bank[part].T
-    offsets = np.full(padded, FAR, dtype=np.float32)
-    offsets[:count] = np.einsum("md,md->m", bank.search_bank[part], bank.search_bank[part])
-    product = build.node("MatMul", query, build.learnt(f"search_bank_{part.start}", entries))
-    offset = build.learnt(f"search_offset_{part.start}", offsets)
-    if excluded is not None:
-        own = build.node(
-            "Slice", excluded, build.ints([part.start]), build.ints([part.stop]), build.ints([0])
+def _block_size(entries: int) -> int:
+    """About half as many entries in a block as there are blocks: both are then cheap to rank."""
+    return int(2 ** max(3, round(np.log2(entries / 2) / 2)))
+
+
+def _ranking(build: GraphBuilder, patches: str, bank: MemoryBank, excluded: str | None, padded: int) -> str:
+    """|b|^2 - 2 q.b for all entries b, padded with FAR: squared distances up to a constant per patch, (patches, padded).
+
+    q and b are centred and in the bank's search space, |b|^2 is that of all dimensions.
+    """
+    missing = padded - len(bank.features)
+    if bank.basis is None:
+        query = build.node("Sub", patches, build.learnt("bank_mean", bank.mean))
+    else:
+        query = build.node("MatMul", patches, build.learnt("bank_basis", bank.basis))
+        query = build.node("Sub", query, build.constant(bank.mean @ bank.basis))
+    if bank.int8:
+        units, zero = bank.quantised, build.constant(np.array(0, dtype=np.int8))
+        scale = build.constant(units.patch_scale)
+        query = build.node("DequantizeLinear", build.node("QuantizeLinear", query, scale, zero), scale, zero)
+        entries = build.node(
+            "DequantizeLinear",
+            build.learnt("search_bank", np.pad(units.entries.T, ((0, 0), (0, missing)))),
+            build.constant(np.float32(2) * units.entry_scale),
+            zero,
         )
-        own = build.node("Pad", own, build.ints([0, padded - count])) if padded > count else own
+    else:
+        entries = build.learnt("search_bank", np.pad(2 * bank.search_bank.T, ((0, 0), (0, missing))))
+    offset = build.learnt("search_offset", np.pad(bank.norms, (0, missing), constant_values=FAR))
+    if excluded is not None:
+        own = build.node("Pad", excluded, build.ints([0, missing])) if missing else excluded
         offset = build.node("Add", offset, own)
-    return build.node("Add", product, offset)
+    return build.node("Sub", offset, build.node("MatMul", query, entries))
 
 
 def _squared_distance(build: GraphBuilder, a: str, b: str) -> str:
@@ -407,8 +420,9 @@ def _reweighted(
         "GatherElements", build.node("Reshape", neighbour, build.ints([-1, cells])), farthest, axis=1
     )
     entry = build.node("Gather", stored, build.node("Squeeze", own, build.ints([1])), axis=0)  # (n, d)
-    centred = build.node("Sub", entry, "bank_mean")
-    spread = build.node("Sub", stored, "bank_mean")  # (m, d)
+    mean = build.learnt("bank_mean", bank.mean)
+    centred = build.node("Sub", entry, mean)
+    spread = build.node("Sub", stored, mean)  # (m, d)
     norms = build.node("ReduceSumSquare", spread, build.ints([1]), keepdims=0)
     products = build.node("MatMul", centred, build.node("Transpose", spread, perm=[1, 0]))
     near = build.node("Sub", norms, build.node("Mul", products, build.floats([2])))

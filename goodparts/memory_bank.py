@@ -13,6 +13,30 @@ from goodparts.coreset import Progress
 from goodparts.recipe import Recipe
 
 
+CANDIDATES = 6
+"""Bank entries per patch, ranked best, whose exact distances decide."""
+
+_ENTRY_STEPS = 63  # 7 bits: processors without int8 dot products add two products in 16 bits
+_SAMPLE = 2000  # patches that try a search space
+_SAMPLE_BLOCK = 250  # of them at a time
+_PATCH_RANGE = 1.25  # largest component of a patch that int8 holds, in those of the entries
+
+
+@dataclass(frozen=True, eq=False)
+class Quantised:
+    """Memory bank entries in int8, to rank them: what is ranked best is measured exactly.
+
+    Attributes:
+        entries: centred, in the search space, (m, q) int8, in units of `entry_scale`.
+        entry_scale: () float32.
+        patch_scale: unit of what is compared with them, () float32.
+    """
+
+    entries: NDArray[np.int8]
+    entry_scale: NDArray[np.float32]
+    patch_scale: NDArray[np.float32]
+
+
 @dataclass(frozen=True, eq=False)
 class MemoryBank:
     """What is searched for the nearest good patch.
@@ -22,13 +46,15 @@ class MemoryBank:
         origins: for each entry the index of its image among the good images, (m,) int32, ascending.
         mean: of the features, (d,) float32: distances of near neighbours are small beside the norms, so the search
             works on centred features.
-        basis: the q principal dimensions in which the search looks for candidates, (d, q) float32; None: all d.
+        basis: the q principal dimensions in which the search ranks entries, (d, q) float32; None: all d.
+        int8: whether it ranks them in int8 rather than in float32.
     """
 
     features: NDArray[np.float32]
     origins: NDArray[np.int32]
     mean: NDArray[np.float32]
     basis: NDArray[np.float32] | None
+    int8: bool = False
 
     @cached_property
     def search_bank(self) -> NDArray[np.float32]:
@@ -37,6 +63,23 @@ class MemoryBank:
         if self.basis is not None:
             centred = centred @ self.basis
         return centred
+
+    @cached_property
+    def norms(self) -> NDArray[np.float32]:
+        """Squared norms of the centred entries in all d dimensions, (m,) float32."""
+        centred: NDArray[np.float32] = self.features - self.mean
+        return np.einsum("md,md->m", centred, centred)
+
+    @cached_property
+    def quantised(self) -> Quantised:
+        """The entries in int8."""
+        largest = max(float(np.abs(self.search_bank).max()), 1e-30)
+        scale = np.float32(largest / _ENTRY_STEPS)
+        return Quantised(
+            entries=np.rint(self.search_bank / scale).astype(np.int8),
+            entry_scale=np.array(scale, dtype=np.float32),
+            patch_scale=np.array(largest * _PATCH_RANGE / 127, dtype=np.float32),
+        )
 
     def of_image(self, index: int) -> slice:
         """The entries that came from the good image of that index."""
@@ -70,7 +113,8 @@ def choose(
     flat = features.reshape(-1, features.shape[-1])
     rows = np.flatnonzero(valid)
     kept = _sample(flat, rows, _wanted(len(rows), recipe), recipe, progress)
-    return _bank(np.ascontiguousarray(flat[kept]), (kept // features.shape[1]).astype(np.int32), recipe)
+    origins = (kept // features.shape[1]).astype(np.int32)
+    return _bank(np.ascontiguousarray(flat[kept]), origins, recipe, *_trial(flat, rows, kept, recipe.seed))
 
 
 def extend(
@@ -99,6 +143,8 @@ def extend(
     rows = np.flatnonzero(valid)
     count = max(1, round(recipe.sampling_ratio * len(rows)))
     kept = _sample(flat, rows, count, recipe, progress, given=bank.features)
+    patches = _trial(flat, rows, kept, recipe.seed)[0]
+    nobody = np.full(len(patches), -1)  # an entry that is among them may find itself
     entries = np.concatenate([bank.features, flat[kept]])
     origins = np.concatenate(
         [bank.origins, (kept // features.shape[1]).astype(np.int32) + np.int32(first_image)]
@@ -106,7 +152,7 @@ def extend(
     if recipe.sampling_limit and len(entries) > recipe.sampling_limit:
         kept = _sample(entries, np.arange(len(entries)), recipe.sampling_limit, recipe)
         entries, origins = entries[kept], origins[kept]
-    return _bank(entries, origins, recipe)
+    return _bank(entries, origins, recipe, patches, nobody)
 
 
 def _wanted(patches: int, recipe: Recipe) -> int:
@@ -141,26 +187,81 @@ def _sample(
     return np.sort(rows[picks[old:] - old])
 
 
-def _bank(entries: NDArray[np.float32], origins: NDArray[np.int32], recipe: Recipe) -> MemoryBank:
+def _trial(
+    flat: NDArray[np.float32], rows: NDArray[np.int64], kept: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Patches to try a search space on, and which entry each of them is: those that were not kept, if there are any."""
+    rest = np.setdiff1d(rows, kept, assume_unique=True)
+    drawn = rest if len(rest) else kept
+    count = min(_SAMPLE, len(drawn))
+    chosen = np.sort(np.random.default_rng(seed).choice(len(drawn), count, replace=False, shuffle=False))
+    return np.ascontiguousarray(flat[drawn[chosen]]), np.full(count, -1) if len(rest) else chosen
+
+
+def _bank(
+    entries: NDArray[np.float32],
+    origins: NDArray[np.int32],
+    recipe: Recipe,
+    patches: NDArray[np.float32],
+    own: NDArray[np.int64],
+) -> MemoryBank:
+    """The bank in the cheapest search space that finds the nearest entry all the same; `patches`, `own`: as in
+    `finds_nearest`."""
     mean = entries.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return MemoryBank(
-        features=entries,
-        origins=origins,
-        mean=mean,
-        basis=principal_dimensions(entries, mean, recipe.search_dimensions),
-    )
+    whole = MemoryBank(features=entries, origins=origins, mean=mean, basis=None)
+    dimensions = recipe.search_dimensions
+    if principal_dimensions_save(entries, dimensions):
+        directions = principal_dimensions(entries, mean)
+        while principal_dimensions_save(entries, dimensions):
+            bank = replace(whole, basis=np.ascontiguousarray(directions[:, :dimensions]), int8=True)
+            if finds_nearest(bank, patches, own):
+                return bank
+            dimensions += -(-dimensions // 2)
+    bank = replace(whole, int8=True)
+    return bank if finds_nearest(bank, patches, own) else whole
 
 
-def principal_dimensions(
-    entries: NDArray[np.float32], mean: NDArray[np.float32], dimensions: int
-) -> NDArray[np.float32] | None:
-    """The `dimensions` directions of largest variance, (d, dimensions) float32; None where they'd save nothing."""
+def principal_dimensions_save(entries: NDArray[np.float32], dimensions: int) -> bool:
+    """Whether searching entries (m, d) in so many principal dimensions would at least halve the work."""
     m, d = entries.shape
-    if dimensions == 0 or m <= dimensions or d < 2 * dimensions:
-        return None
+    return 0 < dimensions < m and 2 * dimensions <= d
+
+
+def principal_dimensions(entries: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The directions of entries (m, d) by falling variance, (d, d) float32, a column each."""
+    m, d = entries.shape
     covariance = np.zeros((d, d), dtype=np.float64)
     for first in range(0, m, 4096):
         centred = entries[first : first + 4096] - mean
         covariance += centred.T @ centred
     _, directions = np.linalg.eigh(covariance)
-    return np.ascontiguousarray(directions[:, ::-1][:, :dimensions], dtype=np.float32)
+    return np.ascontiguousarray(directions[:, ::-1], dtype=np.float32)
+
+
+def finds_nearest(bank: MemoryBank, patches: NDArray[np.float32], own: NDArray[np.int64]) -> bool:
+    """Whether the ranking finds the nearest entry of every patch, to a relative 1e-4 of its distance.
+
+    Args:
+        bank: with the search space in question.
+        patches: (s, d) float32.
+        own: for each the index of the entry that it is itself and must not find, -1 if it is none, (s,) int64.
+    """
+    entries = bank.features - bank.mean
+    ranked = bank.quantised.entries * bank.quantised.entry_scale if bank.int8 else bank.search_bank
+    for first in range(0, len(patches), _SAMPLE_BLOCK):
+        query = patches[first : first + _SAMPLE_BLOCK] - bank.mean
+        sought = query if bank.basis is None else query @ bank.basis
+        if bank.int8:
+            unit = bank.quantised.patch_scale
+            sought = np.clip(np.rint(sought / unit), -127, 127) * unit
+        exact = bank.norms + np.einsum("sd,sd->s", query, query)[:, None] - 2 * (query @ entries.T)
+        ranking = bank.norms - 2 * (sought @ ranked.T)
+        mine = own[first : first + _SAMPLE_BLOCK]
+        lines = np.flatnonzero(mine >= 0)
+        exact[lines, mine[lines]] = ranking[lines, mine[lines]] = np.inf
+        candidates = np.argpartition(ranking, min(CANDIDATES, ranking.shape[1]) - 1, axis=1)[:, :CANDIDATES]
+        found = np.take_along_axis(exact, candidates, axis=1).min(axis=1)
+        nearest = exact.min(axis=1)
+        if (found > nearest + 2e-4 * np.abs(nearest)).any():
+            return False
+    return True

@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+
 from goodparts.backbones import Backbone
 from goodparts.calibration import Calibration
 from goodparts.errors import ModelError, RecipeError
@@ -31,7 +33,7 @@ from goodparts.recipe import Recipe
 if TYPE_CHECKING:
     from goodparts.graph import Graph
 
-FORMAT = 1
+FORMAT = 2  # 1: the identity took in the words that explain a recipe's keys, so it can't be computed anew
 SUFFIX = ".goodparts"
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
 
@@ -142,7 +144,7 @@ def load(path: str | Path) -> Model:
             raise _damaged(path, f"{name} does not have the sha256 it was written with")
     try:
         model = _restore(members, manifest)
-        whole = model.identity == manifest["identity"]
+        whole = manifest["format"] < 2 or model.identity == manifest["identity"]
     except (LookupError, ValueError, TypeError, AttributeError, RecipeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not whole:
@@ -207,6 +209,8 @@ def _members(model: Model) -> dict[str, bytes]:
     tensors = {"features": bank.features, "origins": bank.origins, "mean": bank.mean}
     if bank.basis is not None:
         tensors["basis"] = bank.basis
+    if bank.int8:
+        tensors["int8"] = np.ones(1, dtype=np.uint8)
     return {
         "recipe.toml": model.recipe.to_toml().encode(),
         "backbone.onnx": model.backbone.model.SerializeToString(deterministic=True),
@@ -240,6 +244,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
             origins=tensors["origins"],
             mean=tensors["mean"],
             basis=tensors.get("basis"),
+            int8="int8" in tensors,
         ),
         calibration=Calibration.from_json(members["calibration.json"].decode()),
         grid=tuple(manifest["grid"]),
@@ -260,7 +265,7 @@ def _hashes(members: dict[str, bytes]) -> dict[str, str]:
 
 def _identity(hashes: dict[str, str], model: Model) -> str:
     """Where the backbone's file lay, and where features were kept meanwhile, is of no account."""
-    recipe = model.recipe.replace({"memory_limit": 0, "backbone": model.backbone.name}).to_toml()
+    recipe = model.recipe.replace({"memory_limit": 0, "backbone": model.backbone.name}).to_toml(comments=False)
     parts = {**hashes, "recipe.toml": hashlib.sha256(recipe.encode()).hexdigest()}
     text = json.dumps({"format": FORMAT, "sha256": parts, **model._described()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

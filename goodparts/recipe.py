@@ -80,8 +80,8 @@ class Recipe:
     )
 
     search_dimensions: int = _key(
-        384,
-        "the bank is searched in this many principal dimensions, exact distances decide; 0: all",
+        192,
+        "the bank is searched in so many principal dimensions, in more where that misses entries; 0: in all",
         limits=(0, 65536),
     )
 

@@ -211,7 +211,7 @@ def test_numbers_too_large_for_half_precision_stay_as_they_are(fitted: Inspector
 def test_interface_and_metadata(fitted: Inspector, tmp_path: Path) -> None:
     network = onnx.load(fitted.export(tmp_path / "part.onnx"))
     onnx.checker.check_model(network, full_check=True)
-    assert [item.version for item in network.opset_import] == [18]
+    assert [item.version for item in network.opset_import] == [19]
 
     def shape(item: onnx.ValueInfoProto) -> list[str | int]:
         return [dim.dim_param or dim.dim_value for dim in item.type.tensor_type.shape.dim]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -146,42 +147,79 @@ def test_progress_tells_of_the_greedy_picks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "dimensions", "wanted", "found"),
+    ("entries", "dimensions", "wanted", "save"),
     [
-        (200, 16, 0, None),  # off
-        (200, 16, 8, 8),
-        (200, 16, 9, None),  # less than half would be saved
-        (200, 16, 1, 1),
-        (8, 16, 8, None),  # no more entries than dimensions: they span no space worth finding
-        (9, 16, 8, 8),
+        (200, 16, 0, False),  # off
+        (200, 16, 8, True),
+        (200, 16, 9, False),  # less than half would be saved
+        (200, 16, 1, True),
+        (8, 16, 8, False),  # no more entries than dimensions: they span no space worth finding
+        (9, 16, 8, True),
     ],
 )
 def test_principal_dimensions_only_where_they_save_something(
-    entries: int, dimensions: int, wanted: int, found: int | None
+    entries: int, dimensions: int, wanted: int, save: bool
 ) -> None:
-    features = np.random.default_rng(0).standard_normal((1, entries, dimensions)).astype(np.float32)
-    bank = chosen(features, search_dimensions=wanted)
-    assert bank.search_bank.shape == (entries, found or dimensions)
-    assert bank.search_bank.dtype == np.float32
-    assert (bank.basis is None) == (found is None)
-    if bank.basis is not None:
-        assert bank.basis.shape == (dimensions, found)
+    features = np.random.default_rng(0).standard_normal((entries, dimensions)).astype(np.float32)
+    assert memory_bank.principal_dimensions_save(features, wanted) == save
+
+
+def flat_features(
+    patches: int, wide: int, d: int, *, thin: float = 1e-3, seed: int = 1
+) -> NDArray[np.float32]:
+    """Features of one image (1, patches, d) that vary in `wide` directions and hardly in the others."""
+    rng = np.random.default_rng(seed)
+    turn, _ = np.linalg.qr(rng.standard_normal((d, d)))
+    spread = np.where(np.arange(d) < wide, 1, thin)
+    return (rng.standard_normal((1, patches, d)) * spread @ turn + 9).astype(np.float32)
 
 
 def test_principal_dimensions_are_those_of_largest_variance() -> None:
     rng = np.random.default_rng(1)
     spread = np.array([9, 0.1, 5, 0.2, 3, 0.1, 0.3, 0.2])
     turn, _ = np.linalg.qr(rng.standard_normal((8, 8)))
-    features = (rng.standard_normal((1, 5000, 8)) * spread @ turn + 50).astype(np.float32)
-    bank = chosen(features, search_dimensions=3)
-    assert bank.basis is not None
-    exact = features[0].astype(np.float64)
-    np.testing.assert_allclose(bank.mean, exact.mean(axis=0), rtol=1e-6)
-    _, values, directions = np.linalg.svd(exact - exact.mean(axis=0), full_matrices=False)
-    along = np.abs(directions[:3] @ bank.basis)
+    entries = (rng.standard_normal((5000, 8)) * spread @ turn + 50).astype(np.float32)
+    found = memory_bank.principal_dimensions(entries, entries.mean(axis=0))
+    exact = entries.astype(np.float64)
+    _, _, directions = np.linalg.svd(exact - exact.mean(axis=0), full_matrices=False)
+    along = np.abs(directions[:3] @ found[:, :3])
     np.testing.assert_allclose(along, np.eye(3), atol=1e-3)
-    np.testing.assert_allclose(np.linalg.norm(bank.search_bank, axis=0), values[:3], rtol=1e-4)
-    np.testing.assert_allclose(bank.search_bank.mean(axis=0), 0, atol=1e-3)
+
+
+def test_the_search_takes_as_few_dimensions_as_find_the_nearest() -> None:
+    # 24 directions matter: 8 and 12 principal dimensions miss entries, 27 don't.
+    bank = chosen(flat_features(900, 24, 64), sampling_ratio=0.5, search_dimensions=8)
+    assert bank.basis is not None
+    assert bank.basis.shape == (64, 27)
+    assert bank.search_bank.shape == (450, 27)
+    assert bank.int8
+
+
+def test_the_search_takes_all_dimensions_where_all_matter() -> None:
+    bank = chosen(flat_features(900, 64, 64), sampling_ratio=0.5, search_dimensions=8)
+    assert bank.basis is None
+    assert bank.int8
+
+
+def test_entries_that_int8_can_not_tell_apart_are_ranked_in_float32() -> None:
+    # In 3 dimensions 3,000 entries lie closer together than the steps of int8.
+    dense = flat_features(6000, 3, 3)
+    assert not chosen(dense, sampling="random", sampling_ratio=0.5).int8
+    assert not chosen(dense, sampling_ratio=1.0).int8
+
+
+@pytest.mark.parametrize("basis", [False, True])
+@pytest.mark.parametrize("int8", [False, True])
+def test_what_misses_the_nearest_is_told_from_what_finds_it(basis: bool, int8: bool) -> None:
+    features = flat_features(400, 6, 32)[0]
+    whole = chosen(features[None], sampling_ratio=1.0)
+    directions = memory_bank.principal_dimensions(features, whole.mean)
+    patches = flat_features(400, 6, 32)[0] + np.float32(1e-3)
+    nobody = np.full(400, -1)
+    good = replace(whole, basis=directions[:, :6] if basis else None, int8=int8)
+    assert memory_bank.finds_nearest(good, patches, nobody)
+    blind = replace(whole, basis=directions[:, 30:], int8=int8)
+    assert not memory_bank.finds_nearest(blind, patches, nobody)
 
 
 def test_the_search_space_never_makes_entries_look_farther_apart() -> None:

@@ -6,16 +6,23 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from goodparts import Evaluation, Inspector, Recipe
+from goodparts import Evaluation, Inspector, Recipe, framing, graph, read_dataset
+from goodparts.engines.openvino import Engine
+from goodparts.features import Extractor
+from goodparts.images import read_image
 
 pytestmark = pytest.mark.real
 
 
+Fitted = Callable[[str, str], Inspector]
+
+
 @pytest.fixture(scope="module")
-def evaluated(shared: Path) -> Callable[[str, str], Evaluation]:
-    """Fit on a category and evaluate, once for each recipe and category."""
+def fitted(shared: Path) -> Fitted:
+    """Fit on a category, once for each recipe and category."""
     recipes = {
         "default": Recipe(),
         "classic, greedy": Recipe.preset("classic").replace(
@@ -31,9 +38,19 @@ def evaluated(shared: Path) -> Callable[[str, str], Evaluation]:
     }
 
     @cache
+    def fit(name: str, category: str) -> Inspector:
+        return Inspector(recipes[name]).fit(shared / "mvtec_ad" / category)
+
+    return fit
+
+
+@pytest.fixture(scope="module")
+def evaluated(shared: Path, fitted: Fitted) -> Callable[[str, str], Evaluation]:
+    """Fit on a category and evaluate, once for each recipe and category."""
+
+    @cache
     def evaluate(name: str, category: str) -> Evaluation:
-        data = shared / "mvtec_ad" / category
-        return Inspector(recipes[name]).fit(data).evaluate(data)
+        return fitted(name, category).evaluate(shared / "mvtec_ad" / category)
 
     return evaluate
 
@@ -54,3 +71,29 @@ def test_reaches(
     value = evaluated(name, category).metrics[metric]
     assert value is not None
     assert value >= least
+
+
+@pytest.mark.parametrize(
+    ("name", "category"),
+    [("default", "metal_nut"), ("default", "grid_256"), ("classic, greedy", "metal_nut")],
+)
+def test_the_search_finds_what_brute_force_finds(
+    shared: Path, fitted: Fitted, name: str, category: str
+) -> None:
+    inspector = fitted(name, category)
+    model, recipe = inspector.model, inspector.recipe
+    assert model.bank.int8
+    extract = Extractor(model.backbone, recipe)
+    bank = model.bank.features.astype(np.float64)
+    norms = (bank**2).sum(axis=1)
+    shape = {"patch_features": (1, *model.grid, bank.shape[1])}
+    search = Engine(graph.search_graph(model.bank, model.grid, recipe), shape)
+    for sample in read_dataset(shared / "mvtec_ad" / category).test[::11]:
+        pixels = read_image(sample.path)
+        patches = extract(framing.apply(framing.frame_of(pixels.shape[:2], recipe), pixels))
+        found = search({"patch_features": patches.reshape(shape["patch_features"])})
+        exact = patches.astype(np.float64)
+        squared = (exact**2).sum(axis=1)[:, None] + norms - 2 * (exact @ bank.T)
+        nearest = np.sqrt(squared.min(axis=1))
+        np.testing.assert_allclose(found["distance_grid"].ravel(), nearest, rtol=1e-4)
+        np.testing.assert_allclose(found["score"], nearest.max(), rtol=1e-4)
