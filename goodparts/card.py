@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from goodparts import precision
 from goodparts.calibration import FOLDS, SEPARATE, Calibration, Decision, GoodScores
 from goodparts.model import Model
 from goodparts.rates import in_so_many
@@ -108,6 +109,8 @@ def card_record(model: Model, name: str) -> dict[str, Any]:
             {"name": name, "score": score} for name, score in least_alike(calibration.learnt, LEAST_ALIKE)
         ],
         "decisions_before": len(calibration.history),
+        "precision": precision.in_use(model.recipe, model.precision),
+        "precision_check": model.precision.to_dict(),
     }
     if calibration.decision.threshold is not None:
         promise = calibration.promise(model.recipe.confidence)
@@ -191,6 +194,7 @@ def _learnt(model: Model) -> list[str]:
         f"Backbone {backbone.name} ({backbone.source}, licence {backbone.licence}), layers "
         f"{', '.join(model.recipe.layers)}, normalisation {backbone.normalisation}.",
         f"Memory bank: {len(bank.features):,} patch features of {bank.features.shape[1]} dimensions.",
+        f"On this machine {precision.describe(model.recipe, model.precision)}.",
     ]
     left_out = model.calibration.left_out
     if left_out:

@@ -98,7 +98,12 @@ def features_graph(
     if recipe.pooled_dimensions and recipe.pooled_dimensions != dimensions:
         joined = build.node("Concat", *(layer for layer, _ in fused), axis=1)
         dimensions = recipe.pooled_dimensions
-        fused = [(_adaptive_channels(build, joined, sum(channels for _, channels in fused), dimensions), dimensions)]
+        fused = [
+            (
+                _adaptive_channels(build, joined, sum(channels for _, channels in fused), dimensions),
+                dimensions,
+            )
+        ]
     # Channels come last, and cells in a row, in each layer before they are joined: so engines need not move them again.
     rows = []
     for layer, channels in fused:
@@ -338,7 +343,7 @@ def _block_size(entries: int) -> int:
 
 
 def _ranking(build: GraphBuilder, patches: str, bank: MemoryBank, excluded: str | None, padded: int) -> str:
-    """|b|^2 - 2 q.b for all entries b, padded with FAR: squared distances up to a constant per patch, (patches, padded).
+    """|b|^2 - 2 q.b for all entries b, padded with FAR: squared distances up to a constant a patch, (patches, padded).
 
     q and b are centred and in the bank's search space, |b|^2 is that of all dimensions.
     """

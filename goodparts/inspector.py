@@ -9,7 +9,7 @@ inspector.save("part.goodparts")
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from goodparts.framing import Frame
 from goodparts.images import PIXEL_LIMIT, ImageLike, read_image
 from goodparts.inspection import BAD, GOOD, RECHECK, Inspection
 from goodparts.model import Model
+from goodparts.precision import SAMPLE, UNCHECKED, PrecisionCheck, has_bf16, in_use, margin
 from goodparts.recipe import Recipe
 from goodparts.regions import find_regions, label_regions, remove_small
 
@@ -54,9 +55,6 @@ DECISION_KEYS = (
     "quality_gate",
 )
 """Recipe keys that can change without learning anew."""
-
-BORDERLINE = 1e-4
-"""Scores this close to the threshold, relatively, may differ between machines in float32."""
 
 
 class Inspector:
@@ -124,16 +122,16 @@ class Inspector:
             BackboneError: the backbone or a layer of it is not there.
             RecipeError: the threshold's rule needs more images.
         """
-        self._take(
-            fitting.fit(
-                good,
-                self.recipe,
-                read=self._read,
-                workers=self.workers,
-                offline=self.offline,
-                progress=progress,
-            )
+        images = fitting.good_images(good)
+        model = fitting.fit(
+            good,
+            self.recipe,
+            read=self._read,
+            workers=self.workers,
+            offline=self.offline,
+            progress=progress,
         )
+        self._learn(model, images, progress)
         if calibrate_on is not None:
             self.calibrate(calibrate_on, progress=progress)
             first = replace(
@@ -152,9 +150,9 @@ class Inspector:
             DatasetError: no image that is new.
             ImageError: one of them can't be read.
         """
-        self._take(
-            fitting.learn_on(self.model, good, read=self._read, workers=self.workers, progress=progress)
-        )
+        images = fitting.good_images(good, least=1)
+        model = fitting.learn_on(self.model, good, read=self._read, workers=self.workers, progress=progress)
+        self._learn(model, images, progress)
         return self
 
     def calibrate(
@@ -273,12 +271,42 @@ class Inspector:
         """Decide with the F1-optimal threshold of a labelled set from now on, labelled as an oracle."""
         self._model = self.model.with_calibration(self.model.calibration.with_oracle(threshold))
 
+    @property
+    def precision(self) -> str:
+        """What inspections are computed in on this machine: "f32" or "bf16"."""
+        return in_use(self.recipe, self.model.precision)
+
     # ---- inside
+
+    def _learn(self, model: Model, images: Sequence[ImageLike], tell: Progress | None) -> None:
+        self._take(model)
+        self._take(replace(model, precision=self._check_precision(images, tell or fitting.silent)))
 
     def _take(self, model: Model) -> None:
         self._model, self.recipe = model, model.recipe
-        for engine in ("_single", "_many"):
+        for engine in ("_single", "_many", "_margin"):
             self.__dict__.pop(engine, None)
+
+    def _check_precision(self, images: Sequence[ImageLike], tell: Progress) -> PrecisionCheck:
+        """How far bf16 moves the scores of some of these good images; not measured where it would not be used."""
+        if self.recipe.precision == "f32" or not has_bf16():
+            return UNCHECKED
+        sample = images[:: -(-len(images) // SAMPLE)]
+        engines = [self._pipeline(throughput=True, precision=name) for name in ("f32", "bf16")]
+
+        def scores(image: ImageLike) -> list[float]:
+            pixels = self._read(image)
+            return [self._measure(engine, pixels)[3] for engine in engines]
+
+        found = []
+        for pair in feeding.ordered(scores, sample, workers=self.workers):
+            found.append(pair)
+            tell("precision", len(found), len(sample))
+        return PrecisionCheck.compare(*zip(*found, strict=True))
+
+    @cached_property
+    def _margin(self) -> float:
+        return margin(self.precision, self.model.precision)
 
     def _read(self, image: ImageLike) -> NDArray[np.uint8]:
         return read_image(image, pixel_limit=self.pixel_limit)
@@ -291,13 +319,15 @@ class Inspector:
     def _many(self) -> Engine:
         return self._pipeline(throughput=True)
 
-    def _pipeline(self, *, throughput: bool) -> Engine:
+    def _pipeline(self, *, throughput: bool, precision: str | None = None) -> Engine:
         from goodparts.engines.openvino import Engine
 
         shapes: dict[str, tuple[int, ...]] = {"image": (1, *self.recipe.image_size, 3)}
         if self._masked:
             shapes["valid"] = (1, *self.model.grid)
-        return Engine(self.model.pipeline(), shapes, throughput=throughput)
+        return Engine(
+            self.model.pipeline(), shapes, throughput=throughput, precision=precision or self.precision
+        )
 
     @property
     def _masked(self) -> bool:
@@ -340,7 +370,7 @@ class Inspector:
             threshold=threshold,
             p_value=decision.p_value(score),
             verdict=verdict,
-            borderline=abs(score - threshold) <= BORDERLINE * abs(threshold),
+            borderline=abs(score - threshold) <= self._margin * abs(threshold),
             distance_grid=distances,
             anomaly_map=anomaly_map,
             pixel_threshold=decision.pixel_threshold,

@@ -4,7 +4,8 @@
     backbone.onnx       the backbone, cut down to the layers in use
     bank.safetensors    memory bank, origins, mean and search space
     calibration.json    held-out good scores, thresholds and their rules
-    manifest.json       format, sha256 of every member, identity, what it was fitted on, when, and with what
+    manifest.json       format, sha256 of every member, identity, what it was fitted on, when, with what, and
+                        how far bf16 moves scores
 
 Nothing is pickled. Loading checks every hash.
 """
@@ -28,6 +29,7 @@ from goodparts.calibration import Calibration
 from goodparts.errors import ModelError, RecipeError
 from goodparts.files import replacing
 from goodparts.memory_bank import MemoryBank
+from goodparts.precision import UNCHECKED, PrecisionCheck
 from goodparts.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class Model:
         grid: (h, w) of the patch grid of a working image.
         data: what it was fitted on: counts, hash of the file list, image sizes. Part of the identity.
         circumstances: when, where, how long, with which versions. Not part of the identity.
+        precision: how far bf16 moves scores on the machine of fitting. Not part of the identity.
     """
 
     recipe: Recipe
@@ -59,6 +62,7 @@ class Model:
     grid: tuple[int, int]
     data: dict[str, Any]
     circumstances: dict[str, Any]
+    precision: PrecisionCheck = UNCHECKED
 
     def with_calibration(self, calibration: Calibration) -> Model:
         """The same with another decision."""
@@ -123,6 +127,7 @@ def save(model: Model, path: str | Path) -> Path:
         "sha256": hashes,
         **model._described(),
         "circumstances": model.circumstances,
+        "precision": model.precision.to_dict(),
     }
     with replacing(path) as stream:
         _write_zip(stream, {"manifest.json": json.dumps(manifest, indent=1).encode(), **members})
@@ -250,6 +255,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         grid=tuple(manifest["grid"]),
         data=manifest["data"],
         circumstances=manifest["circumstances"],
+        precision=PrecisionCheck(**manifest["precision"]) if "precision" in manifest else UNCHECKED,
     )
 
 
@@ -265,7 +271,9 @@ def _hashes(members: dict[str, bytes]) -> dict[str, str]:
 
 def _identity(hashes: dict[str, str], model: Model) -> str:
     """Where the backbone's file lay, and where features were kept meanwhile, is of no account."""
-    recipe = model.recipe.replace({"memory_limit": 0, "backbone": model.backbone.name}).to_toml(comments=False)
+    recipe = model.recipe.replace({"memory_limit": 0, "backbone": model.backbone.name}).to_toml(
+        comments=False
+    )
     parts = {**hashes, "recipe.toml": hashlib.sha256(recipe.encode()).hexdigest()}
     text = json.dumps({"format": FORMAT, "sha256": parts, **model._described()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

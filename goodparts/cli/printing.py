@@ -74,6 +74,8 @@ def print_evaluation(
 
 def say_learnt(inspector: Inspector) -> None:
     """What was learnt, and with which backbone."""
+    from goodparts.precision import describe
+
     model = inspector.model
     backbone = model.backbone
     entries, dimensions = model.bank.features.shape
@@ -82,6 +84,7 @@ def say_learnt(inspector: Inspector) -> None:
         f"Learnt   from {model.data['good_images']} good images: a bank of {entries} patch features of {dimensions} "
         "dimensions"
     )
+    click.echo(wrapped(f"Scores   {describe(model.recipe, model.precision)}", indent=9))
 
 
 def _figure(evaluation: Evaluation, name: str) -> str:

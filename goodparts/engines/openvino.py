@@ -24,7 +24,12 @@ class Engine:
     """
 
     def __init__(
-        self, graph: Graph, shapes: Mapping[str, tuple[int, ...]], *, throughput: bool = False
+        self,
+        graph: Graph,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        throughput: bool = False,
+        precision: str = "f32",
     ) -> None:
         """Compile.
 
@@ -32,6 +37,8 @@ class Engine:
             graph: the model and its constants, which are bound without a copy and must not change.
             shapes: of the remaining inputs; static, since that is what makes the engine fast.
             throughput: one request a core rather than all cores on one request.
+            precision: "f32" or "bf16", of convolutions and matrix products; what comes after the last of them (exact
+                distances, scores) is always float32.
 
         Raises:
             BackboneError: if the engine can't run an operator of the graph.
@@ -48,7 +55,7 @@ class Engine:
                 "CPU",
                 {
                     "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
-                    "INFERENCE_PRECISION_HINT": "f32",
+                    "INFERENCE_PRECISION_HINT": precision,
                 },
             )
         except RuntimeError as error:
@@ -83,6 +90,13 @@ class Engine:
                 constant = opset13.constant(constants[name], shared_memory=True)
                 parameter.output(0).replace(constant.output(0))
                 model.remove_parameter(parameter)
+
+
+def capabilities() -> tuple[str, ...]:
+    """Number formats in which this processor computes fast, as OpenVINO names them: FP32, BF16, INT8 ..."""
+    import openvino as ov
+
+    return tuple(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def layer_shapes(model: Any, image_size: tuple[int, int]) -> list[tuple[int, ...]]:
