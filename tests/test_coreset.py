@@ -68,7 +68,8 @@ def test_greedy_does_not_depend_on_how_distances_are_blocked(
 ) -> None:
     points, count, start = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coreset, "_BLOCK", block)
+        patch.setattr(coreset, "_ROWS", block)
+        patch.setattr(coreset, "_PICKS", block)
         picks = coreset.greedy(points, count, start=start)
     assert picks.tolist() == one_at_a_time(points, count, start)
 
