@@ -14,6 +14,7 @@ bound by memory. Here two things make it fast, and the sequence is the same, sin
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -71,13 +72,14 @@ def greedy(
         raise ValueError(f"count: expected {len(batch)} to {n}, found {count}")
     cover = _Cover(points, count)
     awake = n  # how many points to look at
-    while True:
-        cover.add(batch)
-        if progress is not None:
-            progress(cover.done, count)
-        if cover.done == count:
-            return cover.picks
-        batch, awake = cover.next_batch(awake)
+    with feeding.small_products():  # OpenBLAS's own threads go on spinning between the batches
+        while True:
+            cover.add(batch)
+            if progress is not None:
+                progress(cover.done, count)
+            if cover.done == count:
+                return cover.picks
+            batch, awake = cover.next_batch(awake)
 
 
 def random(n: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -193,14 +195,19 @@ class _Cover:
         rows = rows[np.argsort(self.met[rows], kind="stable")]
         blocks = [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
 
+        scratch = threading.local()  # new memory for every product would cost as much as the product
+
         def look(block: NDArray[np.int64]) -> None:
+            if not hasattr(scratch, "distances"):
+                scratch.distances = np.empty(_ROWS * _PICKS, dtype=np.float32)
             x = np.ones((len(block), self.centres.shape[1]), dtype=np.float32)
             x[:, :-1] = self.points[block]
             norms = np.einsum("nd,nd->n", x[:, :-1], x[:, :-1])
             first = int(self.met[block[0]])
             while first < self.done and len(block):
                 last = min(first + _PICKS, self.done)
-                nearest = (x @ self.centres[first:last].T).min(axis=1)
+                distances = scratch.distances[: len(x) * (last - first)].reshape(len(x), -1)
+                nearest = np.matmul(x, self.centres[first:last].T, out=distances).min(axis=1)
                 nearest += norms
                 np.maximum(nearest, 0, out=nearest)
                 np.minimum(nearest, self.bound[block], out=nearest)
