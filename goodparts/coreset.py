@@ -109,27 +109,9 @@ class Projection:
         rng = np.random.default_rng((recipe.seed, d, dimensions))
         return cls((rng.standard_normal((d, dimensions)) / np.sqrt(dimensions)).astype(np.float32))
 
-    def of(
-        self, features: NDArray[np.float32], rows: NDArray[np.int64] | None = None, *, block: int = 4096
-    ) -> NDArray[np.float32]:
-        """Project features.
-
-        Args:
-            features: (n, d) float32, may be memory-mapped.
-            rows: which of them, (r,); None: all.
-            block: features in one matrix product.
-
-        Returns:
-            (r, dimensions) float32, not centred.
-        """
-        count = len(features) if rows is None else len(rows)
-        width = features.shape[1] if self.matrix is None else self.matrix.shape[1]
-        projected = np.empty((count, width), dtype=np.float32)
-        for first in range(0, count, block):
-            part = slice(first, first + block)
-            chosen = features[part] if rows is None else features[rows[part]]
-            projected[part] = chosen if self.matrix is None else chosen @ self.matrix
-        return projected
+    def of(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Project features (n, d): (n, dimensions) float32, not centred. A copy even where nothing is projected."""
+        return features.copy() if self.matrix is None else features @ self.matrix
 
 
 class _Cover:
@@ -221,9 +203,7 @@ class _Cover:
             for _ in looked:
                 pass
 
-    def _choose_among(
-        self, candidates: NDArray[np.int64], level: np.float32, most: int
-    ) -> NDArray[np.int64]:
+    def _choose_among(self, candidates: NDArray[np.int64], level: np.float32, most: int) -> NDArray[np.int64]:
         """The greedy choice among these points, ascending and up to date, while the winner is farther than `level`."""
         x = self.points[candidates]
         norms = np.einsum("nd,nd->n", x, x)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import coreset, feeding, framing, memory_bank
+from goodparts import feeding, framing, memory_bank
+from goodparts.coreset import Points
 from goodparts.features import GoodFeatures, Progress
 from goodparts.memory_bank import MemoryBank
 from goodparts.recipe import Recipe
@@ -114,13 +115,10 @@ def stand_ins(
         none = np.empty(0, dtype=np.int32)
         return (np.empty((0, d), dtype=np.float32), none), none
     patches = good.features.shape[1]
-    flat = good.features.reshape(-1, d)
     rows = np.flatnonzero(good.eligible)
-    projection = coreset.Projection.draw(d, recipe)
-    points = projection.of(flat, rows)
-    centre = points.mean(axis=0, dtype=np.float64).astype(np.float32)
-    points -= centre
-    first, second, owner = _two_nearest_images(points, projection.of(bank.features) - centre, bank.origins)
+    points = memory_bank.ProjectedPoints.of(good.features, rows)
+    entries = good.features.projection.of(bank.features) - points.centre
+    first, second, owner = _two_nearest_images(points, entries, bank.origins)
     radius = first.max()
     hole = (second > radius) & (owner != rows // patches + first_image)
     chosen: list[NDArray[np.int64]] = []
@@ -133,13 +131,13 @@ def stand_ins(
         absent.append(np.full(len(picks), image, dtype=np.int32))
     kept = np.concatenate([*chosen, np.empty(0, dtype=np.int64)])
     return (
-        (np.ascontiguousarray(flat[kept]), (kept // patches).astype(np.int32) + np.int32(first_image)),
+        (good.features.rows(kept), (kept // patches).astype(np.int32) + np.int32(first_image)),
         np.concatenate([*absent, np.empty(0, dtype=np.int32)]),
     )
 
 
 def _two_nearest_images(
-    points: NDArray[np.float32], entries: NDArray[np.float32], origins: NDArray[np.int32]
+    points: Points, entries: NDArray[np.float32], origins: NDArray[np.int32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
     """Squared distances of points to the nearest entry and to the nearest of another image, and whose the first is."""
     images, starts = np.unique(origins, return_index=True)
@@ -150,7 +148,7 @@ def _two_nearest_images(
     owner = np.empty(len(points), dtype=np.int32)
     step = max(1, _BLOCK // len(entries))
     for begin in range(0, len(points), step):
-        block = points[begin : begin + step]
+        block = points[np.arange(begin, min(begin + step, len(points)))]
         distances = block @ products
         distances += norms
         by_image = np.minimum.reduceat(distances, starts, axis=1)
@@ -221,7 +219,7 @@ def score_against(
         own = index + first_image
         hidden = (bank.origins == own) | ((only_for >= 0) & (only_for != own))
         inputs = {
-            "patch_features": np.ascontiguousarray(good.features[index]).reshape(1, *good.grid, -1),
+            "patch_features": good.features.image(index).reshape(1, *good.grid, -1),
             "excluded": np.where(hidden, np.float32(graph.FAR), np.float32(0)),
         }
         cells = good.valid[index].reshape(good.grid)

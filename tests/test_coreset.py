@@ -215,23 +215,6 @@ def test_projection_is_that_of_the_seed() -> None:
     assert np.abs(first - other).max() > 0.5
 
 
-@given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 8), st.integers(1, 9), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
-def test_projection_of_some_rows_in_blocks_is_that_of_all_at_once(
-    n: int, d: int, dimensions: int, block: int, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    features = rng.standard_normal((n, d)).astype(np.float32)
-    rows = np.sort(rng.choice(n, size=int(rng.integers(1, n + 1)), replace=False))
-    projection = drawn(d, dimensions, seed)
-    whole = features.astype(np.float64)
-    if projection.matrix is not None:
-        assert projection.matrix.shape == (d, dimensions)
-        whole = whole @ projection.matrix
-    np.testing.assert_allclose(projection.of(features, block=block), whole, atol=1e-5)
-    np.testing.assert_allclose(projection.of(features, rows, block=block), whole[rows], atol=1e-5)
-
-
 @pytest.mark.parametrize("dimensions", [0, 5, 9])
 def test_projection_to_no_fewer_dimensions_changes_nothing(dimensions: int) -> None:
     features = np.random.default_rng(1).standard_normal((30, 5)).astype(np.float32)
