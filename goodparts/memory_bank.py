@@ -13,7 +13,7 @@ from goodparts.coreset import Progress
 from goodparts.feature_store import PatchFeatures
 from goodparts.recipe import Recipe
 
-_BLOCK = 1 << 14  # rows that are read at once
+_BLOCK = 1 << 12  # rows that are worked on at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +36,13 @@ class MemoryBank:
     @cached_property
     def search_bank(self) -> NDArray[np.float32]:
         """The entries in the search space, (m, q) float32."""
-        centred: NDArray[np.float32] = self.features - self.mean
-        if self.basis is not None:
-            centred = centred @ self.basis
-        return centred
+        if self.basis is None:
+            return self.features - self.mean
+        bank = np.empty((len(self.features), self.basis.shape[1]), dtype=np.float32)
+        for first in range(0, len(bank), _BLOCK):  # rather than a centred copy of all
+            part = slice(first, first + _BLOCK)
+            bank[part] = (self.features[part] - self.mean) @ self.basis
+        return bank
 
     def of_image(self, index: int) -> slice:
         """The entries that came from the good image of that index."""
@@ -212,8 +215,8 @@ def principal_dimensions(
     if dimensions == 0 or m <= dimensions or d < 2 * dimensions:
         return None
     covariance = np.zeros((d, d), dtype=np.float64)
-    for first in range(0, m, 4096):
-        centred = entries[first : first + 4096] - mean
+    for first in range(0, m, _BLOCK):
+        centred = entries[first : first + _BLOCK] - mean
         covariance += centred.T @ centred
     _, directions = np.linalg.eigh(covariance)
     return np.ascontiguousarray(directions[:, ::-1][:, :dimensions], dtype=np.float32)
