@@ -122,7 +122,7 @@ class ManyImages(Sequence[NDArray[np.uint8]]):
 
 
 def fit_many(data: Path, count: int, backbone: str) -> None:
-    paths = [image.path for image in read_dataset(data).train]
+    paths = list(read_dataset(data).train)
     inspector = Inspector(Recipe(backbone=backbone, image_size=224)).fit(ManyImages(paths, count))
     print(inspector.model.circumstances["seconds"])
 

@@ -23,6 +23,7 @@ from goodparts.recipe import Recipe
 
 _LARGEST = 32767  # of an int16
 _TINY = 1e-30  # of which a step would not be a normal float32
+_ROWS = 4096  # rows that are turned into float32 at once
 _READ = 1 << 16  # bytes of the file that are read at once where only some of them are wanted
 
 
@@ -132,8 +133,15 @@ class FeatureStore:
 
     def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors of these rows, counted through all images, (r, d) float32."""
-        vectors = self._values[rows].astype(np.float32)
-        vectors *= self._steps[rows // self.shape[1], None]
+        _, patches, d = self.shape
+        vectors = np.empty((len(rows), d), dtype=np.float32)
+        for first in range(0, len(rows), _ROWS):
+            some = rows[first : first + _ROWS]
+            np.multiply(
+                self._values[some],
+                self._steps[some // patches, None],
+                out=vectors[first : first + _ROWS],
+            )
         return vectors
 
     def _part(self, image: int) -> slice:

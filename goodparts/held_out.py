@@ -26,7 +26,8 @@ from goodparts.recipe import Recipe
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-_BLOCK = 1 << 22  # distances computed at once: 16 MiB
+_ROWS = 1024  # points that are compared at once
+_ENTRIES = 512  # with about so many entries: 2 MiB of distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +66,11 @@ def score(
         )
         return
     fillers, absent = stand_ins(good, bank, recipe, first_image=first_image)
+    filled = bank.with_entries(*fillers)
+    del fillers  # as large as the bank; so that it is there once
     yield from score_against(
         good,
-        bank.with_entries(*fillers),
+        filled,
         np.concatenate([np.full(len(bank.features), -1, dtype=np.int32), absent]),
         range(len(good)),
         recipe,
@@ -139,28 +142,52 @@ def stand_ins(
 def _two_nearest_images(
     points: Points, entries: NDArray[np.float32], origins: NDArray[np.int32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-    """Squared distances of points to the nearest entry and to the nearest of another image, and whose the first is."""
+    """Squared distances of points to the nearest entry and to the nearest of another image, and whose the first is.
+
+    Exact where the second is larger than the largest first, the bank's covering radius; elsewhere both are within it,
+    and it is not worth while to look for nearer ones.
+    """
     images, starts = np.unique(origins, return_index=True)
     norms = np.einsum("md,md->m", entries, entries)
     products = np.ascontiguousarray(-2 * entries.T)
-    first = np.empty(len(points), dtype=np.float32)
-    second = np.empty(len(points), dtype=np.float32)
-    owner = np.empty(len(points), dtype=np.int32)
-    step = max(1, _BLOCK // len(entries))
-    for begin in range(0, len(points), step):
-        block = points[np.arange(begin, min(begin + step, len(points)))]
-        distances = block @ products
-        distances += norms
-        by_image = np.minimum.reduceat(distances, starts, axis=1)
-        by_image += np.einsum("nd,nd->n", block, block)[:, None]
-        np.maximum(by_image, 0, out=by_image)
-        nearest = by_image.argmin(axis=1)
-        lines = np.arange(len(block))
-        part = slice(begin, begin + len(block))
-        first[part] = by_image[lines, nearest]
-        owner[part] = images[nearest]
-        by_image[lines, nearest] = np.inf
-        second[part] = by_image.min(axis=1)
+    cuts = np.flatnonzero(np.diff(starts // _ENTRIES)) + 1  # an image's entries meet the points together
+    groups = [(images[part], starts[part]) for part in np.split(np.arange(len(images)), cuts)]
+    ends = [*(group_starts[0] for _, group_starts in groups[1:]), len(entries)]
+    n = len(points)
+    first = np.full(n, np.inf, dtype=np.float32)
+    second = np.full(n, np.inf, dtype=np.float32)
+    owner = np.zeros(n, dtype=np.int32)
+    radius = np.float32(-1)  # at least so large
+
+    def look(rows: NDArray[np.int64]) -> np.float32:
+        x = points[rows]
+        own_norms = np.einsum("nd,nd->n", x, x)
+        for (members, begins), end in zip(groups, ends, strict=True):
+            distances = x @ products[:, begins[0] : end]
+            distances += norms[begins[0] : end]
+            by_image = np.minimum.reduceat(distances, begins - begins[0], axis=1)
+            by_image += own_norms[:, None]
+            np.maximum(by_image, 0, out=by_image)
+            lines = np.arange(len(rows))
+            which = by_image.argmin(axis=1)
+            nearest = by_image[lines, which]
+            by_image[lines, which] = np.inf
+            nearer = nearest < first[rows]
+            second[rows] = np.where(
+                nearer, np.minimum(first[rows], by_image.min(axis=1)), np.minimum(second[rows], nearest)
+            )
+            first[rows] = np.minimum(first[rows], nearest)
+            owner[rows] = np.where(nearer, members[which], owner[rows])
+            far = second[rows] > radius
+            rows, x, own_norms = rows[far], x[far], own_norms[far]
+            if not len(rows):
+                break
+        return np.float32(first[rows].max(initial=-1))
+
+    blocks = (np.arange(begin, min(begin + _ROWS, n)) for begin in range(0, n, _ROWS))
+    with closing(feeding.ordered(look, blocks, workers=feeding.cores())) as looked:
+        for largest in looked:
+            radius = max(radius, largest)
     return first, second, owner
 
 
@@ -214,10 +241,12 @@ def score_against(
     if masked:
         shapes["valid"] = (1, *good.grid)
     engine = Engine(search, shapes, throughput=True)
+    origins = bank.origins
+    vars(bank).pop("search_bank", None)  # the engine has a copy
 
     def one(index: int) -> HeldOut:
         own = index + first_image
-        hidden = (bank.origins == own) | ((only_for >= 0) & (only_for != own))
+        hidden = (origins == own) | ((only_for >= 0) & (only_for != own))
         inputs = {
             "patch_features": good.features.image(index).reshape(1, *good.grid, -1),
             "excluded": np.where(hidden, np.float32(graph.FAR), np.float32(0)),
