@@ -22,6 +22,7 @@ from goodparts.files import output_error
 from goodparts.recipe import Recipe
 
 _LARGEST = 32767  # of an int16
+_SHARE = 0.25  # of the limit for features that have projections: these are read again and again, those twice
 _TINY = 1e-30  # of which a step would not be a normal float32
 _ROWS = 4096  # rows that are turned into float32 at once
 _READ = 1 << 16  # bytes of the file that are read at once where only some of them are wanted
@@ -79,13 +80,13 @@ def patch_features(shape: tuple[int, int, int], recipe: Recipe) -> Iterator[Patc
     """
     projection = Projection.draw(shape[2], recipe)
     with ExitStack() as stack:
-        left = recipe.memory_limit * 2**30
+        room = recipe.memory_limit * 2**30
         projected = None
         if recipe.sampling == "greedy" and projection.matrix is not None:
-            projected = FeatureStore((*shape[:2], projection.matrix.shape[1]), left)
+            projected = FeatureStore((*shape[:2], projection.matrix.shape[1]), room)
             stack.enter_context(closing(projected))
-            left -= projected.in_memory
-        features = stack.enter_context(closing(FeatureStore(shape, left)))
+            room = min(room - projected.in_memory, room * _SHARE)
+        features = stack.enter_context(closing(FeatureStore(shape, room)))
         yield PatchFeatures(features, projected, projection)
 
 

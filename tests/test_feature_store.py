@@ -106,9 +106,18 @@ def test_the_limit_is_for_features_and_projections_together(temporary: Path) -> 
             features.put(0, vectors_of(1, 3, 8)[0])
             return len(list(temporary.glob("goodparts-*/*")))
 
-    assert files(2 * 6 * (4 + 8)) == 0
-    assert files(2 * 6 * (4 + 8) - 1) == 1
+    assert files(2 * 6 * 8 * 4) == 0  # features may take a quarter of the limit
+    assert files(2 * 6 * 8 * 4 - 1) == 1
+    assert files(2 * 6 * 4) == 1
     assert files(2 * 6 * 4 - 1) == 2
+
+
+def test_features_that_are_not_projected_may_take_all_of_the_limit(temporary: Path) -> None:
+    for limit, files in ((2 * 6 * 8, 0), (2 * 6 * 8 - 1, 1)):
+        recipe = Recipe(projection_dimensions=0, memory_limit=limit / 2**30)
+        with patch_features((2, 3, 8), recipe) as features:
+            features.put(0, vectors_of(1, 3, 8)[0])
+            assert len(list(temporary.glob("goodparts-*/*"))) == files
 
 
 @pytest.mark.parametrize(
