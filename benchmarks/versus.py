@@ -170,7 +170,7 @@ def all_features(data: Dataset, backbone: Any, recipe: Recipe) -> np.ndarray:
     extractor = Extractor(backbone, recipe)
     how = {"read": read_image, "workers": feeding.default_workers(), "tell": fitting.silent}
     with extract(data.train, extractor, recipe, **how) as found:
-        return np.array(found.features).reshape(-1, extractor.dimensions)
+        return np.concatenate([found.features.image(index) for index in range(len(found))])
 
 
 def unlikeness(theirs: Callable[..., Any], ours: np.ndarray, path: Path, recipe: Recipe, work: Path) -> float:

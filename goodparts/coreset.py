@@ -2,20 +2,28 @@
 
 `greedy` is the k-center choice of Gonzalez (1985) that PatchCore uses (Roth et al. 2022, section 3.2): again and
 again the point farthest from all that were chosen. As usually written it reads all n points once a pick and is
-bound by memory. Here the picks come in batches: among the points that are now farthest, the greedy choice is run
-alone for as long as its winner is still farther than every point outside; distances only ever fall, so nobody
-outside can have been the winner, and the sequence is the greedy one. All points then meet the whole batch in one
-matrix product.
+bound by memory. Here two things make it fast, and the sequence is the same, since distances to the picks only fall:
+
+- Picks come in batches. Among the points that are now farthest the greedy choice is run alone for as long as its
+  winner is farther than every point outside; nobody outside can have been the winner.
+- Points are looked at only when it may matter (lazy greedy, after Minoux 1978). A distance to some of the picks is an
+  upper bound on that to all of them, so only the points whose bounds are largest meet the picks they have not met,
+  many at a time in one matrix product, and only until their bound falls below those of the others. Points near an
+  early pick are never looked at again.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from goodparts import feeding
 
 if TYPE_CHECKING:
     from goodparts.recipe import Recipe
@@ -23,12 +31,22 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
-_CANDIDATES = 2048  # points among which one batch is chosen
-_BLOCK = 1 << 20  # distances computed at once: 4 MiB, which stays in cache until their minimum is taken
+_CANDIDATES = 1024  # points among which one batch is chosen
+_ROWS = 1024  # points that meet picks in one matrix product,
+_PICKS = 512  # and the picks that they meet in it: 2 MiB of distances, which stay in cache until their minimum is taken
+
+
+class Points(Protocol):
+    """Points (n, d) that may be too many for memory; an array is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """Those of some indices, (r, d) float32. Called from several threads."""
 
 
 def greedy(
-    points: NDArray[np.float32],
+    points: Points,
     count: int,
     *,
     start: int | NDArray[np.int64] = 0,
@@ -40,7 +58,7 @@ def greedy(
     small enough to be exact in float32 the sequence is that of the one-at-a-time algorithm.
 
     Args:
-        points: (n, d) float32. Centred points give the best accuracy.
+        points: (n, d) float32, an array or what reads them. Centred points give the best accuracy.
         count: number of picks, those of `start` included, up to n.
         start: index of the first pick, or of several that are there already, all different.
         progress: called after each batch with (picks so far, count).
@@ -50,27 +68,18 @@ def greedy(
     """
     n = len(points)
     batch = np.atleast_1d(np.asarray(start, dtype=np.int64))
-    done = len(batch)
-    if not done <= count <= n:
-        raise ValueError(f"count: expected {done} to {n}, found {count}")
-    points = np.ascontiguousarray(points, dtype=np.float32)
-    norms = np.einsum("nd,nd->n", points, points)
-    nearest = np.full(n, np.inf, dtype=np.float32)  # squared distance to the picks; -1 once picked
-    picks = np.empty(count, dtype=np.int64)
-    picks[:done] = batch
-    while True:
-        _meet(points, norms, batch, nearest)
-        nearest[picks[:done]] = -1
-        if progress is not None:
-            progress(done, count)
-        if done == count:
-            return picks
-        if nearest.max() <= 0:  # only copies of the picks are left
-            batch = np.flatnonzero(nearest == 0)[: count - done]
-        else:
-            batch = _next_batch(points, norms, nearest, count - done)
-        picks[done : done + len(batch)] = batch
-        done += len(batch)
+    if not len(batch) <= count <= n:
+        raise ValueError(f"count: expected {len(batch)} to {n}, found {count}")
+    cover = _Cover(points, count)
+    awake = n  # how many points to look at
+    with feeding.small_products():  # OpenBLAS's own threads go on spinning between the batches
+        while True:
+            cover.add(batch)
+            if progress is not None:
+                progress(cover.done, count)
+            if cover.done == count:
+                return cover.picks
+            batch, awake = cover.next_batch(awake)
 
 
 def random(n: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -100,77 +109,123 @@ class Projection:
         rng = np.random.default_rng((recipe.seed, d, dimensions))
         return cls((rng.standard_normal((d, dimensions)) / np.sqrt(dimensions)).astype(np.float32))
 
-    def of(
-        self, features: NDArray[np.float32], rows: NDArray[np.int64] | None = None, *, block: int = 4096
-    ) -> NDArray[np.float32]:
-        """Project features.
+    def of(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Project features (n, d): (n, dimensions) float32, not centred. A copy even where nothing is projected."""
+        return features.copy() if self.matrix is None else features @ self.matrix
+
+
+class _Cover:
+    """The picks so far, and what is known of every point's distance to them.
+
+    Attributes:
+        picks: (count,) int64, of which the first `done` are made.
+        centres: of each pick c (-2 c, |c|^2), (count, d + 1) float32: with (x, 1) its product is |x - c|^2 - |x|^2.
+        bound: squared distance of each point to the first `met` picks, (n,) float32; -1 once picked.
+    """
+
+    def __init__(self, points: Points, count: int) -> None:
+        n, d = len(points), points[np.zeros(1, dtype=np.int64)].shape[1]
+        self.points = points
+        self.done = 0
+        self.picks = np.empty(count, dtype=np.int64)
+        self.centres = np.empty((count, d + 1), dtype=np.float32)
+        self.bound = np.full(n, np.inf, dtype=np.float32)
+        self.met = np.zeros(n, dtype=np.int32)
+
+    def add(self, batch: NDArray[np.int64]) -> None:
+        """Make these the next picks."""
+        part = slice(self.done, self.done + len(batch))
+        chosen = self.points[batch]
+        self.picks[part] = batch
+        self.centres[part, :-1] = -2 * chosen
+        self.centres[part, -1] = np.einsum("nd,nd->n", chosen, chosen)
+        self.bound[batch] = -1
+        self.done += len(batch)
+
+    def next_batch(self, awake: int) -> tuple[NDArray[np.int64], int]:
+        """The next picks, as many as are certain; at least one.
 
         Args:
-            features: (n, d) float32, may be memory-mapped.
-            rows: which of them, (r,); None: all.
-            block: features in one matrix product.
+            awake: of how many points the bounds are brought up to date.
 
         Returns:
-            (r, dimensions) float32, not centred.
+            (indices of the picks, `awake` for the next time).
         """
-        count = len(features) if rows is None else len(rows)
-        width = features.shape[1] if self.matrix is None else self.matrix.shape[1]
-        projected = np.empty((count, width), dtype=np.float32)
-        for first in range(0, count, block):
-            part = slice(first, first + block)
-            chosen = features[part] if rows is None else features[rows[part]]
-            projected[part] = chosen if self.matrix is None else chosen @ self.matrix
-        return projected
+        most = len(self.picks) - self.done
+        if self.bound.max() <= 0:  # only copies of the picks are left
+            return np.flatnonzero(self.bound == 0)[:most], awake
+        while True:
+            level = _level(self.bound, awake)
+            rows = np.flatnonzero(self.bound > level)
+            self._look_at(rows, level)
+            rows = rows[self.bound[rows] > level]  # farther than all others, whatever those have not met yet
+            if len(rows):
+                break
+            awake *= 4
+        if len(rows) < _CANDIDATES // 2:
+            awake *= 2
+        elif len(rows) > 2 * _CANDIDATES:
+            awake = max(2 * _CANDIDATES, min(awake, len(self.bound)) // 2)
+        bound = self.bound[rows]
+        level = max(level, _level(bound, _CANDIDATES))
+        if bound.max() <= level:  # more ties for the farthest than candidates: the lowest index wins
+            return rows[[bound.argmax()]], awake
+        return self._choose_among(rows[bound > level], level, most), awake
+
+    def _look_at(self, rows: NDArray[np.int64], level: np.float32) -> None:
+        """Let these points meet the picks they have not met, until their bounds fall to `level`."""
+        rows = rows[np.argsort(self.met[rows], kind="stable")]
+        blocks = [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
+
+        scratch = threading.local()  # new memory for every product would cost as much as the product
+
+        def look(block: NDArray[np.int64]) -> None:
+            if not hasattr(scratch, "distances"):
+                scratch.distances = np.empty(_ROWS * _PICKS, dtype=np.float32)
+            x = np.ones((len(block), self.centres.shape[1]), dtype=np.float32)
+            x[:, :-1] = self.points[block]
+            norms = np.einsum("nd,nd->n", x[:, :-1], x[:, :-1])
+            first = int(self.met[block[0]])
+            while first < self.done and len(block):
+                last = min(first + _PICKS, self.done)
+                distances = scratch.distances[: len(x) * (last - first)].reshape(len(x), -1)
+                nearest = np.matmul(x, self.centres[first:last].T, out=distances).min(axis=1)
+                nearest += norms
+                np.maximum(nearest, 0, out=nearest)
+                np.minimum(nearest, self.bound[block], out=nearest)
+                self.bound[block] = nearest
+                self.met[block] = np.maximum(self.met[block], last)
+                far = nearest > level
+                block, x, norms = block[far], x[far], norms[far]
+                first = last
+
+        with closing(feeding.ordered(look, blocks, workers=feeding.cores())) as looked:
+            for _ in looked:
+                pass
+
+    def _choose_among(self, candidates: NDArray[np.int64], level: np.float32, most: int) -> NDArray[np.int64]:
+        """The greedy choice among these points, ascending and up to date, while the winner is farther than `level`."""
+        x = self.points[candidates]
+        norms = np.einsum("nd,nd->n", x, x)
+        between = x @ (-2 * x.T)
+        between += norms
+        between += norms[:, None]
+        np.maximum(between, 0, out=between)
+        remaining = self.bound[candidates]
+        batch: list[int] = []
+        while len(batch) < most:
+            winner = int(remaining.argmax())
+            if remaining[winner] <= level:
+                break
+            batch.append(winner)
+            np.minimum(remaining, between[winner], out=remaining)
+            remaining[winner] = -1
+        return candidates[batch]
 
 
-def _meet(
-    points: NDArray[np.float32],
-    norms: NDArray[np.float32],
-    batch: NDArray[np.int64],
-    nearest: NDArray[np.float32],
-) -> None:
-    """Lower `nearest` to the squared distances to the new picks."""
-    centres = np.concatenate(
-        [-2 * points[batch], norms[batch, None]], axis=1
-    ).T  # |c|^2 - 2 x.c in one product
-    centres = np.ascontiguousarray(centres)
-    rows = max(1, _BLOCK // len(batch))
-    ones = np.ones((min(rows, len(points)), 1), dtype=np.float32)
-    for first in range(0, len(points), rows):
-        block = points[first : first + rows]
-        distances = np.concatenate([block, ones[: len(block)]], axis=1) @ centres
-        lowest = distances.min(axis=1) + norms[first : first + rows]
-        np.maximum(lowest, 0, out=lowest)
-        np.minimum(nearest[first : first + rows], lowest, out=nearest[first : first + rows])
-
-
-def _next_batch(
-    points: NDArray[np.float32], norms: NDArray[np.float32], nearest: NDArray[np.float32], most: int
-) -> NDArray[np.int64]:
-    """The next picks, as many as are certain without looking at the other points; at least one."""
-    n = len(points)
-    if n > _CANDIDATES:
-        order = np.argpartition(nearest, n - _CANDIDATES - 1)
-        outside = nearest[order[n - _CANDIDATES - 1]]  # the largest distance outside
-        candidates = np.sort(order[n - _CANDIDATES :])
-    else:
-        outside = np.float32(-1)
-        candidates = np.arange(n)
-    if (
-        nearest[candidates].max() <= outside
-    ):  # more ties for the farthest than candidates: the lowest index of all wins
-        return np.array([nearest.argmax()], dtype=np.int64)
-    inner, inner_norms = points[candidates], norms[candidates]
-    between = inner @ (-2 * inner.T) + inner_norms[:, None] + inner_norms
-    np.maximum(between, 0, out=between)
-    remaining = nearest[candidates].copy()
-    batch: list[int] = []
-    while len(batch) < most:
-        winner = int(remaining.argmax())
-        if remaining[winner] <= outside or remaining[winner] < 0:
-            break
-        batch.append(winner)
-        np.minimum(remaining, between[winner], out=remaining)
-        remaining[winner] = -1
-    chosen: NDArray[np.int64] = candidates[np.array(batch)]
-    return chosen
+def _level(values: NDArray[np.float32], most: int) -> np.float32:
+    """The lowest value that at most `most` values exceed; -1, below all that count, where there are no more."""
+    if len(values) <= most:
+        return np.float32(-1)
+    level: np.float32 = np.partition(values, -most - 1)[-most - 1]
+    return level

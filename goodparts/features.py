@@ -1,23 +1,21 @@
 """Patch features of good images: what fitting learns from.
 
-`extract` decodes and computes side by side and keeps the features of all images in one array: in memory up to the
-recipe's `memory_limit`, in a file that is gone afterwards beyond it.
+`extract` decodes and computes side by side and keeps the features of all images: `feature_store` says where.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import feeding, framing, quality
+from goodparts.feature_store import PatchFeatures, patch_features
 from goodparts.framing import Frame
 from goodparts.images import ImageLike
 from goodparts.quality import ImageStatistics
@@ -40,7 +38,7 @@ class GoodFeatures:
     """The patch features of n good images.
 
     Attributes:
-        features: (n, patches, d) float32; may be memory-mapped.
+        features: (n, patches, d).
         valid: which patches look at the image rather than at padding, (n, patches) bool.
         frames: how each image lies in its working image.
         grid: (h, w) of the patches.
@@ -49,7 +47,7 @@ class GoodFeatures:
         left_out: images of which nothing may enter the bank, (n,) bool.
     """
 
-    features: NDArray[np.float32]
+    features: PatchFeatures
     valid: NDArray[np.bool_]
     frames: tuple[Frame, ...]
     grid: tuple[int, int]
@@ -110,16 +108,17 @@ def extract(
 
     Raises:
         ImageError: one of them can't be read.
+        OutputError: no room for their features in the temporary folder.
     """
     patches = extractor.grid[0] * extractor.grid[1]
-    with _room((len(images), patches, extractor.dimensions), recipe.memory_limit) as features:
+    with patch_features((len(images), patches, extractor.dimensions), recipe) as features:
         valid = np.ones((len(images), patches), dtype=bool)
 
         def one(index: int) -> tuple[Frame, str, ImageStatistics]:
             pixels = read(images[index])
             frame = framing.frame_of(pixels.shape[:2], recipe)
             working = framing.apply(frame, pixels)
-            features[index] = extractor(working)
+            features.put(index, extractor(working))
             if not frame.whole:
                 valid[index] = framing.valid_cells(frame, extractor.grid).ravel()
             return frame, digest(working), quality.measure(framing.without_padding(frame, working))
@@ -140,17 +139,3 @@ def extract(
 def digest(working: NDArray[np.uint8]) -> str:
     """A short hash of a working image's pixels, by which an image that was learnt from is known again."""
     return hashlib.blake2b(np.ascontiguousarray(working).tobytes(), digest_size=8).hexdigest()
-
-
-@contextmanager
-def _room(shape: tuple[int, int, int], limit: float) -> Iterator[NDArray[np.float32]]:
-    """Room for features: in memory up to `limit` GiB, else in a file that is gone afterwards."""
-    if np.prod(shape, dtype=np.float64) * 4 <= limit * 2**30:
-        yield np.empty(shape, dtype=np.float32)
-        return
-    with tempfile.TemporaryDirectory(prefix="goodparts-", ignore_cleanup_errors=True) as folder:
-        store = np.memmap(Path(folder) / "features", dtype=np.float32, mode="w+", shape=shape)
-        try:
-            yield store
-        finally:
-            store._mmap.close()  # type: ignore[attr-defined]

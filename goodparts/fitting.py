@@ -153,7 +153,10 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
 
 def good_images(good: Good, least: int = 2) -> Sequence[ImageLike]:
     """The images of a folder, or those given; DatasetError if there are fewer than `least`."""
-    images = dataset.good_images(good) if isinstance(good, str | os.PathLike) else list(good)
+    if isinstance(good, str | os.PathLike):
+        images: Sequence[ImageLike] = dataset.good_images(good)
+    else:  # left as they are: they may be made when asked for, and too many to have all at once
+        images = good if isinstance(good, Sequence) else list(good)
     if len(images) < least:
         raise DatasetError(
             f"{called(good)}: {len(images)} good image(s); at least {least} are needed, since each is judged by the "
@@ -164,8 +167,8 @@ def good_images(good: Good, least: int = 2) -> Sequence[ImageLike]:
 
 def image_names(images: Sequence[ImageLike]) -> list[str]:
     """File names below the folder they share; numbers where not all are files."""
-    paths = [Path(image) for image in images if isinstance(image, str | os.PathLike)]
-    if len(paths) < len(images):
+    paths = _paths(images)
+    if paths is None:
         return [f"image {index}" for index in range(len(images))]
     common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     return [path.absolute().relative_to(common).as_posix() for path in paths]
@@ -254,17 +257,27 @@ def _held_out_scores(
 
 def _describe(images: Sequence[ImageLike], frames: Sequence[Frame]) -> dict[str, object]:
     """What was learnt from, for the manifest; part of the identity, so no places and no times."""
-    paths = [Path(image) for image in images if isinstance(image, str | os.PathLike)]
+    paths = _paths(images)
     sizes = Counter(size_text(frame.image_size) for frame in frames)
     described: dict[str, object] = {
         "good_images": len(images),
         "image_sizes": dict(sizes.most_common()),
         "seen_share": round(sum(framing.seen_share(frame) for frame in frames) / len(frames), 6),
     }
-    if len(paths) == len(images):
+    if paths is not None:
         common = os.path.commonpath([path.absolute().parent for path in paths])
         described["file_list"] = dataset.hash_file_list([path.absolute() for path in paths], common)
     return described
+
+
+def _paths(images: Sequence[ImageLike]) -> list[Path] | None:
+    """Their paths; None where not all are files."""
+    paths = []
+    for image in images:
+        if not isinstance(image, str | os.PathLike):
+            return None
+        paths.append(Path(image))
+    return paths
 
 
 def _circumstances(good: Good, seconds: Mapping[str, float]) -> dict[str, object]:

@@ -126,8 +126,8 @@ def search_graph(
 ) -> Graph:
     """The graph from `patch_features` (n, h, w, d) to `distance_grid` (n, h, w) and `score` (n,), float32.
 
-    Each patch is compared with the whole bank in the bank's search space (centred, principal dimensions, int8); the exact
-    Euclidean distances of the best candidates decide.
+    Each patch is compared with the whole bank in the bank's search space (centred, principal dimensions, int8); the
+    exact Euclidean distances of the best candidates decide.
 
     Args:
         bank: what is searched.

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import coreset, feeding, framing, memory_bank
+from goodparts import feeding, framing, memory_bank
+from goodparts.coreset import Points
 from goodparts.features import GoodFeatures, Progress
 from goodparts.memory_bank import MemoryBank
 from goodparts.recipe import Recipe
@@ -25,7 +26,8 @@ from goodparts.recipe import Recipe
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-_BLOCK = 1 << 22  # distances computed at once: 16 MiB
+_ROWS = 1024  # points that are compared at once
+_ENTRIES = 512  # with about so many entries: 2 MiB of distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +66,11 @@ def score(
         )
         return
     fillers, absent = stand_ins(good, bank, recipe, first_image=first_image)
+    filled = bank.with_entries(*fillers)
+    del fillers  # as large as the bank; so that it is there once
     yield from score_against(
         good,
-        bank.with_entries(*fillers),
+        filled,
         np.concatenate([np.full(len(bank.features), -1, dtype=np.int32), absent]),
         range(len(good)),
         recipe,
@@ -114,13 +118,10 @@ def stand_ins(
         none = np.empty(0, dtype=np.int32)
         return (np.empty((0, d), dtype=np.float32), none), none
     patches = good.features.shape[1]
-    flat = good.features.reshape(-1, d)
     rows = np.flatnonzero(good.eligible)
-    projection = coreset.Projection.draw(d, recipe)
-    points = projection.of(flat, rows)
-    centre = points.mean(axis=0, dtype=np.float64).astype(np.float32)
-    points -= centre
-    first, second, owner = _two_nearest_images(points, projection.of(bank.features) - centre, bank.origins)
+    points = memory_bank.ProjectedPoints.of(good.features, rows)
+    entries = good.features.projection.of(bank.features) - points.centre
+    first, second, owner = _two_nearest_images(points, entries, bank.origins)
     radius = first.max()
     hole = (second > radius) & (owner != rows // patches + first_image)
     chosen: list[NDArray[np.int64]] = []
@@ -133,36 +134,60 @@ def stand_ins(
         absent.append(np.full(len(picks), image, dtype=np.int32))
     kept = np.concatenate([*chosen, np.empty(0, dtype=np.int64)])
     return (
-        (np.ascontiguousarray(flat[kept]), (kept // patches).astype(np.int32) + np.int32(first_image)),
+        (good.features.rows(kept), (kept // patches).astype(np.int32) + np.int32(first_image)),
         np.concatenate([*absent, np.empty(0, dtype=np.int32)]),
     )
 
 
 def _two_nearest_images(
-    points: NDArray[np.float32], entries: NDArray[np.float32], origins: NDArray[np.int32]
+    points: Points, entries: NDArray[np.float32], origins: NDArray[np.int32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-    """Squared distances of points to the nearest entry and to the nearest of another image, and whose the first is."""
+    """Squared distances of points to the nearest entry and to the nearest of another image, and whose the first is.
+
+    Exact where the second is larger than the largest first, the bank's covering radius; elsewhere both are within it,
+    and it is not worth while to look for nearer ones.
+    """
     images, starts = np.unique(origins, return_index=True)
     norms = np.einsum("md,md->m", entries, entries)
     products = np.ascontiguousarray(-2 * entries.T)
-    first = np.empty(len(points), dtype=np.float32)
-    second = np.empty(len(points), dtype=np.float32)
-    owner = np.empty(len(points), dtype=np.int32)
-    step = max(1, _BLOCK // len(entries))
-    for begin in range(0, len(points), step):
-        block = points[begin : begin + step]
-        distances = block @ products
-        distances += norms
-        by_image = np.minimum.reduceat(distances, starts, axis=1)
-        by_image += np.einsum("nd,nd->n", block, block)[:, None]
-        np.maximum(by_image, 0, out=by_image)
-        nearest = by_image.argmin(axis=1)
-        lines = np.arange(len(block))
-        part = slice(begin, begin + len(block))
-        first[part] = by_image[lines, nearest]
-        owner[part] = images[nearest]
-        by_image[lines, nearest] = np.inf
-        second[part] = by_image.min(axis=1)
+    cuts = np.flatnonzero(np.diff(starts // _ENTRIES)) + 1  # an image's entries meet the points together
+    groups = [(images[part], starts[part]) for part in np.split(np.arange(len(images)), cuts)]
+    ends = [*(group_starts[0] for _, group_starts in groups[1:]), len(entries)]
+    n = len(points)
+    first = np.full(n, np.inf, dtype=np.float32)
+    second = np.full(n, np.inf, dtype=np.float32)
+    owner = np.zeros(n, dtype=np.int32)
+    radius = np.float32(-1)  # at least so large
+
+    def look(rows: NDArray[np.int64]) -> np.float32:
+        x = points[rows]
+        own_norms = np.einsum("nd,nd->n", x, x)
+        for (members, begins), end in zip(groups, ends, strict=True):
+            distances = x @ products[:, begins[0] : end]
+            distances += norms[begins[0] : end]
+            by_image = np.minimum.reduceat(distances, begins - begins[0], axis=1)
+            by_image += own_norms[:, None]
+            np.maximum(by_image, 0, out=by_image)
+            lines = np.arange(len(rows))
+            which = by_image.argmin(axis=1)
+            nearest = by_image[lines, which]
+            by_image[lines, which] = np.inf
+            nearer = nearest < first[rows]
+            second[rows] = np.where(
+                nearer, np.minimum(first[rows], by_image.min(axis=1)), np.minimum(second[rows], nearest)
+            )
+            first[rows] = np.minimum(first[rows], nearest)
+            owner[rows] = np.where(nearer, members[which], owner[rows])
+            far = second[rows] > radius
+            rows, x, own_norms = rows[far], x[far], own_norms[far]
+            if not len(rows):
+                break
+        return np.float32(first[rows].max(initial=-1))
+
+    blocks = (np.arange(begin, min(begin + _ROWS, n)) for begin in range(0, n, _ROWS))
+    with closing(feeding.ordered(look, blocks, workers=feeding.cores())) as looked:
+        for largest in looked:
+            radius = max(radius, largest)
     return first, second, owner
 
 
@@ -216,12 +241,14 @@ def score_against(
     if masked:
         shapes["valid"] = (1, *good.grid)
     engine = Engine(search, shapes, throughput=True)
+    origins = bank.origins
+    vars(bank).pop("search_bank", None)  # the engine has a copy
 
     def one(index: int) -> HeldOut:
         own = index + first_image
-        hidden = (bank.origins == own) | ((only_for >= 0) & (only_for != own))
+        hidden = (origins == own) | ((only_for >= 0) & (only_for != own))
         inputs = {
-            "patch_features": np.ascontiguousarray(good.features[index]).reshape(1, *good.grid, -1),
+            "patch_features": good.features.image(index).reshape(1, *good.grid, -1),
             "excluded": np.where(hidden, np.float32(graph.FAR), np.float32(0)),
         }
         cells = good.valid[index].reshape(good.grid)

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from goodparts import coreset
 from goodparts.coreset import Progress
+from goodparts.feature_store import PatchFeatures
 from goodparts.recipe import Recipe
 
 CANDIDATES = 6
 """Bank entries per patch, ranked best, whose exact distances decide."""
 
+_BLOCK = 1 << 12  # rows that are worked on at once
 _ENTRY_STEPS = 63  # 7 bits: processors without int8 dot products add two products in 16 bits
 _SAMPLE = 2000  # patches that try a search space
 _SAMPLE_BLOCK = 250  # of them at a time
@@ -59,16 +61,23 @@ class MemoryBank:
     @cached_property
     def search_bank(self) -> NDArray[np.float32]:
         """The entries in the search space, (m, q) float32."""
-        centred: NDArray[np.float32] = self.features - self.mean
-        if self.basis is not None:
-            centred = centred @ self.basis
-        return centred
+        if self.basis is None:
+            return self.features - self.mean
+        bank = np.empty((len(self.features), self.basis.shape[1]), dtype=np.float32)
+        for first in range(0, len(bank), _BLOCK):  # rather than a centred copy of all
+            part = slice(first, first + _BLOCK)
+            bank[part] = (self.features[part] - self.mean) @ self.basis
+        return bank
 
     @cached_property
     def norms(self) -> NDArray[np.float32]:
         """Squared norms of the centred entries in all d dimensions, (m,) float32."""
-        centred: NDArray[np.float32] = self.features - self.mean
-        return np.asarray(np.einsum("md,md->m", centred, centred))
+        norms = np.empty(len(self.features), dtype=np.float32)
+        for first in range(0, len(norms), _BLOCK):
+            part = slice(first, first + _BLOCK)
+            centred = self.features[part] - self.mean
+            norms[part] = np.einsum("md,md->m", centred, centred)
+        return norms
 
     @cached_property
     def quantised(self) -> Quantised:
@@ -95,8 +104,56 @@ class MemoryBank:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class ProjectedPoints:
+    """Projected features of some rows, behind those of given entries, centred: what the greedy choice works on.
+
+    They are read when they are asked for: see `coreset.Points`.
+
+    Attributes:
+        features: of all patches of n good images.
+        indices: which of their rows, (r,) int64.
+        given: projected features of entries that come first, (g, q) float32.
+        centre: the mean of all, (q,) float32.
+    """
+
+    features: PatchFeatures
+    indices: NDArray[np.int64]
+    given: NDArray[np.float32]
+    centre: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls, features: PatchFeatures, indices: NDArray[np.int64], entries: NDArray[np.float32] | None = None
+    ) -> ProjectedPoints:
+        """Those of some rows of features, and of entries (g, d), if there are any."""
+        if entries is None:
+            entries = np.empty((0, features.shape[2]), dtype=np.float32)
+        given = features.projection.of(entries)
+        total = given.sum(axis=0, dtype=np.float64)
+        for first in range(0, len(indices), _BLOCK):
+            points = features.projected(indices[first : first + _BLOCK])
+            total += points.sum(axis=0, dtype=np.float64)
+        centre = (total / (len(given) + len(indices))).astype(np.float32)
+        return cls(features, indices, given - centre, centre)
+
+    def __len__(self) -> int:
+        return len(self.given) + len(self.indices)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        if not len(self.given):
+            points = self.features.projected(self.indices[rows])
+            points -= self.centre
+            return points
+        points = np.empty((len(rows), self.given.shape[1]), dtype=np.float32)
+        old = rows < len(self.given)
+        points[old] = self.given[rows[old]]
+        points[~old] = self.features.projected(self.indices[rows[~old] - len(self.given)]) - self.centre
+        return points
+
+
 def choose(
-    features: NDArray[np.float32],
+    features: PatchFeatures,
     valid: NDArray[np.bool_],
     recipe: Recipe,
     *,
@@ -105,21 +162,30 @@ def choose(
     """The memory bank of a recipe.
 
     Args:
-        features: of all patches of n good images, (n, patches, d) float32; may be memory-mapped.
+        features: of all patches of n good images.
         valid: which of them may be kept, (n, patches) bool.
-        recipe: sampling, sampling_ratio, sampling_limit, projection_dimensions, search_dimensions, seed.
+        recipe: sampling, sampling_ratio, sampling_limit, search_dimensions, seed.
         progress: called with (picked, wanted).
     """
-    flat = features.reshape(-1, features.shape[-1])
     rows = np.flatnonzero(valid)
-    kept = _sample(flat, rows, _wanted(len(rows), recipe), recipe, progress)
-    origins = (kept // features.shape[1]).astype(np.int32)
-    return _bank(np.ascontiguousarray(flat[kept]), origins, recipe, *_trial(flat, rows, kept, recipe.seed))
+    count = _wanted(len(rows), recipe)
+    rng = np.random.default_rng(recipe.seed)
+    if count == len(rows):
+        kept = rows
+    elif recipe.sampling == "random":
+        kept = rows[coreset.random(len(rows), count, rng)]
+    else:
+        start = rng.integers(len(rows), size=1)
+        points = ProjectedPoints.of(features, rows)
+        kept = np.sort(rows[coreset.greedy(points, count, start=start, progress=progress)])
+    return _bank(
+        features.rows(kept), _images(kept, features), recipe, *_trial(features, rows, kept, recipe.seed)
+    )
 
 
 def extend(
     bank: MemoryBank,
-    features: NDArray[np.float32],
+    features: PatchFeatures,
     valid: NDArray[np.bool_],
     recipe: Recipe,
     *,
@@ -133,24 +199,30 @@ def extend(
 
     Args:
         bank: as it was.
-        features: of all patches of the n new good images, (n, patches, d) float32.
+        features: of all patches of the n new good images.
         valid: which of them may be kept, (n, patches) bool.
         recipe: as of `choose`.
         first_image: index that the first new image gets among all good images.
         progress: called with (picked, wanted).
     """
-    flat = features.reshape(-1, features.shape[-1])
     rows = np.flatnonzero(valid)
     count = max(1, round(recipe.sampling_ratio * len(rows)))
-    kept = _sample(flat, rows, count, recipe, progress, given=bank.features)
-    patches = _trial(flat, rows, kept, recipe.seed)[0]
+    rng = np.random.default_rng(recipe.seed)
+    old = len(bank.features)
+    if count == len(rows):
+        kept = rows
+    elif recipe.sampling == "random":
+        kept = rows[coreset.random(len(rows), count, rng)]
+    else:
+        points = ProjectedPoints.of(features, rows, bank.features)
+        picks = coreset.greedy(points, old + count, start=np.arange(old), progress=progress)
+        kept = np.sort(rows[picks[old:] - old])
+    patches = _trial(features, rows, kept, recipe.seed)[0]
     nobody = np.full(len(patches), -1)  # an entry that is among them may find itself
-    entries = np.concatenate([bank.features, flat[kept]])
-    origins = np.concatenate(
-        [bank.origins, (kept // features.shape[1]).astype(np.int32) + np.int32(first_image)]
-    )
+    entries = np.concatenate([bank.features, features.rows(kept)])
+    origins = np.concatenate([bank.origins, _images(kept, features) + np.int32(first_image)])
     if recipe.sampling_limit and len(entries) > recipe.sampling_limit:
-        kept = _sample(entries, np.arange(len(entries)), recipe.sampling_limit, recipe)
+        kept = _among(entries, recipe.sampling_limit, recipe)
         entries, origins = entries[kept], origins[kept]
     return _bank(entries, origins, recipe, patches, nobody)
 
@@ -160,42 +232,30 @@ def _wanted(patches: int, recipe: Recipe) -> int:
     return min(count, recipe.sampling_limit) if recipe.sampling_limit else count
 
 
-def _sample(
-    flat: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    count: int,
-    recipe: Recipe,
-    progress: Progress | None = None,
-    *,
-    given: NDArray[np.float32] | None = None,
-) -> NDArray[np.int64]:
-    """`count` of the rows, ascending, by the recipe's sampling; greedily from the entries `given`, if there are any."""
+def _images(rows: NDArray[np.int64], features: PatchFeatures) -> NDArray[np.int32]:
+    """The images that rows of patches come from, (r,) int32."""
+    return (rows // features.shape[1]).astype(np.int32)
+
+
+def _among(entries: NDArray[np.float32], count: int, recipe: Recipe) -> NDArray[np.int64]:
+    """`count` of the entries, ascending, by the recipe's sampling."""
     rng = np.random.default_rng(recipe.seed)
-    if count == len(rows):
-        return rows
     if recipe.sampling == "random":
-        return rows[coreset.random(len(rows), count, rng)]
-    projection = coreset.Projection.draw(flat.shape[1], recipe)
-    points = projection.of(flat, rows)
-    if given is None:
-        old, start = 0, rng.integers(len(rows), size=1)
-    else:
-        old, start = len(given), np.arange(len(given))
-        points = np.concatenate([projection.of(given), points])
+        return coreset.random(len(entries), count, rng)
+    points = coreset.Projection.draw(entries.shape[1], recipe).of(entries)
     points -= points.mean(axis=0, dtype=np.float64).astype(np.float32)
-    picks = coreset.greedy(points, old + count, start=start, progress=progress)
-    return np.sort(rows[picks[old:] - old])
+    return np.sort(coreset.greedy(points, count, start=rng.integers(len(entries), size=1)))
 
 
 def _trial(
-    flat: NDArray[np.float32], rows: NDArray[np.int64], kept: NDArray[np.int64], seed: int
+    features: PatchFeatures, rows: NDArray[np.int64], kept: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Patches to try a search space on, and which entry each of them is: those that were not kept, if there are any."""
     rest = np.setdiff1d(rows, kept, assume_unique=True)
     drawn = rest if len(rest) else kept
     count = min(_SAMPLE, len(drawn))
     chosen = np.sort(np.random.default_rng(seed).choice(len(drawn), count, replace=False, shuffle=False))
-    return np.ascontiguousarray(flat[drawn[chosen]]), np.full(count, -1) if len(rest) else chosen
+    return features.rows(drawn[chosen]), np.full(count, -1) if len(rest) else chosen
 
 
 def _bank(
@@ -231,8 +291,8 @@ def principal_dimensions(entries: NDArray[np.float32], mean: NDArray[np.float32]
     """The directions of entries (m, d) by falling variance, (d, d) float32, a column each."""
     m, d = entries.shape
     covariance = np.zeros((d, d), dtype=np.float64)
-    for first in range(0, m, 4096):
-        centred = entries[first : first + 4096] - mean
+    for first in range(0, m, _BLOCK):
+        centred = entries[first : first + _BLOCK] - mean
         covariance += centred.T @ centred
     _, directions = np.linalg.eigh(covariance)
     return np.ascontiguousarray(directions[:, ::-1], dtype=np.float32)

@@ -25,6 +25,7 @@ from goodparts.regions import label_regions
 AUPRO_LIMITS = {"aupro_30": 0.30, "aupro_05": 0.05}
 AUPIMO_BOUNDS = (1e-5, 1e-4)
 BLOCK = 16384  # defect pixels
+_RESERVE = 1 << 22  # values of good pixels for which room is made at once
 
 
 class PixelMetrics:
@@ -36,7 +37,10 @@ class PixelMetrics:
 
     def __init__(self) -> None:
         self._good_images: list[NDArray[np.float32]] = []  # of each good image
-        self._good_surroundings: list[NDArray[np.float32]] = []  # of each bad image, outside its mask
+        self._good = np.empty(
+            0, dtype=np.float32
+        )  # of all good pixels, those of bad images too, and a reserve
+        self._good_count = 0
         self._defects: list[list[NDArray[np.float32]]] = []  # of each region of each bad image, rising
         self._pixels = 0
         self._pixels_not_looked_at = 0
@@ -73,12 +77,13 @@ class PixelMetrics:
 
         if mask is None or not mask.any():
             self._good_images.append(anomaly_map[looked_at])
+            self._keep(self._good_images[-1])
             if segmentation is not None:
                 self._false_bad += int(np.count_nonzero(segmentation & looked_at))
             return
 
         labels, count = label_regions(mask)
-        self._good_surroundings.append(anomaly_map[looked_at & ~mask])
+        self._keep(anomaly_map[looked_at & ~mask])
         self._defects.append(_by_region(anomaly_map, np.where(looked_at, labels, 0)))
         if segmentation is not None:
             seen = segmentation & looked_at
@@ -119,7 +124,7 @@ class PixelMetrics:
             `pixel_f1`, `defect_recall`: without any segmentation of a bad image).
         """
         regions = [region for image in self._defects for region in image]
-        good = np.concatenate([*self._good_images, *self._good_surroundings, np.empty(0, np.float32)])
+        good = self._good[: self._good_count]
         good.sort()
         marked = 2 * self._true_bad + self._false_bad + self._false_good
         defect_pixels_segmented = self._true_bad + self._false_good
@@ -132,6 +137,14 @@ class PixelMetrics:
             ),
             "not_looked_share": self._pixels_not_looked_at / self._pixels if self._pixels else math.nan,
         }
+
+    def _keep(self, values: NDArray[np.float32]) -> None:
+        """Put values behind those of other good pixels: all in one array, which is sorted where it lies."""
+        count = self._good_count + len(values)
+        if count > len(self._good):
+            self._good.resize(count + _RESERVE, refcheck=False)  # grows in place, mostly
+        self._good[self._good_count : count] = values
+        self._good_count = count
 
 
 def _by_region(anomaly_map: NDArray[np.float32], labels: NDArray[np.int32]) -> list[NDArray[np.float32]]:

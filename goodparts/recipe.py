@@ -144,7 +144,7 @@ class Recipe:
         choices=("auto", "f32", "bf16"),
     )
     memory_limit: float = _key(
-        2.0, "GiB of features that fitting keeps in memory; more are kept on disk meanwhile", limits=(0, 1e6)
+        1.0, "GiB of features that fitting keeps in memory; more are kept on disk meanwhile", limits=(0, 1e6)
     )
     seed: int = _key(0, "of every random choice", limits=(0, 2**63 - 1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from goodparts import coreset
+from goodparts import coreset, dataset, fitting
+from goodparts.backbones import load_backbone
+from goodparts.features import Extractor, extract
+from goodparts.images import read_image
+from goodparts.memory_bank import ProjectedPoints
 from goodparts.recipe import Recipe
 
 
@@ -68,7 +73,8 @@ def test_greedy_does_not_depend_on_how_distances_are_blocked(
 ) -> None:
     points, count, start = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coreset, "_BLOCK", block)
+        patch.setattr(coreset, "_ROWS", block)
+        patch.setattr(coreset, "_PICKS", block)
         picks = coreset.greedy(points, count, start=start)
     assert picks.tolist() == one_at_a_time(points, count, start)
 
@@ -125,6 +131,22 @@ def test_greedy_of_more_points_than_candidates_and_blocks() -> None:
     assert shortfalls(points, picks).max() <= 1e-5
 
 
+@pytest.mark.real
+def test_every_greedy_pick_of_real_patches_is_the_farthest(shared: Path) -> None:
+    recipe = Recipe.preset("classic").replace(
+        {"backbone": str(shared / "weights" / "resnet50_he.onnx"), "sampling": "greedy"}
+    )
+    images = dataset.good_images(shared / "mvtec_ad" / "metal_nut")[:24]
+    extractor = Extractor(fitting.cut_down(load_backbone(recipe.backbone), recipe), recipe)
+    with extract(images, extractor, recipe, read=read_image, workers=2, tell=fitting.silent) as good:
+        source = ProjectedPoints.of(good.features, np.flatnonzero(good.eligible))
+        points = source[np.arange(len(source))]
+        picks = coreset.greedy(source, len(source) // 10, start=5)
+    assert picks.tolist() == coreset.greedy(points, len(points) // 10, start=5).tolist()
+    assert len(set(picks.tolist())) == len(points) // 10 == 1881
+    assert shortfalls(points, picks).max() <= 1e-5
+
+
 def test_greedy_covers_better_than_chance() -> None:
     rng = np.random.default_rng(5)
     points = np.concatenate([rng.normal(0, 0.1, (990, 2)), rng.normal(9, 0.1, (10, 2))]).astype(np.float32)
@@ -148,6 +170,33 @@ def test_greedy_reports_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {total for _, total in told} == {50}
     assert 3 <= len(told) < 50  # in batches, neither all at once nor one by one
     assert told[-1] == (50, 50)
+
+
+class Reads:
+    """Points that count how often each is read."""
+
+    def __init__(self, points: NDArray[np.float32]) -> None:
+        self.points = points
+        self.count = np.zeros(len(points), dtype=int)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        np.add.at(self.count, rows, 1)
+        return self.points[rows]
+
+
+def test_points_near_an_early_pick_are_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coreset, "_CANDIDATES", 32)
+    rng = np.random.default_rng(2)
+    points = rng.standard_normal((4000, 3)).astype(np.float32)
+    points[:2000] *= 0.01  # one pick is near to all of them
+    source = Reads(points)
+    picks = coreset.greedy(source, 300, start=0)
+    np.testing.assert_array_equal(picks, coreset.greedy(points, 300, start=0))
+    assert source.count[1:2000].mean() < 4
+    assert source.count[2000:].mean() > 2 * source.count[1:2000].mean()
 
 
 def test_greedy_leaves_its_points_alone() -> None:
@@ -212,23 +261,6 @@ def test_projection_is_that_of_the_seed() -> None:
     first, again, other = (drawn(30, 6, seed).of(features) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.5
-
-
-@given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 8), st.integers(1, 9), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
-def test_projection_of_some_rows_in_blocks_is_that_of_all_at_once(
-    n: int, d: int, dimensions: int, block: int, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    features = rng.standard_normal((n, d)).astype(np.float32)
-    rows = np.sort(rng.choice(n, size=int(rng.integers(1, n + 1)), replace=False))
-    projection = drawn(d, dimensions, seed)
-    whole = features.astype(np.float64)
-    if projection.matrix is not None:
-        assert projection.matrix.shape == (d, dimensions)
-        whole = whole @ projection.matrix
-    np.testing.assert_allclose(projection.of(features, block=block), whole, atol=1e-5)
-    np.testing.assert_allclose(projection.of(features, rows, block=block), whole[rows], atol=1e-5)
 
 
 @pytest.mark.parametrize("dimensions", [0, 5, 9])

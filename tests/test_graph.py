@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from exact_features import exact
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -262,8 +263,7 @@ def bank_of(entries: Array, images: int = 1, search_dimensions: int = 0) -> Memo
     """Exactly these entries (m, d), from so many images with equally many each."""
     recipe = Recipe(sampling_ratio=1, sampling_limit=0, search_dimensions=search_dimensions)
     features = np.ascontiguousarray(entries.reshape(images, -1, entries.shape[1]), dtype=np.float32)
-    bank = memory_bank.choose(features, np.ones(features.shape[:2], dtype=bool), recipe)
-    return bank
+    return memory_bank.choose(exact(features, recipe), np.ones(features.shape[:2], dtype=bool), recipe)
 
 
 def scoring(image_score: str = "max", **keys: Any) -> Recipe:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from exact_features import everything, exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ def good_features(images: int, d: int, seed: int, *, spread: float = 1.0) -> Goo
     )
     pixels = np.zeros((32, 32, 3), dtype=np.uint8)
     return GoodFeatures(
-        features=features.astype(np.float32),
+        features=exact(features.astype(np.float32), RECIPE),
         valid=np.ones((images, patches), dtype=bool),
         frames=(frame_of((32, 32), RECIPE),) * images,
         grid=GRID,
@@ -50,7 +51,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 def brute_force(good: GoodFeatures, index: int, entries: NDArray[np.float32]) -> float:
-    differences = good.features[index][:, None].astype(np.float64) - entries
+    differences = good.features.image(index)[:, None].astype(np.float64) - entries
     return float(np.sqrt((differences**2).sum(axis=2)).min(axis=1).max())
 
 
@@ -75,17 +76,17 @@ def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
     assert len(entries) == len(origins) == len(absent)
     assert not np.any(origins == absent)
     for entry, origin in zip(entries, origins, strict=True):
-        assert (good.features[origin] == entry).all(axis=1).any()
+        assert (good.features.image(origin) == entry).all(axis=1).any()
 
     def reach(points: NDArray[np.float32], kept: NDArray[np.float32]) -> float:
         return float(np.sqrt(((points[:, None] - kept) ** 2).sum(axis=2)).min(axis=1).max())
 
-    everything = good.features.reshape(-1, d)
-    radius = reach(everything, bank.features)
+    patches = everything(good.features)
+    radius = reach(patches.reshape(-1, d), bank.features)
     for image in range(images):
         own = bank.of_image(image)
         assert np.count_nonzero(absent == image) <= own.stop - own.start
-        others = np.delete(good.features, image, axis=0).reshape(-1, d)
+        others = np.delete(patches, image, axis=0).reshape(-1, d)
         left = np.concatenate([bank.features[bank.origins != image], entries[absent == image]])
         if (
             np.count_nonzero(absent == image) < own.stop - own.start
@@ -107,8 +108,8 @@ def test_scores_are_those_of_the_bank_with_stand_ins() -> None:
 def test_stand_ins_bring_held_out_scores_nearer_to_those_of_new_images() -> None:
     biased, filled = [], []
     for seed in range(5):
-        everything = good_features(80, 4, seed, spread=0.6)
-        learnt = replace(everything, left_out=np.arange(80) >= 40)
+        every = good_features(80, 4, seed, spread=0.6)
+        learnt = replace(every, left_out=np.arange(80) >= 40)
         bank = memory_bank.choose(learnt.features, learnt.eligible, RECIPE)
         nobody = np.full(len(bank.features), -1, dtype=np.int32)
         run = (RECIPE, 2, silent)

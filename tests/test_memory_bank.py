@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exact_features import exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -29,7 +30,8 @@ def chosen(features: Features, valid: NDArray[np.bool_] | None = None, **keys: A
     if valid is None:
         valid = np.ones(features.shape[:2], dtype=bool)
     settings_ = {"sampling": "greedy", "sampling_ratio": 1.0, "sampling_limit": 0, "search_dimensions": 0}
-    return memory_bank.choose(features, valid, Recipe(**settings_ | keys))
+    recipe = Recipe(**settings_ | keys)
+    return memory_bank.choose(exact(features, recipe), valid, recipe)
 
 
 @pytest.mark.parametrize("sampling", ["greedy", "random"])
@@ -102,11 +104,11 @@ def test_greedy_keeps_the_greedy_coreset() -> None:
     rows = np.flatnonzero(valid)
     bank = chosen(features, valid, sampling_ratio=0.2, projection_dimensions=0)
     flat = features.reshape(150, 3)
-    kept = [int(np.flatnonzero((flat == entry).all(axis=1))[0]) for entry in bank.features]
+    found = [int(np.flatnonzero((flat == entry).all(axis=1))[0]) for entry in bank.features]
     sequences = (
         coreset.greedy(flat[rows] - flat[rows].mean(axis=0), 20, start=start) for start in range(len(rows))
     )
-    assert kept in [np.sort(rows[picks]).tolist() for picks in sequences]  # from one start or another
+    assert found in [np.sort(rows[picks]).tolist() for picks in sequences]  # from one start or another
 
 
 @pytest.mark.parametrize("sampling", ["greedy", "random"])
@@ -120,26 +122,14 @@ def test_the_seed_decides(sampling: str) -> None:
     assert (banks[0] != banks[2]).any()
 
 
-def test_features_on_disk_are_read_and_left_alone(tmp_path: Any) -> None:
-    features = features_of(4, 25, 6)
-    stored = np.memmap(tmp_path / "features", dtype=np.float32, mode="w+", shape=features.shape)
-    stored[:] = features
-    stored.flush()
-    on_disk = np.memmap(tmp_path / "features", dtype=np.float32, mode="r", shape=features.shape)
-    bank = chosen(on_disk, sampling_ratio=0.3, search_dimensions=2)
-    np.testing.assert_array_equal(
-        bank.features, chosen(features, sampling_ratio=0.3, search_dimensions=2).features
-    )
-    assert type(bank.features) is np.ndarray  # not a view of a file that is about to go
-    np.testing.assert_array_equal(on_disk, features)
-
-
 def test_progress_tells_of_the_greedy_picks() -> None:
     told: list[tuple[int, int]] = []
     features = features_of(4, 50, 3)
     valid = np.ones((4, 50), dtype=bool)
     recipe = Recipe(sampling="greedy", sampling_ratio=0.25, sampling_limit=0)
-    memory_bank.choose(features, valid, recipe, progress=lambda done, total: told.append((done, total)))
+    memory_bank.choose(
+        exact(features, recipe), valid, recipe, progress=lambda done, total: told.append((done, total))
+    )
     assert told[-1] == (50, 50)
 
 
@@ -239,8 +229,8 @@ def test_learning_on_keeps_the_bank_and_goes_on_greedily() -> None:
     old, new = (rng.normal(size=(4, 20, 6)).astype(np.float32) for _ in range(2))
     recipe = Recipe(sampling_ratio=0.1, projection_dimensions=0)
     everywhere = np.ones((4, 20), dtype=bool)
-    bank = memory_bank.choose(old, everywhere, recipe)
-    grown = memory_bank.extend(bank, new, everywhere, recipe, first_image=4)
+    bank = memory_bank.choose(exact(old, recipe), everywhere, recipe)
+    grown = memory_bank.extend(bank, exact(new, recipe), everywhere, recipe, first_image=4)
     np.testing.assert_array_equal(grown.features[: len(bank.features)], bank.features)
     np.testing.assert_array_equal(grown.origins[: len(bank.origins)], bank.origins)
     added = grown.features[len(bank.features) :]
@@ -262,8 +252,8 @@ def test_learning_on_respects_the_limit(sampling: str) -> None:
     old, new = (rng.normal(size=(4, 20, 6)).astype(np.float32) for _ in range(2))
     recipe = Recipe(sampling=sampling, sampling_ratio=0.2, sampling_limit=18)
     everywhere = np.ones((4, 20), dtype=bool)
-    bank = memory_bank.choose(old, everywhere, recipe)
-    grown = memory_bank.extend(bank, new, everywhere, recipe, first_image=4)
+    bank = memory_bank.choose(exact(old, recipe), everywhere, recipe)
+    grown = memory_bank.extend(bank, exact(new, recipe), everywhere, recipe, first_image=4)
     assert len(bank.features) == 16
     assert len(grown.features) == 18
     assert set(grown.origins.tolist()) <= set(range(8))

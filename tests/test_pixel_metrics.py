@@ -376,6 +376,13 @@ def test_memory_stays_at_the_scores():
     for _ in range(4):
         metrics.add(np.ones((64, 64), dtype=np.float32), mask)
         metrics.add(np.ones((64, 64), dtype=np.float32), None)
-    kept = [*metrics._good_images, *metrics._good_surroundings, *itertools.chain(*metrics._defects)]
-    assert {array.dtype for array in kept} == {np.dtype(np.float32)}
-    assert sum((array if array.base is None else array.base).nbytes for array in kept) == 8 * 64 * 64 * 4
+    kept = [*metrics._good_images, *itertools.chain(*metrics._defects)]
+    good = metrics._good[: metrics._good_count]
+    assert {array.dtype for array in (*kept, good)} == {np.dtype(np.float32)}
+    assert (
+        sum((array if array.base is None else array.base).nbytes for array in kept) == 4 * (64 * 64 + 100) * 4
+    )
+    assert good.nbytes == 4 * (2 * 64 * 64 - 100) * 4
+    first = metrics.result()
+    assert metrics.result() == pytest.approx(first, nan_ok=True)
+    assert np.shares_memory(metrics._good, good)  # and there is no second copy
