@@ -16,7 +16,7 @@ from goodparts import metrics
 from goodparts.dataset import Dataset, TestSample
 from goodparts.errors import DatasetError
 from goodparts.images import PIXEL_LIMIT, image_size, read_mask
-from goodparts.inspection import BAD, RECHECK, Inspection
+from goodparts.inspection import BAD, RECHECK, Inspection, ZoneScore
 from goodparts.pixel_metrics import PixelMetrics
 from goodparts.rates import clopper_pearson
 
@@ -40,6 +40,7 @@ class TestImage:
         verdict: "GOOD" or "BAD" at the deployed threshold; "RECHECK" from the quality gate.
         borderline: whether the verdict lies within the engine's precision.
         reasons: why the image can't be judged, in words; empty unless the verdict is RECHECK.
+        zones: score and threshold of each zone of the region of interest; empty if there is none.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class TestImage:
     verdict: str
     borderline: bool
     reasons: tuple[str, ...] = ()
+    zones: tuple[ZoneScore, ...] = ()
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
@@ -156,6 +158,7 @@ def evaluate(
                 verdict=inspection.verdict,
                 borderline=inspection.borderline,
                 reasons=inspection.reasons,
+                zones=inspection.zones,
             )
         )
         if truth is not None or not sample.label:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from goodparts import feeding, framing, quality
 from goodparts.framing import Frame
-from goodparts.images import ImageLike
+from goodparts.images import ImageLike, name_of
 from goodparts.quality import ImageStatistics
 from goodparts.recipe import Recipe
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from goodparts.backbones import Backbone
     from goodparts.engines.openvino import Engine
     from goodparts.graph import Graph
+    from goodparts.roi import Roi
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
@@ -41,12 +42,13 @@ class GoodFeatures:
 
     Attributes:
         features: (n, patches, d) float32; may be memory-mapped.
-        valid: which patches look at the image rather than at padding, (n, patches) bool.
+        valid: which patches look at the image rather than at padding, and at the region of interest, (n, patches) bool.
         frames: how each image lies in its working image.
         grid: (h, w) of the patches.
         digests: of each working image's pixels; equal for equal images.
         statistics: what each working image looks like, without its distance.
         left_out: images of which nothing may enter the bank, (n,) bool.
+        roi: the region of interest; None: everything is looked at.
     """
 
     features: NDArray[np.float32]
@@ -56,11 +58,16 @@ class GoodFeatures:
     digests: tuple[str, ...]
     statistics: tuple[ImageStatistics, ...]
     left_out: NDArray[np.bool_]
+    roi: Roi | None = None
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
         """Which patches may enter the bank, (n, patches) bool."""
         return np.asarray(self.valid & ~self.left_out[:, None])
+
+    def seen(self, index: int) -> NDArray[np.bool_] | None:
+        """Which pixels of an image lie in the region of interest, (H, W) bool; None: all of them."""
+        return None if self.roi is None else self.roi.seen(self.frames[index].image_size)
 
     def without(self, left_out: NDArray[np.bool_]) -> GoodFeatures:
         """The same with these images left out of the bank; they can still be scored."""
@@ -105,11 +112,12 @@ def extract(
     read: Read,
     workers: int,
     tell: Progress,
+    roi: Roi | None = None,
 ) -> Iterator[GoodFeatures]:
     """The features of all images, for as long as the block lasts.
 
     Raises:
-        ImageError: one of them can't be read.
+        ImageError: one of them can't be read, or does not fit the region of interest.
     """
     patches = extractor.grid[0] * extractor.grid[1]
     with _room((len(images), patches, extractor.dimensions), recipe.memory_limit) as features:
@@ -120,9 +128,14 @@ def extract(
             frame = framing.frame_of(pixels.shape[:2], recipe)
             working = framing.apply(frame, pixels)
             features[index] = extractor(working)
-            if not frame.whole:
+            judged = framing.without_padding(frame, working)
+            if roi is not None:
+                roi.require_fit(frame.image_size, name_of(images[index]))
+                valid[index] = roi.looked_at(recipe, extractor.grid).ravel()
+                judged = working[roi.judged(recipe, extractor.grid)]
+            elif not frame.whole:
                 valid[index] = framing.valid_cells(frame, extractor.grid).ravel()
-            return frame, digest(working), quality.measure(framing.without_padding(frame, working))
+            return frame, digest(working), quality.measure(judged)
 
         frames, digests, statistics = [], [], []
         with closing(feeding.ordered(one, range(len(images)), workers=workers)) as extracted:
@@ -133,7 +146,7 @@ def extract(
                 tell("features", len(frames), len(images))
         everyone = np.zeros(len(images), dtype=bool)
         yield GoodFeatures(
-            features, valid, tuple(frames), extractor.grid, tuple(digests), tuple(statistics), everyone
+            features, valid, tuple(frames), extractor.grid, tuple(digests), tuple(statistics), everyone, roi
         )
 
 
