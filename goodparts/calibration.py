@@ -437,19 +437,25 @@ def require_zones(recipe: Recipe) -> None:
             )
 
 
+def zone_recipe(recipe: Recipe, zones: int) -> Recipe:
+    """The recipe by which each of several zones is decided: with its share of the false rejects, and of the doubt."""
+    if recipe.threshold_rule not in ("rate", "tail"):
+        return recipe
+    return recipe.replace(
+        {
+            "false_reject_rate": recipe.false_reject_rate / zones,
+            "confidence": 1 - (1 - recipe.confidence) / zones,
+        }
+    )
+
+
 def _decide_zones(good: GoodScores, recipe: Recipe) -> Decision:
     """Every zone by the recipe's rules; each gets its share of the false rejects that `rate` and `tail` allow.
 
     By the union bound the part as a whole then keeps the rate, at the confidence asked for.
     """
     require_zones(recipe)
-    n = len(good.zones)
-    share = recipe.replace(
-        {"false_reject_rate": recipe.false_reject_rate / n, "confidence": 1 - (1 - recipe.confidence) / n}
-        if recipe.threshold_rule in ("rate", "tail")
-        else {}
-    )
-    decisions = [decide(zone, share) for zone in good.zones]
+    decisions = [decide(zone, zone_recipe(recipe, len(good.zones))) for zone in good.zones]
     zones = []
     for zone, decision in zip(good.zones, decisions, strict=True):
         threshold = decision.threshold

@@ -84,9 +84,8 @@ class Extractor:
         from goodparts.engines.openvino import Engine
 
         graph = features_graph(backbone, recipe)
-        sizes = [dim.dim_value for dim in graph.model.graph.output[0].type.tensor_type.shape.dim]
-        self.grid = (sizes[1], sizes[2])
-        self.dimensions = sizes[3]
+        self.grid = grid_of(graph)
+        self.dimensions = graph.model.graph.output[0].type.tensor_type.shape.dim[3].dim_value
         self._engine: Engine = Engine(graph, {"image": (1, *recipe.image_size, 3)}, throughput=True)
 
     def __call__(self, working: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -101,6 +100,12 @@ def features_graph(backbone: Backbone, recipe: Recipe) -> Graph:
 
     shapes = layer_shapes(backbone.model, recipe.image_size)
     return graph.features_graph(backbone.model, shapes, recipe, backbone.mean, backbone.std)
+
+
+def grid_of(graph: Graph) -> tuple[int, int]:
+    """(h, w) of the patches that a features graph gives."""
+    shape = graph.model.graph.output[0].type.tensor_type.shape.dim
+    return shape[1].dim_value, shape[2].dim_value
 
 
 @contextmanager

@@ -36,6 +36,14 @@ class ZoneScore:
         return self.score > self.threshold
 
 
+def telling_zones(zones: tuple[ZoneScore, ...]) -> tuple[ZoneScore, ...]:
+    """Of several zones those that are BAD, the worst first, or the worst where none is; nothing of a single zone."""
+    if len(zones) < 2:
+        return ()
+    worst = sorted(zones, key=lambda zone: -zone.score / zone.threshold)
+    return tuple(zone for zone in worst if zone.bad) or (worst[0],)
+
+
 @dataclass(frozen=True, eq=False)
 class Inspection:
     """What was found on one image of height H and width W.

@@ -13,6 +13,7 @@ multiple of its zone's threshold: then one number still orders parts, and its th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -258,13 +259,7 @@ def read_roi(path: str | Path, image_size: Callable[[], tuple[int, int]] | tuple
         RecipeError: there is no such file, it is neither, or a zone is empty, outside the image or not unique.
     """
     path = Path(path)
-    try:
-        start = path.read_bytes()[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
-    except FileNotFoundError:
-        raise _error(path, "no such file; expected a mask image or polygons as JSON") from None
-    except OSError as error:
-        what = "is a folder" if path.is_dir() else f"can't be read ({error.strerror})"
-        raise _error(path, f"{what}; expected a mask image or polygons as JSON") from None
+    start = _content(path)[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
     if path.suffix.lower() != ".json" and start[:1] not in (b"{", b"["):
         return _from_mask(path)
     try:
@@ -274,12 +269,27 @@ def read_roi(path: str | Path, image_size: Callable[[], tuple[int, int]] | tuple
     return _from_polygons(path, values, image_size)
 
 
+def roi_hash(path: str | Path) -> str:
+    """sha256 of what a file holds; errors as `read_roi`."""
+    return hashlib.sha256(_content(Path(path))).hexdigest()
+
+
 def from_mask(mask: NDArray[np.bool_], name: str = ONLY) -> Roi:
     """One zone from a mask (H, W) bool."""
     flat = np.concatenate([[False], mask.ravel(), [False]])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     runs = np.stack([edges[::2], edges[1::2] - edges[::2]], axis=1).ravel()
     return Roi((mask.shape[0], mask.shape[1]), (Zone(name, runs=tuple(runs.tolist())),))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise _error(path, "no such file; expected a mask image or polygons as JSON") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        what = "is a folder" if path.is_dir() else f"can't be read ({error})"
+        raise _error(path, f"{what}; expected a mask image or polygons as JSON") from None
 
 
 def _from_mask(path: Path) -> Roi:
@@ -382,9 +392,15 @@ def _from_labelme(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     shapes = values["shapes"] if isinstance(values["shapes"], list) else []
     for shape in shapes:
         kind = shape.get("shape_type", "polygon") if isinstance(shape, dict) else "nothing"
-        points = shape.get("points") if isinstance(shape, dict) else None
-        if kind == "rectangle" and isinstance(points, list) and len(points) == 2:
-            (left, top), (right, bottom) = points
+        points: Any = shape.get("points") if isinstance(shape, dict) else None
+        if kind == "rectangle":
+            try:
+                (left, top), (right, bottom) = points
+            except (TypeError, ValueError):
+                corners = json.dumps(points)[:80]
+                raise _error(
+                    path, f"expected a rectangle of LabelMe to have two corners, found {corners}"
+                ) from None
             points = [[left, top], [right, top], [right, bottom], [left, bottom]]
         elif kind != "polygon":
             raise _error(path, f"a shape of LabelMe is a {kind}; expected polygons and rectangles")
