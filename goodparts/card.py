@@ -13,7 +13,7 @@ import numpy as np
 
 from goodparts.calibration import FOLDS, SEPARATE, Calibration, Decision, zone_recipe
 from goodparts.model import Model
-from goodparts.rates import in_so_many
+from goodparts.rates import images_needed, in_so_many
 from goodparts.recipe import Recipe
 
 LEAST_ALIKE = 5  # good images that are named
@@ -161,7 +161,12 @@ def promise_sections(model: Model) -> tuple[Section, ...]:
     if calibration.decision.threshold_rule == "f1":
         lines.append("The threshold itself was chosen on labelled test images: expect worse from new parts.")
     meaning = Section(MEANING, tuple(lines), badge="certified" if promise.certified else "estimated")
-    needs = [(rate, promise.needed(rate)) for rate in WANTED if rate < promise.rate]
+    zones = max(1, len(calibration.decision.zones))  # each has to keep its share, at its share of the doubt
+    needs = [
+        (rate, images_needed(rate / zones, 1 - (1 - promise.confidence) / zones))
+        for rate in WANTED
+        if rate < promise.rate
+    ]
     if not needs:
         return (meaning,)
     lines = ["A lower rate takes more good images, none of them above the threshold."]
