@@ -193,6 +193,7 @@ def test_unknown_commands_and_flags_are_the_users_error(goodparts: Run) -> None:
 
 VALUES: dict[str, tuple[str, Any]] = {
     "backbone": ("mine.onnx", "mine.onnx"),
+    "roi": ("zones.json", "zones.json"),
     "layers": ("a,b", ("a", "b")),
     "layer_weights": ("1,2.5", (1.0, 2.5)),
     "grid_layer": ("b", "b"),
@@ -1038,7 +1039,7 @@ def test_zones_from_fit_to_inspect(
     assert "2 zones: left, right side" in ran.out
     zones_file.unlink()
     pixels = np.array(Image.open(mini_dataset / "test" / "good" / "000.png").convert("RGB"))
-    pixels[40:56, 20:32] = (230, 30, 20)
+    pixels[40:56, 8:16] = (230, 30, 20)
     Image.fromarray(pixels).save(tmp_path / "bad.png")
     ran = goodparts("inspect", model, tmp_path / "bad.png", "--json")
     assert ran.code == 1
@@ -1065,7 +1066,7 @@ def test_zones_in_the_results(
     assert (
         goodparts("run", mini_dataset, "--recipe", recipe_file, "--roi", zones_file, "--out", out).code == 0
     )
-    rows = list(csv.DictReader((out / "scores.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((out / "scores.csv").read_text(encoding="utf-8").splitlines()))
     assert {"zone left", "zone right side"} <= set(rows[0])
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["not_looked_share"] == pytest.approx(1 - 80 * 80 / 96**2)
