@@ -153,11 +153,7 @@ class Roi:
 
     def levels(self, image_size: tuple[int, int], thresholds: Sequence[float]) -> NDArray[np.float32]:
         """The threshold of each pixel, (H, W) float32: where zones overlap the lowest, outside all of them NaN."""
-        lowest = np.full(image_size, np.inf, dtype=np.float32)
-        for mask, threshold in zip(self.masks_at(image_size), thresholds, strict=True):
-            np.minimum(lowest, np.float32(threshold), out=lowest, where=mask)
-        lowest[np.isinf(lowest)] = np.nan
-        return lowest
+        return _levels(self, image_size, tuple(thresholds))
 
     def to_json(self) -> str:
         """As JSON: what a model file holds, and what `read_roi` reads."""
@@ -450,3 +446,13 @@ def _seen(roi: Roi, image_size: tuple[int, int]) -> NDArray[np.bool_]:
     seen = np.asarray(_masks_at(roi, image_size).any(axis=0))
     seen.flags.writeable = False
     return seen
+
+
+@lru_cache(maxsize=16)
+def _levels(roi: Roi, image_size: tuple[int, int], thresholds: tuple[float, ...]) -> NDArray[np.float32]:
+    lowest = np.full(image_size, np.inf, dtype=np.float32)
+    for mask, threshold in zip(_masks_at(roi, image_size), thresholds, strict=True):
+        np.minimum(lowest, np.float32(threshold), out=lowest, where=mask)
+    lowest[np.isinf(lowest)] = np.nan
+    lowest.flags.writeable = False
+    return lowest

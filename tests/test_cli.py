@@ -1071,6 +1071,7 @@ def test_zones_in_the_results(
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["not_looked_share"] == pytest.approx(1 - 80 * 80 / 96**2)
     assert metrics["threshold"] == 1
+    assert metrics["bad_not_looked_at"] == 0
     page = (out / "report.html").read_text(encoding="utf-8")
     assert re.search(r"30\.6.% of the pixels were not looked at", page)
     bad = [row for row in rows if row["verdict"] == "BAD"]

@@ -632,6 +632,22 @@ def test_the_quality_gate_judges_what_is_looked_at(
     assert inspector.inspect(dark).verdict == "RECHECK"
 
 
+def test_bad_parts_whose_defects_are_not_looked_at_are_counted(
+    recipe: Recipe, mini_dataset: Path, tmp_path: Path
+) -> None:
+    masks = {
+        sample.path: np.array(Image.open(sample.masks[0])) > 0
+        for sample in read_dataset(mini_dataset).test
+        if sample.masks
+    }
+    rows = [[[0, 0], [96, 0], [96, 40], [0, 40]]]
+    path = written(tmp_path / "top.json", {"size": [96, 96], "zones": [{"name": "top", "polygons": rows}]})
+    found = Inspector(recipe.replace({"roi": str(path)})).fit(mini_dataset).evaluate(mini_dataset)
+    expected = sum(not mask[:40].any() for mask in masks.values())
+    assert 0 < expected < len(masks)
+    assert found.metrics["bad_not_looked_at"] == expected
+
+
 def test_missing_file_is_told_before_anything_is_learnt(recipe: Recipe, mini_dataset: Path) -> None:
     def progress(*state: object) -> None:
         raise AssertionError(state)
