@@ -49,7 +49,7 @@ def demo(path: Path) -> None:
         root = write_demo(Path(folder))
         inspector = Inspector(Recipe()).fit(root)
         calibration = inspector.model.calibration
-        low, high = heatmap_scale(calibration.pixel_threshold, calibration.used.maps.mean)
+        low, high = heatmap_scale(calibration.pixel_threshold, calibration.typical_pixel)
         size = (SIDE + len(VIEWS) * (TILE + GAP), HEAD + len(SHOWN) * (TILE + GAP))
         picture = Image.new("RGB", size, "white")
         draw = ImageDraw.Draw(picture)

@@ -34,6 +34,7 @@ from goodparts.files import write_text
 from goodparts.inspector import Inspector
 from goodparts.layouts import AUTO, Category, find_categories, layout_summary, not_recognised, read_category
 from goodparts.recipe import Recipe
+from goodparts.roi import roi_hash
 
 CORES_PER_JOB = 4  # by default; one category alone keeps about as many busy
 
@@ -239,6 +240,8 @@ def task_key(data: Dataset, recipe: Recipe, backbone: str) -> str:
     except (OSError, ValueError) as error:
         raise DatasetError(f"{data.root}: the files can't be listed: {error}") from error
     what = {"version": __version__, "recipe": recipe.to_dict(), "backbone": backbone, "files": files}
+    if recipe.roi:
+        what["roi"] = roi_hash(recipe.roi)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 

@@ -2,11 +2,15 @@
 
 Held out means that no image is compared with itself (`goodparts.held_out`), or that it had no part in the memory bank
 at all. No test image takes part, unless the user asks for the oracle (`threshold_rule = "f1"`).
+
+Where a region of interest has several zones, each has its own scores and thresholds, by the same rules. The score of a
+part is then the largest multiple of its zone's threshold, and 1 is the threshold; a pixel counts likewise.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -60,12 +64,16 @@ class GoodScores:
         maps: of their anomaly maps.
         source: "held_out" (the bank without an image's own entries), "folds" (refits without it) or "separate" (images
             that had no part in the bank).
+        zone: name of the zone that these are of; empty for the whole picture.
+        zones: the same of each zone, where there are several; their `names` are empty.
     """
 
     scores: tuple[float, ...]
     names: tuple[str, ...]
     maps: GoodMaps
     source: str
+    zone: str = ""
+    zones: tuple[GoodScores, ...] = ()
 
     @property
     def certifies(self) -> bool:
@@ -91,6 +99,8 @@ class GoodScores:
                 quantile=(counts[0] * self.maps.quantile + counts[1] * more.maps.quantile) / total,
             ),
             source=self.source,
+            zone=self.zone,
+            zones=tuple(own.joined(other) for own, other in zip(self.zones, more.zones, strict=True)),
         )
 
 
@@ -118,11 +128,20 @@ class Promise:
 
 
 @dataclass(frozen=True)
+class ZoneDecision:
+    """Thresholds of one of several zones: of its score, and of the anomaly map's values in it."""
+
+    name: str
+    threshold: float
+    pixel_threshold: float
+
+
+@dataclass(frozen=True)
 class Decision:
     """Thresholds and how they were found.
 
     Attributes:
-        threshold: a score above it is BAD; None while the oracle has seen no labelled set.
+        threshold: a score above it is BAD; None while the oracle has seen no labelled set. 1 for several zones.
         threshold_rule: a rule of the recipe.
         pixel_threshold: a value of the anomaly map above it is bad.
         pixel_threshold_rule: a pixel rule of the recipe.
@@ -130,6 +149,7 @@ class Decision:
         kept: whether the rule could do what it was asked for (`rate`: enough images for the promise).
         source: of the good scores it rests on.
         good: how many there are; 0 for a threshold that rests on none (`fixed`, `f1`).
+        zones: of each zone, where there are several; a score is then a multiple of these.
     """
 
     threshold: float | None
@@ -140,6 +160,7 @@ class Decision:
     kept: bool = True
     source: str = HELD_OUT
     good: int = 0
+    zones: tuple[ZoneDecision, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,10 +196,26 @@ class Calibration:
         """The scores that the decision and p-values rest on: of separate images if there are any."""
         return self.separate if self.separate is not None else self.learnt
 
-    @property
+    @cached_property
     def scores(self) -> tuple[float, ...]:
-        """Of `used`, (n,)."""
-        return self.used.scores
+        """Of `used`, (n,), as an inspection gives them."""
+        return self.as_inspected(self.used)
+
+    def as_inspected(self, good: GoodScores) -> tuple[float, ...]:
+        """Scores (n,) as an inspection gives them: of several zones the largest multiple of a zone's threshold."""
+        if not good.zones:
+            return good.scores
+        thresholds = [zone.threshold for zone in self.decision.zones]
+        multiples = np.array([zone.scores for zone in good.zones]) / np.array(thresholds)[:, None]
+        return tuple(multiples.max(axis=0).tolist())
+
+    @property
+    def typical_pixel(self) -> float:
+        """The mean of good anomaly maps, as an inspection gives them."""
+        if not self.used.zones:
+            return self.used.maps.mean
+        zones = zip(self.used.zones, self.decision.zones, strict=True)
+        return float(np.mean([good.maps.mean / zone.pixel_threshold for good, zone in zones]))
 
     @property
     def threshold(self) -> float:
@@ -236,7 +273,7 @@ class Calibration:
 
     def to_json(self) -> str:
         """As JSON."""
-        return json.dumps(asdict(self), indent=1)
+        return json.dumps(_without_empty_zones(asdict(self)), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -253,6 +290,17 @@ class Calibration:
         )
 
 
+def _without_empty_zones(value: Any) -> Any:
+    """Without what only several zones need, so that a model without them reads as it always did."""
+    if isinstance(value, dict):
+        return {
+            key: _without_empty_zones(inner)
+            for key, inner in value.items()
+            if key not in ("zone", "zones") or inner
+        }
+    return [_without_empty_zones(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _good_scores(values: dict[str, Any]) -> GoodScores:
     maps = values["maps"]
     return GoodScores(
@@ -260,26 +308,41 @@ def _good_scores(values: dict[str, Any]) -> GoodScores:
         names=tuple(values["names"]),
         maps=GoodMaps(**{**maps, "peaks": tuple(maps["peaks"])}),
         source=values["source"],
+        zone=values.get("zone", ""),
+        zones=tuple(map(_good_scores, values.get("zones", ()))),
     )
 
 
 def _decision(values: dict[str, Any]) -> Decision:
-    return Decision(**{**values, "interval": tuple(values["interval"])})
+    zones = tuple(ZoneDecision(**zone) for zone in values.get("zones", ()))
+    return Decision(**{**values, "interval": tuple(values["interval"]), "zones": zones})
 
 
 class GoodScoresCollector:
-    """Gathers `GoodScores` one image at a time."""
+    """Gathers `GoodScores` one image at a time; of each zone, too, where there are several."""
 
-    def __init__(self, source: str) -> None:
-        self._source = source
+    def __init__(self, source: str, zones: Sequence[str] = (), *, zone: str = "") -> None:
+        self._source, self._zone = source, zone
+        self._zones = [GoodScoresCollector(source, zone=name) for name in zones]
         self._names: list[str] = []
         self._scores: list[float] = []
         self._peaks: list[float] = []
         self._values: list[NDArray[np.float32]] = []
         self._count, self._sum, self._squares = 0, 0.0, 0.0
 
-    def add(self, name: str, score: float, anomaly_map: NDArray[np.float32]) -> None:
-        """Take in one good image: its score and anomaly map (H, W) float32, NaN where it did not look."""
+    def add(
+        self,
+        name: str,
+        score: float,
+        anomaly_map: NDArray[np.float32],
+        zones: Sequence[tuple[float, NDArray[np.float32]]] = (),
+    ) -> None:
+        """Take in one good image: its score and anomaly map (H, W) float32, NaN where it did not look.
+
+        `zones` are the same of each zone, where there are several.
+        """
+        for collector, (zone_score, zone_map) in zip(self._zones, zones, strict=True):
+            collector.add(name, zone_score, zone_map)
         values = anomaly_map[~np.isnan(anomaly_map)]
         self._names.append(name)
         self._scores.append(score)
@@ -295,7 +358,7 @@ class GoodScoresCollector:
         variance = max(0.0, self._squares / self._count - mean**2)
         return GoodScores(
             scores=tuple(self._scores),
-            names=tuple(self._names),
+            names=() if self._zone else tuple(self._names),
             maps=GoodMaps(
                 peaks=tuple(self._peaks),
                 mean=mean,
@@ -303,6 +366,8 @@ class GoodScoresCollector:
                 quantile=upper_quantile(np.concatenate(self._values), quantile),
             ),
             source=self._source,
+            zone=self._zone,
+            zones=tuple(collector.result(quantile) for collector in self._zones),
         )
 
 
@@ -315,11 +380,13 @@ def require_enough(recipe: Recipe, images: int) -> None:
 
 
 def decide(good: GoodScores, recipe: Recipe) -> Decision:
-    """Thresholds by the rules of a recipe.
+    """Thresholds by the rules of a recipe; where there are several zones, of each of them.
 
     Raises:
-        RecipeError: too few good images for the rule.
+        RecipeError: too few good images for the rule, or a rule that does not go with several zones.
     """
+    if good.zones:
+        return _decide_zones(good, recipe)
     require_enough(recipe, len(good.scores))
     scores = np.asarray(good.scores, dtype=np.float64)
     threshold: float | None
@@ -349,6 +416,63 @@ def decide(good: GoodScores, recipe: Recipe) -> Decision:
         kept=kept,
         source=good.source,
         good=0 if recipe.threshold_rule in ("fixed", "f1") else len(scores),
+    )
+
+
+def require_zones(recipe: Recipe) -> None:
+    """Raise RecipeError if the recipe's rules don't go with several zones."""
+    if recipe.threshold_rule == "f1":
+        raise RecipeError(
+            "threshold_rule: f1 chooses one threshold by labelled images, which don't say what belongs to which zone "
+            "of the roi; take sigma, quantile, rate, tail or fixed, or one zone"
+        )
+    for rule, key in (
+        ("threshold_rule", "threshold_value"),
+        ("pixel_threshold_rule", "pixel_threshold_value"),
+    ):
+        if getattr(recipe, rule) == "fixed" and getattr(recipe, key) <= 0:
+            raise RecipeError(
+                f"{key}: expected more than 0 where the roi has several zones, since a score is a multiple of its "
+                f"zone's threshold; found {getattr(recipe, key):g}"
+            )
+
+
+def zone_recipe(recipe: Recipe, zones: int) -> Recipe:
+    """The recipe by which each of several zones is decided: with its share of the false rejects, and of the doubt."""
+    if recipe.threshold_rule not in ("rate", "tail"):
+        return recipe
+    return recipe.replace(
+        {
+            "false_reject_rate": recipe.false_reject_rate / zones,
+            "confidence": 1 - (1 - recipe.confidence) / zones,
+        }
+    )
+
+
+def _decide_zones(good: GoodScores, recipe: Recipe) -> Decision:
+    """Every zone by the recipe's rules; each gets its share of the false rejects that `rate` and `tail` allow.
+
+    By the union bound the part as a whole then keeps the rate, at the confidence asked for.
+    """
+    require_zones(recipe)
+    decisions = [decide(zone, zone_recipe(recipe, len(good.zones))) for zone in good.zones]
+    zones = []
+    for zone, decision in zip(good.zones, decisions, strict=True):
+        threshold = decision.threshold
+        if threshold is None or threshold <= 0 or decision.pixel_threshold <= 0:
+            raise RecipeError(
+                f"roi: the rules put the thresholds of zone {zone.zone!r} at {threshold:.4g} and, for pixels, "
+                f"{decision.pixel_threshold:.4g}; expected more than 0, since a score is a multiple of its zone's "
+                "threshold. Raise threshold_sigma or pixel_threshold_sigma, or take another rule"
+            )
+        zones.append(ZoneDecision(zone.zone, threshold, decision.pixel_threshold))
+    return replace(
+        decisions[0],
+        threshold=1.0,
+        pixel_threshold=1.0,
+        interval=(),
+        kept=all(decision.kept for decision in decisions),
+        zones=tuple(zones),
     )
 
 

@@ -6,15 +6,15 @@ print share these sentences.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from goodparts import precision
-from goodparts.calibration import FOLDS, SEPARATE, Calibration, Decision, GoodScores
+from goodparts.calibration import FOLDS, SEPARATE, Calibration, Decision, zone_recipe
 from goodparts.model import Model
-from goodparts.rates import in_so_many
+from goodparts.rates import images_needed, in_so_many
 from goodparts.recipe import Recipe
 
 LEAST_ALIKE = 5  # good images that are named
@@ -67,7 +67,7 @@ def card(model: Model) -> tuple[Section, ...]:
     calibration = model.calibration
     sections = [
         *promise_sections(model),
-        Section(DECISION, tuple(_decision(model))),
+        Section(DECISION, tuple(_decision(model)), _zones(calibration.decision)),
         Section(RARITY, tuple(_rarity(calibration))),
         _least_alike(calibration),
         Section(UNTESTED, tuple(_untested(model))),
@@ -106,11 +106,13 @@ def card_record(model: Model, name: str) -> dict[str, Any]:
         "scores_from": calibration.used.source,
         "scores": len(calibration.scores),
         "least_alike": [
-            {"name": name, "score": score} for name, score in least_alike(calibration.learnt, LEAST_ALIKE)
+            {"name": name, "score": score} for name, score in least_alike(calibration, LEAST_ALIKE)
         ],
         "decisions_before": len(calibration.history),
         "precision": precision.in_use(model.recipe, model.precision),
         "precision_check": model.precision.to_dict(),
+        "seen_share": model.data["seen_share"],
+        "zones": [asdict(zone) for zone in calibration.decision.zones],
     }
     if calibration.decision.threshold is not None:
         promise = calibration.promise(model.recipe.confidence)
@@ -162,7 +164,12 @@ def promise_sections(model: Model) -> tuple[Section, ...]:
     if calibration.decision.threshold_rule == "f1":
         lines.append("The threshold itself was chosen on labelled test images: expect worse from new parts.")
     meaning = Section(MEANING, tuple(lines), badge="certified" if promise.certified else "estimated")
-    needs = [(rate, promise.needed(rate)) for rate in WANTED if rate < promise.rate]
+    zones = max(1, len(calibration.decision.zones))  # each has to keep its share, at its share of the doubt
+    needs = [
+        (rate, images_needed(rate / zones, 1 - (1 - promise.confidence) / zones))
+        for rate in WANTED
+        if rate < promise.rate
+    ]
     if not needs:
         return (meaning,)
     lines = ["A lower rate takes more good images, none of them above the threshold."]
@@ -180,10 +187,11 @@ def promise_sections(model: Model) -> tuple[Section, ...]:
     return meaning, Section(FEWER, tuple(lines), Table(head, tuple(rows)))
 
 
-def least_alike(good: GoodScores, most: int) -> list[tuple[str, float]]:
+def least_alike(calibration: Calibration, most: int) -> list[tuple[str, float]]:
     """Names and held-out scores of the good images that lie farthest from the rest, farthest first."""
-    order = np.argsort(-np.array(good.scores), kind="stable")[:most]
-    return [(good.names[index], good.scores[index]) for index in order]
+    names, scores = calibration.learnt.names, calibration.as_inspected(calibration.learnt)
+    order = np.argsort(-np.array(scores), kind="stable")[:most]
+    return [(names[index], scores[index]) for index in order]
 
 
 def _learnt(model: Model) -> list[str]:
@@ -214,7 +222,13 @@ def _decision(model: Model) -> list[str]:
         FOLDS: "each scored by a model that was fitted without it",
     }.get(calibration.used.source, "each compared with the others only")
     lines = ["The score of an image says how unlike all good images its most unusual spot is."]
-    if decision.threshold is None:
+    if decision.zones:
+        lines += [
+            f"Each of {len(decision.zones)} zones has a score and a threshold of its own. A part is BAD if any zone's "
+            "score is above it. Its own score is the largest multiple of a zone's threshold, so it is BAD above 1.",
+            f"A zone's threshold is {rule_in_words(decision, zone_recipe(recipe, len(decision.zones)))}.",
+        ]
+    elif decision.threshold is None:
         lines.append("No threshold yet: the oracle (f1) waits for a labelled set.")
     else:
         lines.append(f"A part with a score above {decision.threshold:.4g} is BAD.")
@@ -229,9 +243,17 @@ def _decision(model: Model) -> list[str]:
         f"{_parts(len(scores))}, {how}, scored {scores.min():.4g} to {scores.max():.4g}, {scores.mean():.4g} on "
         "average.",
         f"In a BAD image, spots above {decision.pixel_threshold:.4g} on the heatmap are outlined, unless smaller than "
-        f"{recipe.minimum_area} pixels. That limit is {pixel_rule_in_words(decision, recipe)}.",
+        f"{recipe.minimum_area} pixels. That limit is {pixel_rule_in_words(decision, recipe)}"
+        f"{', zone by zone' if decision.zones else ''}.",
     ]
     return lines
+
+
+def _zones(decision: Decision) -> Table | None:
+    if not decision.zones:
+        return None
+    rows = ((zone.name, f"{zone.threshold:.4g}", f"{zone.pixel_threshold:.4g}") for zone in decision.zones)
+    return Table(("zone", "threshold", "of the heatmap"), tuple(rows))
 
 
 def pixel_rule_in_words(decision: Decision, recipe: Recipe) -> str:
@@ -259,7 +281,7 @@ def _least_alike(calibration: Calibration) -> Section:
     threshold = calibration.decision.threshold
     rows = tuple(
         (name, f"{score / threshold:.3f}" if threshold else f"{score:.4g}", _side(score, threshold))
-        for name, score in least_alike(calibration.learnt, LEAST_ALIKE)
+        for name, score in least_alike(calibration, LEAST_ALIKE)
     )
     head = ("image", "× threshold" if threshold else "score", "verdict")
     return Section(
@@ -281,7 +303,8 @@ def _untested(model: Model) -> list[str]:
         lines.append("Good parts made on another day than those learnt from.")
     unseen = 1 - model.data["seen_share"]
     if unseen > 0:
-        lines.append(f"{_percent(unseen)} of every picture, which the recipe's framing cuts off.")
+        why = "lies outside the region of interest" if model.roi else "the recipe's framing cuts off"
+        lines.append(f"{_percent(unseen)} of every picture, which {why}.")
     if not recipe.quality_gate:
         lines.append(
             "Whether a picture is too blurred or dark to be judged: the quality gate is off (--quality-gate)."
@@ -291,6 +314,8 @@ def _untested(model: Model) -> list[str]:
 
 def _earlier(decision: Decision) -> str:
     threshold = "none" if decision.threshold is None else f"{decision.threshold:.4g}"
+    if decision.zones:
+        threshold = " and ".join(f"{zone.name} {zone.threshold:.4g}" for zone in decision.zones)
     return (
         f"Threshold {threshold} by {decision.threshold_rule}, pixels {decision.pixel_threshold:.4g} by "
         f"{decision.pixel_threshold_rule}, from {decision.good} {decision.source.replace('_', '-')} scores."

@@ -16,7 +16,7 @@ from goodparts import metrics
 from goodparts.dataset import Dataset, TestSample
 from goodparts.errors import DatasetError
 from goodparts.images import PIXEL_LIMIT, image_size, read_mask
-from goodparts.inspection import BAD, RECHECK, Inspection
+from goodparts.inspection import BAD, RECHECK, Inspection, ZoneScore
 from goodparts.pixel_metrics import PixelMetrics
 from goodparts.rates import clopper_pearson
 
@@ -40,6 +40,7 @@ class TestImage:
         verdict: "GOOD" or "BAD" at the deployed threshold; "RECHECK" from the quality gate.
         borderline: whether the verdict lies within the engine's precision.
         reasons: why the image can't be judged, in words; empty unless the verdict is RECHECK.
+        zones: score and threshold of each zone of the region of interest; empty if there is none.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class TestImage:
     verdict: str
     borderline: bool
     reasons: tuple[str, ...] = ()
+    zones: tuple[ZoneScore, ...] = ()
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
@@ -65,7 +67,8 @@ class Evaluation:
         threshold_rule: ... unless this is "f1", the oracle.
         oracle_threshold: the F1-optimal threshold on this very test set: for comparison only.
         good_scores: held-out scores of the good training images, (n,) float64.
-        metrics: flat, ready for JSON; None where a metric is undefined (one class only, no masks).
+        metrics: flat, ready for JSON; None where a metric is undefined (one class only, no masks). `bad_not_looked_at`
+            counts bad images whose defects lie wholly where the recipe does not look.
         inspect_seconds: wall time of inspecting all images, several at a time, pictures included where asked for.
     """
 
@@ -143,6 +146,7 @@ def evaluate(
         return inspection, truth
 
     rows = []
+    unseen = 0
     pixel_metrics = PixelMetrics()
     inspect_seconds = time.perf_counter()
     for sample, (inspection, truth) in zip(samples, inspector.inspect_many(paths, look), strict=True):
@@ -156,14 +160,18 @@ def evaluate(
                 verdict=inspection.verdict,
                 borderline=inspection.borderline,
                 reasons=inspection.reasons,
+                zones=inspection.zones,
             )
         )
         if truth is not None or not sample.label:
             pixel_metrics.add(inspection.anomaly_map, truth, inspection.mask)
+        if truth is not None and truth.any():
+            unseen += bool(np.isnan(inspection.anomaly_map[truth]).all())
         tell("evaluation", len(rows), len(samples))
     inspect_seconds = time.perf_counter() - inspect_seconds
     decision = inspector.model.calibration
     values, oracle = _measure(rows, pixel_metrics, decision.threshold, decision.pixel_threshold)
+    values["bad_not_looked_at"] = unseen
     return Evaluation(
         name=data.name,
         images=tuple(rows),

@@ -4,23 +4,31 @@
     valid (n, h, w), letterbox only                        │
                                                            └──► anomaly_map (n, H, W)
 
+A region of interest is inside the file: `valid` is then a constant, and several zones have a further output,
+`zone_scores` (n, zones).
+
 Nothing is computed in another way than `inspect` does: the graph is the same, its learnt inputs become constants, and
 the operators of `framing.anomaly_map` two matrix products. `docs/export.md` is the interface.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from goodparts import __version__, framing
+from goodparts.calibration import ZoneDecision
 from goodparts.errors import OutputError
 from goodparts.files import replacing
 from goodparts.framing import Frame
 from goodparts.recipe import size_text
+from goodparts.roi import patches_that_count
 
 if TYPE_CHECKING:
     import onnx
@@ -85,6 +93,10 @@ def metadata(model: Model, precision: str = "f32") -> dict[str, str]:
         "pixel_threshold": repr(decision.pixel_threshold),
         "pixel_threshold_rule": decision.pixel_threshold_rule,
         "minimum_area": str(recipe.minimum_area),
+        "roi_size": size_text(model.roi.size) if model.roi is not None else "",
+        "zones": json.dumps([asdict(zone) for zone in _zones(model)], ensure_ascii=False)
+        if model.roi is not None
+        else "",
         "image_size": size_text(recipe.image_size),
         "color": "RGB",
         "framing": recipe.framing,
@@ -125,6 +137,8 @@ def exported(model: Model, precision: str = "f32") -> onnx.ModelProto:
     if precision == "f16":
         _halve(pipeline)
     _add_map(network, model)
+    if model.roi is not None and model.roi.several:
+        _add_zones(network, model)
     network.producer_version = __version__
     onnx.checker.check_model(network, full_check=True)
     return network
@@ -135,7 +149,7 @@ def _add_map(network: onnx.ModelProto, model: Model) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     graph, size = network.graph, model.recipe.image_size
-    masked = any(item.name == "valid" for item in graph.input)
+    roi, masked = model.roi, model.recipe.framing == "letterbox" or model.roi is not None
     rows, columns = framing.operators(
         Frame(size, size, (0, 0), size), model.grid, model.recipe.smoothing_sigma
     )
@@ -160,6 +174,9 @@ def _add_map(network: onnx.ModelProto, model: Model) -> None:
         weights = spread(node("Cast", looked, name="map/weight", to=TensorProto.FLOAT), "map/weights")
         mean = node("Div", spread(shown, "map/sum"), weights, name="map/mean")
         reached = node("Greater", weights, "map/nothing", name="map/reached")
+        if roi is not None:
+            constants["seen"] = _levels(model)[None]
+            mean = node("Div", mean, "map/seen", name="map/multiples")  # NaN outside
         node("Where", reached, mean, "map/nan", name="anomaly_map")
     else:
         spread("distance_grid", "anomaly_map")
@@ -170,6 +187,85 @@ def _add_map(network: onnx.ModelProto, model: Model) -> None:
     graph.output.append(helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, ["n", *size]))
     order = {"score": 0, "anomaly_map": 1, "distance_grid": 2}
     graph.output.sort(key=lambda item: order[item.name])
+
+
+def _zones(model: Model) -> tuple[ZoneDecision, ...]:
+    """Thresholds of each zone."""
+    decision, roi = model.calibration.decision, model.roi
+    if roi is None or roi.several:
+        return decision.zones
+    return (ZoneDecision(roi.names[0], model.calibration.threshold, decision.pixel_threshold),)
+
+
+def _levels(model: Model) -> NDArray[np.float32]:
+    """What the map's values are divided by, (H, W) of the working image: NaN outside the region of interest, and inside
+    1, or with several zones the pixel's threshold."""
+    roi, recipe = model.roi, model.recipe
+    assert roi is not None
+    frame = framing.frame_of(roi.size, recipe)
+    thresholds = [zone.pixel_threshold if roi.several else 1.0 for zone in _zones(model)]
+    levels = roi.levels(roi.size, thresholds)
+    at = []
+    for axis in (0, 1):
+        centres = np.arange(frame.working_size[axis]) + 0.5 - frame.offset[axis]
+        at.append(np.floor(centres * roi.size[axis] / frame.resized[axis]).astype(np.intp))
+    rows, columns = at
+    inside = np.logical_and.outer(
+        (rows >= 0) & (rows < roi.size[0]), (columns >= 0) & (columns < roi.size[1])
+    )
+    picked = levels[np.clip(rows, 0, roi.size[0] - 1)[:, None], np.clip(columns, 0, roi.size[1] - 1)]
+    return np.where(inside, picked, np.float32(np.nan))
+
+
+def _add_zones(network: onnx.ModelProto, model: Model) -> None:
+    """`zone_scores` (n, zones), and as `score` the largest multiple of a zone's threshold."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph, roi, recipe = network.graph, model.roi, model.recipe
+    assert roi is not None
+    whole = next(item for item in graph.node if "score" in item.output)
+    whole.name = whole.output[0] = "zones/whole"  # over all zones, which decides nothing
+    h, w = model.grid
+    thresholds = [zone.threshold for zone in model.calibration.decision.zones]
+    constants: dict[str, NDArray[Any]] = {
+        "shape": np.array([-1, h * w], dtype=np.int64),
+        "axis": np.array([1], dtype=np.int64),
+        "thresholds": np.array(thresholds, dtype=np.float32),
+    }
+    nodes = [helper.make_node("Reshape", ["map/distances", "zones/shape"], ["zones/patches"])]
+    scores = []
+    for index, cells in enumerate(roi.cells(recipe, model.grid)):
+        name = f"zones/{index}"
+        at = np.flatnonzero(cells)
+        constants[f"{index}/at"] = at
+        constants[f"{index}/count"] = np.array([patches_that_count(len(at), recipe)], dtype=np.int64)
+        nodes += [
+            helper.make_node("Gather", ["zones/patches", f"{name}/at"], [f"{name}/distances"], axis=1),
+            helper.make_node(
+                "TopK",
+                [f"{name}/distances", f"{name}/count"],
+                [f"{name}/largest", f"{name}/which"],
+                axis=1,
+                largest=1,
+                sorted=1,
+            ),
+            helper.make_node("ReduceMean", [f"{name}/largest", "zones/axis"], [f"{name}/score"], keepdims=1),
+        ]
+        scores.append(f"{name}/score")
+    nodes += [
+        helper.make_node("Concat", scores, ["zone_scores"], axis=1),
+        helper.make_node("Div", ["zone_scores", "zones/thresholds"], ["zones/multiples"]),
+        helper.make_node("ReduceMax", ["zones/multiples", "zones/axis"], ["score"], keepdims=0),
+    ]
+    for item in nodes:
+        item.name = item.output[0]
+    graph.node.extend(nodes)
+    graph.initializer.extend(
+        numpy_helper.from_array(value, f"zones/{name}") for name, value in constants.items()
+    )
+    graph.output.append(
+        helper.make_tensor_value_info("zone_scores", TensorProto.FLOAT, ["n", len(roi.zones)])
+    )
 
 
 def _halve(pipeline: Graph) -> None:

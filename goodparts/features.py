@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from goodparts import feeding, framing, quality
 from goodparts.feature_store import PatchFeatures, patch_features
 from goodparts.framing import Frame
-from goodparts.images import ImageLike
+from goodparts.images import ImageLike, name_of
 from goodparts.quality import ImageStatistics
 from goodparts.recipe import Recipe
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from goodparts.backbones import Backbone
     from goodparts.engines.openvino import Engine
     from goodparts.graph import Graph
+    from goodparts.roi import Roi
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
@@ -39,12 +40,13 @@ class GoodFeatures:
 
     Attributes:
         features: (n, patches, d).
-        valid: which patches look at the image rather than at padding, (n, patches) bool.
+        valid: which patches look at the image rather than at padding, and at the region of interest, (n, patches) bool.
         frames: how each image lies in its working image.
         grid: (h, w) of the patches.
         digests: of each working image's pixels; equal for equal images.
         statistics: what each working image looks like, without its distance.
         left_out: images of which nothing may enter the bank, (n,) bool.
+        roi: the region of interest; None: everything is looked at.
     """
 
     features: PatchFeatures
@@ -54,11 +56,16 @@ class GoodFeatures:
     digests: tuple[str, ...]
     statistics: tuple[ImageStatistics, ...]
     left_out: NDArray[np.bool_]
+    roi: Roi | None = None
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
         """Which patches may enter the bank, (n, patches) bool."""
         return np.asarray(self.valid & ~self.left_out[:, None])
+
+    def seen(self, index: int) -> NDArray[np.bool_] | None:
+        """Which pixels of an image lie in the region of interest, (H, W) bool; None: all of them."""
+        return None if self.roi is None else self.roi.seen(self.frames[index].image_size)
 
     def without(self, left_out: NDArray[np.bool_]) -> GoodFeatures:
         """The same with these images left out of the bank; they can still be scored."""
@@ -75,9 +82,8 @@ class Extractor:
         from goodparts.engines.openvino import Engine
 
         graph = features_graph(backbone, recipe)
-        sizes = [dim.dim_value for dim in graph.model.graph.output[0].type.tensor_type.shape.dim]
-        self.grid = (sizes[1], sizes[2])
-        self.dimensions = sizes[3]
+        self.grid = grid_of(graph)
+        self.dimensions = graph.model.graph.output[0].type.tensor_type.shape.dim[3].dim_value
         self._engine: Engine = Engine(graph, {"image": (1, *recipe.image_size, 3)}, throughput=True)
 
     def __call__(self, working: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -94,6 +100,12 @@ def features_graph(backbone: Backbone, recipe: Recipe) -> Graph:
     return graph.features_graph(backbone.model, shapes, recipe, backbone.mean, backbone.std)
 
 
+def grid_of(graph: Graph) -> tuple[int, int]:
+    """(h, w) of the patches that a features graph gives."""
+    shape = graph.model.graph.output[0].type.tensor_type.shape.dim
+    return shape[1].dim_value, shape[2].dim_value
+
+
 @contextmanager
 def extract(
     images: Sequence[ImageLike],
@@ -103,11 +115,12 @@ def extract(
     read: Read,
     workers: int,
     tell: Progress,
+    roi: Roi | None = None,
 ) -> Iterator[GoodFeatures]:
     """The features of all images, for as long as the block lasts.
 
     Raises:
-        ImageError: one of them can't be read.
+        ImageError: one of them can't be read, or does not fit the region of interest.
         OutputError: no room for their features in the temporary folder.
     """
     patches = extractor.grid[0] * extractor.grid[1]
@@ -119,9 +132,14 @@ def extract(
             frame = framing.frame_of(pixels.shape[:2], recipe)
             working = framing.apply(frame, pixels)
             features.put(index, extractor(working))
-            if not frame.whole:
+            judged = framing.without_padding(frame, working)
+            if roi is not None:
+                roi.require_fit(frame.image_size, name_of(images[index]))
+                valid[index] = roi.looked_at(recipe, extractor.grid).ravel()
+                judged = working[roi.judged(recipe, extractor.grid)]
+            elif not frame.whole:
                 valid[index] = framing.valid_cells(frame, extractor.grid).ravel()
-            return frame, digest(working), quality.measure(framing.without_padding(frame, working))
+            return frame, digest(working), quality.measure(judged)
 
         frames, digests, statistics = [], [], []
         with closing(feeding.ordered(one, range(len(images)), workers=workers)) as extracted:
@@ -132,7 +150,7 @@ def extract(
                 tell("features", len(frames), len(images))
         everyone = np.zeros(len(images), dtype=bool)
         yield GoodFeatures(
-            features, valid, tuple(frames), extractor.grid, tuple(digests), tuple(statistics), everyone
+            features, valid, tuple(frames), extractor.grid, tuple(digests), tuple(statistics), everyone, roi
         )
 
 

@@ -29,6 +29,7 @@ from goodparts.calibration import (
     GoodScoresCollector,
     decide,
     require_enough,
+    require_zones,
 )
 from goodparts.errors import DatasetError
 from goodparts.features import Extractor, GoodFeatures, Progress, Read, digest, extract
@@ -38,6 +39,7 @@ from goodparts.memory_bank import MemoryBank
 from goodparts.model import Model
 from goodparts.quality import ImageStatistics, with_distance
 from goodparts.recipe import Recipe, size_text
+from goodparts.roi import Roi, read_roi, require_usable, zone_names, zone_parts
 
 Good = str | os.PathLike[str] | Sequence[ImageLike]
 """A folder of good images (a data set's `train/good` is found in it), or the images themselves."""
@@ -53,14 +55,19 @@ def fit(
     """Learn a model from images of good parts only; see `Inspector.fit`."""
     images = good_images(good)
     require_enough(recipe, len(images))
+    roi = read_roi(recipe.roi, lambda: read(images[0]).shape[:2]) if recipe.roi else None
+    if roi is not None and roi.several:
+        require_zones(recipe)
     tell = progress or silent
     clock = _Clock()
     backbone = load_backbone(recipe.backbone, offline=offline)
     recipe = with_layers(recipe, backbone)
     backbone = cut_down(backbone, recipe)
     extractor = Extractor(backbone, recipe)
+    if roi is not None:
+        require_usable(roi, recipe, extractor.grid)
     clock.lap("load")
-    with extract(images, extractor, recipe, read=read, workers=workers, tell=tell) as features:
+    with extract(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi) as features:
         del extractor
         clock.lap("features")
         if recipe.robust:
@@ -89,8 +96,9 @@ def fit(
             statistics=statistics,
         ),
         grid=features.grid,
-        data=_describe(images, features.frames),
+        data=_describe(images, features.frames, roi),
         circumstances=_circumstances(good, clock.seconds),
+        roi=roi,
     )
 
 
@@ -107,7 +115,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         raise DatasetError(f"{called(good)}: no good image that this model has not learnt from already")
     first = int(model.data["good_images"])
     extractor = Extractor(model.backbone, recipe)
-    with extract(images, extractor, recipe, read=read, workers=workers, tell=tell) as features:
+    with extract(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=model.roi) as features:
         del extractor
         clock.lap("features")
         bank = memory_bank.extend(
@@ -119,13 +127,14 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
             progress=lambda done, total: tell("memory bank", done, total),
         )
         clock.lap("memory bank")
-        more = GoodScoresCollector(HELD_OUT)
+        more = GoodScoresCollector(HELD_OUT, zone_names(features.roi))
         names = image_names(images)
         statistics = list(before.statistics)
         scored = held_out.score(features, bank, recipe, first_image=first, workers=workers, tell=tell)
         with closing(scored):
             for one in scored:
-                more.add(names[one.index], one.score, one.anomaly_map)
+                zones = zone_parts(features.roi, one.distance_grid, one.anomaly_map, recipe)
+                more.add(names[one.index], one.score, one.anomaly_map, zones)
                 statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
         clock.lap("calibration")
     grown = len(bank.features) > len(model.bank.features)  # else entries went, and distances may have risen
@@ -142,7 +151,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         bank=bank,
         calibration=calibration.decide(recipe),
         data={
-            **_describe(images, features.frames),
+            **_describe(images, features.frames, model.roi),
             "good_images": first + len(images),
             "parent": model.identity,
             "parent_data": model.data,
@@ -245,24 +254,26 @@ def _held_out_scores(
         scored = held_out.score_by_folds(features, recipe, folds, workers=workers, tell=tell)
     else:
         scored = held_out.score(features, bank, recipe, workers=workers, tell=tell)
-    collector = GoodScoresCollector(FOLDS if recipe.calibration_folds else HELD_OUT)
+    collector = GoodScoresCollector(FOLDS if recipe.calibration_folds else HELD_OUT, zone_names(features.roi))
     statistics = []
     with closing(scored):  # no worker may read the features once they are gone
         for one in scored:
             if not features.left_out[one.index]:
-                collector.add(names[one.index], one.score, one.anomaly_map)
+                zones = zone_parts(features.roi, one.distance_grid, one.anomaly_map, recipe)
+                collector.add(names[one.index], one.score, one.anomaly_map, zones)
                 statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
     return collector.result(recipe.pixel_threshold_quantile), tuple(statistics)
 
 
-def _describe(images: Sequence[ImageLike], frames: Sequence[Frame]) -> dict[str, object]:
+def _describe(images: Sequence[ImageLike], frames: Sequence[Frame], roi: Roi | None) -> dict[str, object]:
     """What was learnt from, for the manifest; part of the identity, so no places and no times."""
     paths = _paths(images)
     sizes = Counter(size_text(frame.image_size) for frame in frames)
+    share = framing.seen_share if roi is None else roi.seen_share
     described: dict[str, object] = {
         "good_images": len(images),
         "image_sizes": dict(sizes.most_common()),
-        "seen_share": round(sum(framing.seen_share(frame) for frame in frames) / len(frames), 6),
+        "seen_share": round(sum(share(frame) * n for frame, n in Counter(frames).items()) / len(frames), 6),
     }
     if paths is not None:
         common = os.path.commonpath([path.absolute().parent for path in paths])

@@ -105,6 +105,28 @@ def valid_cells(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
     return np.logical_and.outer(inside[0], inside[1])
 
 
+def cell_shares(frame: Frame, axis: int, cells: int) -> NDArray[np.float64]:
+    """What share of each cell of the grid each row (axis 0) or column (1) of the image fills, (cells, H or W).
+
+    Rows sum to one where a cell looks at nothing but the image.
+    """
+    size, resized, offset, working = _axis(frame, axis)
+    edges = (np.arange(cells + 1) * working / cells - offset) * size / resized  # in pixels of the image
+    pixels = np.arange(size)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.asarray(np.maximum(overlap, 0) / np.diff(edges)[:, None])
+
+
+def seen_pixels(frame: Frame) -> NDArray[np.bool_]:
+    """Which pixels of the image lie in the working image, (H, W) bool."""
+    inside = []
+    for axis in (0, 1):
+        seen = np.zeros(frame.image_size[axis], dtype=bool)
+        seen[slice(*_seen_rows(frame, axis))] = True
+        inside.append(seen)
+    return np.logical_and.outer(inside[0], inside[1])
+
+
 def seen_share(frame: Frame) -> float:
     """Share of the image's pixels that lie in the working image, 0 to 1."""
     share = 1.0
@@ -114,16 +136,19 @@ def seen_share(frame: Frame) -> float:
     return share
 
 
-def anomaly_map(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) -> NDArray[np.float32]:
+def anomaly_map(
+    distance_grid: NDArray[np.float32], frame: Frame, sigma: float, seen: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
     """Distances smoothed and brought to the size of the image.
 
     Args:
-        distance_grid: (h, w) float32; cells outside the image are NaN and take no part.
+        distance_grid: (h, w) float32; cells that did not look are NaN and take no part.
         frame: how the image lay in the working image.
         sigma: standard deviation of the Gaussian in pixels of the working image; 0: none.
+        seen: pixels of the image that were looked at, (H, W) bool; None: all of them.
 
     Returns:
-        (H, W) float32; NaN where the image was cropped away.
+        (H, W) float32; NaN where the image was cropped away, or not looked at.
     """
     values: NDArray[np.float32]
     rows, columns = operators(frame, (distance_grid.shape[0], distance_grid.shape[1]), sigma)
@@ -137,11 +162,13 @@ def anomaly_map(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) 
         values = np.asarray(rows @ distance_grid @ columns.T, dtype=np.float32)
     top, bottom = _seen_rows(frame, 0)
     left, right = _seen_rows(frame, 1)
-    if (top, bottom, left, right) == (0, frame.image_size[0], 0, frame.image_size[1]):
-        return values
-    full = np.full(frame.image_size, np.nan, dtype=np.float32)
-    full[top:bottom, left:right] = values
-    return full
+    if (top, bottom, left, right) != (0, frame.image_size[0], 0, frame.image_size[1]):
+        full = np.full(frame.image_size, np.nan, dtype=np.float32)
+        full[top:bottom, left:right] = values
+        values = full
+    if seen is not None:
+        values[~seen] = np.nan
+    return values
 
 
 def operators(

@@ -232,7 +232,7 @@ def score_against(
     from goodparts import graph
     from goodparts.engines.openvino import Engine
 
-    masked = recipe.framing == "letterbox"
+    masked = not good.valid.all()  # padding, or a region of interest
     search = graph.search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
     shapes: dict[str, tuple[int, ...]] = {
         "patch_features": (1, *good.grid, good.features.shape[2]),
@@ -261,7 +261,9 @@ def score_against(
             index=index,
             score=float(outputs["score"][0]),
             distance_grid=distances,
-            anomaly_map=framing.anomaly_map(distances, good.frames[index], recipe.smoothing_sigma),
+            anomaly_map=framing.anomaly_map(
+                distances, good.frames[index], recipe.smoothing_sigma, good.seen(index)
+            ),
         )
 
     with closing(feeding.ordered(one, images, workers=workers)) as scored:

@@ -156,6 +156,13 @@ def read_header(path: str | os.PathLike[str]) -> ImageHeader:
         return _open(stream, name)[1]
 
 
+def name_of(image: ImageLike) -> str:
+    """What errors call an image."""
+    if isinstance(image, str | os.PathLike):
+        return str(image)
+    return "image bytes" if isinstance(image, bytes) else "image array"
+
+
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int, str]:
     """Return `(width, height, mode)` from the header of an image file, the size after EXIF orientation.
 

@@ -16,13 +16,42 @@ BAD = "BAD"
 RECHECK = "RECHECK"
 
 
+@dataclass(frozen=True)
+class ZoneScore:
+    """What was found in one zone of the region of interest.
+
+    Attributes:
+        name: of the zone.
+        score: anomaly score of the zone: a distance in feature space.
+        threshold: the zone's own; above it the zone, and with it the part, is BAD.
+    """
+
+    name: str
+    score: float
+    threshold: float
+
+    @property
+    def bad(self) -> bool:
+        """Whether the score is above the threshold."""
+        return self.score > self.threshold
+
+
+def telling_zones(zones: tuple[ZoneScore, ...]) -> tuple[ZoneScore, ...]:
+    """Of several zones those that are BAD, the worst first, or the worst where none is; nothing of a single zone."""
+    if len(zones) < 2:
+        return ()
+    worst = sorted(zones, key=lambda zone: -zone.score / zone.threshold)
+    return tuple(zone for zone in worst if zone.bad) or (worst[0],)
+
+
 @dataclass(frozen=True, eq=False)
 class Inspection:
     """What was found on one image of height H and width W.
 
     Attributes:
         path: the file, or None for bytes and arrays.
-        score: anomaly score: a distance in feature space, never clamped or normalised.
+        score: anomaly score: a distance in feature space, never clamped or normalised. With several zones the largest
+            multiple of a zone's threshold, and then values of the anomaly map are multiples likewise.
         threshold: the score above which an image is BAD.
         p_value: conformal: (1 + held-out good scores >= score) / (1 + held-out good scores), in (0, 1].
         verdict: "GOOD" or "BAD"; with the quality gate on, "RECHECK" for an image that can't be judged.
@@ -34,6 +63,7 @@ class Inspection:
         regions: the connected parts of the mask, largest peak first.
         reasons: why the image can't be judged, in words; empty unless the verdict is RECHECK.
         statistics: what the image looks like, for the quality gate and `Drift`; None with the gate off.
+        zones: score and threshold of each zone of the region of interest; empty if there is none.
     """
 
     path: Path | None
@@ -49,6 +79,7 @@ class Inspection:
     regions: tuple[Region, ...]
     reasons: tuple[str, ...] = ()
     statistics: ImageStatistics | None = None
+    zones: tuple[ZoneScore, ...] = ()
 
     @property
     def bad(self) -> bool:

@@ -24,12 +24,13 @@ from goodparts.errors import DatasetError, ModelError, RecipeError
 from goodparts.features import Progress
 from goodparts.fitting import Good
 from goodparts.framing import Frame
-from goodparts.images import PIXEL_LIMIT, ImageLike, read_image
-from goodparts.inspection import BAD, GOOD, RECHECK, Inspection
+from goodparts.images import PIXEL_LIMIT, ImageLike, name_of, read_image
+from goodparts.inspection import BAD, GOOD, RECHECK, Inspection, ZoneScore
 from goodparts.model import Model
 from goodparts.precision import SAMPLE, UNCHECKED, PrecisionCheck, has_bf16, in_use, margin
 from goodparts.recipe import Recipe
 from goodparts.regions import find_regions, label_regions, remove_small
+from goodparts.roi import zone_names, zone_parts
 
 if TYPE_CHECKING:
     from goodparts.dataset import Dataset
@@ -238,9 +239,12 @@ class Inspector:
     def score_many(self, images: Iterable[ImageLike]) -> Iterator[float]:
         """Only the anomaly scores, in order; needs no threshold."""
         engine = self._many
-        return feeding.ordered(
-            lambda image: self._measure(engine, self._read(image))[3], images, workers=self.workers
-        )
+
+        def one(image: ImageLike) -> float:
+            _, _, distances, score = self._measure(engine, self._read(image), name_of(image))
+            return self._judged(distances, score)[0]
+
+        return feeding.ordered(one, images, workers=self.workers)
 
     def evaluate(self, data: Dataset | str | os.PathLike[str]) -> Evaluation:
         """Inspect a labelled test set (its folder, or a `Dataset`); see `goodparts.evaluation.evaluate`."""
@@ -296,7 +300,7 @@ class Inspector:
 
         def scores(image: ImageLike) -> list[float]:
             pixels = self._read(image)
-            return [self._measure(engine, pixels)[3] for engine in engines]
+            return [self._measure(engine, pixels, name_of(image))[3] for engine in engines]
 
         found = []
         for pair in feeding.ordered(scores, sample, workers=self.workers):
@@ -323,44 +327,78 @@ class Inspector:
         from goodparts.engines.openvino import Engine
 
         shapes: dict[str, tuple[int, ...]] = {"image": (1, *self.recipe.image_size, 3)}
-        if self._masked:
+        if self.model.asks_valid:
             shapes["valid"] = (1, *self.model.grid)
         return Engine(
             self.model.pipeline(), shapes, throughput=throughput, precision=precision or self.precision
         )
 
-    @property
-    def _masked(self) -> bool:
-        return self.recipe.framing == "letterbox"
-
     def _measure(
-        self, engine: Engine, pixels: NDArray[np.uint8]
+        self, engine: Engine, pixels: NDArray[np.uint8], name: object
     ) -> tuple[Frame, NDArray[np.uint8], NDArray[np.float32], float]:
-        """(frame, working image, distance grid (h, w) with NaN where there is no image, anomaly score)."""
-        frame = framing.frame_of(pixels.shape[:2], self.recipe)
+        """(frame, working image, distance grid (h, w) with NaN where it did not look, anomaly score of all patches)."""
+        frame, roi = framing.frame_of(pixels.shape[:2], self.recipe), self.model.roi
+        if roi is not None:
+            roi.require_fit(frame.image_size, name)
+            cells = roi.looked_at(self.recipe, self.model.grid)
+        else:
+            cells = framing.valid_cells(frame, self.model.grid)
         working = framing.apply(frame, pixels)
         inputs: dict[str, NDArray[Any]] = {"image": working[None]}
-        cells = framing.valid_cells(frame, self.model.grid)
-        if self._masked:
+        if self.model.asks_valid:
             inputs["valid"] = cells[None].astype(np.float32)
         outputs = engine(inputs)
         distances = outputs["distance_grid"][0]
         distances[~cells] = np.nan
         return frame, working, distances, float(outputs["score"][0])
 
+    def _judged(self, distances: NDArray[np.float32], score: float) -> tuple[float, tuple[ZoneScore, ...]]:
+        """The score that decides, and those of the zones: of several the largest multiple of a zone's threshold."""
+        roi, decision = self.model.roi, self.model.calibration.decision
+        if roi is None:
+            return score, ()
+        if not roi.several:
+            alone = decision.threshold
+            return score, () if alone is None else (ZoneScore(roi.names[0], score, alone),)
+        scores = roi.scores(distances, self.recipe)
+        zones = tuple(
+            ZoneScore(zone.name, found, zone.threshold)
+            for zone, found in zip(decision.zones, scores, strict=True)
+        )
+        return max(zone.score / zone.threshold for zone in zones), zones
+
+    def _map(self, distances: NDArray[np.float32], frame: Frame) -> NDArray[np.float32]:
+        """The anomaly map (H, W) of an image, NaN where it did not look."""
+        roi = self.model.roi
+        seen = None if roi is None else roi.seen(frame.image_size)
+        return framing.anomaly_map(distances, frame, self.recipe.smoothing_sigma, seen)
+
     def _inspect(self, engine: Engine, pixels: NDArray[np.uint8], path: Path | None) -> Inspection:
-        frame, working, distances, score = self._measure(engine, pixels)
-        decision = self.model.calibration
+        name = "image" if path is None else path
+        frame, working, distances, whole = self._measure(engine, pixels, name)
+        score, zones = self._judged(distances, whole)
+        decision, roi = self.model.calibration, self.model.roi
         statistics: ImageStatistics | None = None
         reasons: tuple[str, ...] = ()
         if self.recipe.quality_gate and decision.limits is not None:
-            statistics = quality.measure(framing.without_padding(frame, working), distances)
+            judged = (
+                framing.without_padding(frame, working)
+                if roi is None
+                else working[roi.judged(self.recipe, self.model.grid)]
+            )
+            statistics = quality.measure(judged, distances)
             reasons = quality.reasons(statistics, decision.limits)
         threshold = decision.threshold
-        anomaly_map = framing.anomaly_map(distances, frame, self.recipe.smoothing_sigma)
+        anomaly_map = self._map(distances, frame)
+        if roi is not None and roi.several:
+            anomaly_map /= roi.levels(
+                frame.image_size, [zone.pixel_threshold for zone in decision.decision.zones]
+            )
         verdict = RECHECK if reasons else BAD if score > threshold else GOOD
         if verdict == BAD:
-            mask = segment(anomaly_map, decision.pixel_threshold, self.recipe.minimum_area)
+            mask = np.zeros(anomaly_map.shape, dtype=bool)
+            for part in self._bad_parts(anomaly_map, zones):
+                mask |= segment(part, decision.pixel_threshold, self.recipe.minimum_area)
             regions = find_regions(mask, anomaly_map)
         else:
             mask, regions = np.zeros(anomaly_map.shape, dtype=bool), ()
@@ -378,7 +416,21 @@ class Inspector:
             regions=regions,
             reasons=reasons,
             statistics=statistics,
+            zones=zones,
         )
+
+    def _bad_parts(
+        self, anomaly_map: NDArray[np.float32], zones: tuple[ZoneScore, ...]
+    ) -> Iterator[NDArray[np.float32]]:
+        """The map of a BAD image where it is to be marked: of several zones, of each that is BAD, NaN elsewhere."""
+        roi = self.model.roi
+        if roi is None or not roi.several:
+            yield anomaly_map
+            return
+        height, width = anomaly_map.shape
+        for zone, mask in zip(zones, roi.masks_at((height, width)), strict=True):
+            if zone.bad:
+                yield np.where(mask, anomaly_map, np.float32(np.nan))
 
     def _separate_scores(self, good: Good, recipe: Recipe, tell: Progress) -> calibration.GoodScores:
         """Scores of good images that had no part in the bank; DatasetError if some had."""
@@ -388,18 +440,19 @@ class Inspector:
         engine = self._many
         known = set(self.model.calibration.digests)
 
-        def one(image: ImageLike) -> tuple[float, NDArray[np.float32], bool]:
+        def one(image: ImageLike) -> tuple[float, NDArray[np.float32], list[Any], bool]:
             pixels = self._read(image)
-            frame, working, distances, score = self._measure(engine, pixels)
+            frame, working, distances, score = self._measure(engine, pixels, name_of(image))
             seen = features.digest(working) in known
-            return score, framing.anomaly_map(distances, frame, recipe.smoothing_sigma), seen
+            anomaly_map = self._map(distances, frame)
+            return score, anomaly_map, zone_parts(self.model.roi, distances, anomaly_map, recipe), seen
 
-        collector = calibration.GoodScoresCollector(calibration.SEPARATE)
+        collector = calibration.GoodScoresCollector(calibration.SEPARATE, zone_names(self.model.roi))
         learnt_from = []
-        for done, (score, anomaly_map, seen) in enumerate(
+        for done, (score, anomaly_map, zones, seen) in enumerate(
             feeding.ordered(one, images, workers=self.workers), 1
         ):
-            collector.add(names[done - 1], score, anomaly_map)
+            collector.add(names[done - 1], score, anomaly_map, zones)
             if seen:
                 learnt_from.append(names[done - 1])
             tell("calibration", done, len(images))

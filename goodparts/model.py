@@ -4,6 +4,7 @@
     backbone.onnx       the backbone, cut down to the layers in use
     bank.safetensors    memory bank, origins, mean and search space
     calibration.json    held-out good scores, thresholds and their rules
+    roi.json            the region of interest, if there is one
     manifest.json       format, sha256 of every member, identity, what it was fitted on, when, with what, and
                         how far bf16 moves scores
 
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+import tomli_w
 
 from goodparts.backbones import Backbone
 from goodparts.calibration import Calibration
@@ -31,13 +33,15 @@ from goodparts.files import replacing
 from goodparts.memory_bank import MemoryBank
 from goodparts.precision import UNCHECKED, PrecisionCheck
 from goodparts.recipe import Recipe
+from goodparts.roi import Roi
 
 if TYPE_CHECKING:
     from goodparts.graph import Graph
 
-FORMAT = 2  # 1: the identity took in the words that explain a recipe's keys, so it can't be computed anew
+FORMAT = 2  # 1 knew neither `precision` nor `roi`
 SUFFIX = ".goodparts"
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
+_ROI = "roi.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +57,8 @@ class Model:
         data: what it was fitted on: counts, hash of the file list, image sizes. Part of the identity.
         circumstances: when, where, how long, with which versions. Not part of the identity.
         precision: how far bf16 moves scores on the machine of fitting. Not part of the identity.
+        roi: what is looked at; None: everything.
+        written: the recipe as the file spells it that this was read from; empty: read from none.
     """
 
     recipe: Recipe
@@ -63,6 +69,20 @@ class Model:
     data: dict[str, Any]
     circumstances: dict[str, Any]
     precision: PrecisionCheck = UNCHECKED
+    roi: Roi | None = None
+    written: str = ""
+
+    @property
+    def asks_valid(self) -> bool:
+        """Whether the pipeline has the input `valid`: with a region of interest that is a constant of the model."""
+        return self.recipe.framing == "letterbox" and self.roi is None
+
+    @property
+    def recipe_text(self) -> str:
+        """The recipe as TOML: as it was read unless it changed, so that a later program makes no other model of it."""
+        if self.written and Recipe.from_toml(self.written) == self.recipe:
+            return self.written
+        return self.recipe.to_toml()
 
     def with_calibration(self, calibration: Calibration) -> Model:
         """The same with another decision."""
@@ -72,7 +92,7 @@ class Model:
         """From pixels to distances and score: the graph that `inspect` runs and an export writes.
 
         `image` (n, H, W, 3) uint8, letterboxed also `valid` (n, h, w) float32, to `distance_grid` (n, h, w) and `score`
-        (n,) float32.
+        (n,) float32. With a region of interest `valid` is a constant, the patches that are looked at.
         """
         from goodparts import features, graph
 
@@ -81,15 +101,18 @@ class Model:
             self.bank,
             self.grid,
             self.recipe,
-            masked=self.recipe.framing == "letterbox",
+            masked=self.recipe.framing == "letterbox" or self.roi is not None,
             opset=to_features.model.opset_import[0].version,
         )
+        if self.roi is not None:
+            looked_at = self.roi.looked_at(self.recipe, self.grid)
+            search.constants["valid"] = looked_at[None].astype(np.float32)
         return graph.pipeline_graph(to_features, search)
 
     @property
     def identity(self) -> str:
         """sha256 over everything but the time and place of fitting."""
-        return _identity(_hashes(_members(self)), self)
+        return _identity(_hashes(_members(self)), self.recipe_text, self)
 
     def _described(self) -> dict[str, Any]:
         backbone = self.backbone
@@ -123,7 +146,7 @@ def save(model: Model, path: str | Path) -> Path:
     hashes = _hashes(members)
     manifest = {
         "format": FORMAT,
-        "identity": _identity(hashes, model),
+        "identity": _identity(hashes, model.recipe_text, model),
         "sha256": hashes,
         **model._described(),
         "circumstances": model.circumstances,
@@ -143,13 +166,14 @@ def load(path: str | Path) -> Model:
     path = Path(path)
     with _told_of(path), zipfile.ZipFile(path) as archive:
         manifest = _manifest(path, archive)
-        members = {name: archive.read(name) for name in _MEMBERS}
+        optional = (_ROI,) if _ROI in manifest["sha256"] else ()
+        members = {name: archive.read(name) for name in (*_MEMBERS, *optional)}
     for name, digest in _hashes(members).items():
         if manifest["sha256"].get(name) != digest:
             raise _damaged(path, f"{name} does not have the sha256 it was written with")
     try:
         model = _restore(members, manifest)
-        whole = manifest["format"] < 2 or model.identity == manifest["identity"]
+        whole = model.identity == manifest["identity"]
     except (LookupError, ValueError, TypeError, AttributeError, RecipeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not whole:
@@ -216,11 +240,13 @@ def _members(model: Model) -> dict[str, bytes]:
         tensors["basis"] = bank.basis
     if bank.int8:
         tensors["int8"] = np.ones(1, dtype=np.uint8)
+    optional = {_ROI: model.roi.to_json().encode()} if model.roi is not None else {}
     return {
-        "recipe.toml": model.recipe.to_toml().encode(),
+        "recipe.toml": model.recipe_text.encode(),
         "backbone.onnx": model.backbone.model.SerializeToString(deterministic=True),
         "bank.safetensors": safetensors.numpy.save(tensors),
         "calibration.json": model.calibration.to_json().encode(),
+        **optional,
     }
 
 
@@ -231,8 +257,9 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
     tensors = safetensors.numpy.load(members["bank.safetensors"])
     described = manifest["backbone"]
     network = onnx.load_from_string(members["backbone.onnx"])
+    written = members["recipe.toml"].decode()
     return Model(
-        recipe=Recipe.from_toml(members["recipe.toml"].decode(), source="recipe.toml"),
+        recipe=Recipe.from_toml(written, source="recipe.toml"),
         backbone=Backbone(
             name=described["name"],
             model=network,
@@ -256,6 +283,8 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         data=manifest["data"],
         circumstances=manifest["circumstances"],
         precision=PrecisionCheck(**manifest["precision"]) if "precision" in manifest else UNCHECKED,
+        roi=Roi.from_json(members[_ROI].decode()) if _ROI in members else None,
+        written=written,
     )
 
 
@@ -269,13 +298,14 @@ def _hashes(members: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
 
 
-def _identity(hashes: dict[str, str], model: Model) -> str:
-    """Where the backbone's file lay, and where features were kept meanwhile, is of no account."""
-    recipe = model.recipe.replace({"memory_limit": 0, "backbone": model.backbone.name}).to_toml(
-        comments=False
-    )
+def _identity(hashes: dict[str, str], recipe: str, model: Model) -> str:
+    """Where the files of backbone and roi lay, and where features were kept meanwhile, is of no account."""
+    for key, value in (("memory_limit", 0.0), ("backbone", model.backbone.name), ("roi", "")):
+        neutral = tomli_w.dumps({key: value}).rstrip()
+        lines = [neutral if line.startswith(f"{key} = ") else line for line in recipe.split("\n")]
+        recipe = "\n".join(lines)
     parts = {**hashes, "recipe.toml": hashlib.sha256(recipe.encode()).hexdigest()}
-    text = json.dumps({"format": FORMAT, "sha256": parts, **model._described()}, sort_keys=True)
+    text = json.dumps({"format": 1, "sha256": parts, **model._described()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

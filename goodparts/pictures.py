@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from goodparts.files import replacing
-from goodparts.inspection import BAD, RECHECK, Inspection
+from goodparts.inspection import BAD, RECHECK, Inspection, telling_zones
 from goodparts.rates import rarity
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -227,12 +227,12 @@ def draw_panel(
         _check_size(image, truth, "truth")
         label = bool(truth.any()) if label is None else label
     across, size = _tile_size(image.shape[1], image.shape[0], tile)
-    small = _fit_image(image, size)
+    small = fit_image(image, size)
     grid = _fit_map(inspection.anomaly_map, size)
     unseen = np.isnan(grid)
     low, high = scale
     overlay = heatmap_overlay(small, grid, low=low, high=high)
-    found = hatch(segmentation_picture(small, _fit_mask(inspection.mask, size)), unseen)
+    found = hatch(segmentation_picture(small, fit_mask(inspection.mask, size)), unseen)
     found = _point_out(found, inspection, size[0] / image.shape[1])
     tiles = [
         _Tile("original", small, _size_note(image, inspection.anomaly_map)),
@@ -240,7 +240,7 @@ def draw_panel(
         _Tile("found", found, _found_note(inspection)),
     ]
     if truth is not None:
-        picture = segmentation_picture(small, _fit_mask(truth, size), TRUTH)
+        picture = segmentation_picture(small, fit_mask(truth, size), TRUTH)
         note = (
             f"{_percent(truth.mean())} of the picture" if truth.any() else "no mask" if label else "good part"
         )
@@ -259,14 +259,14 @@ def draw_panel(
     for i, shown in enumerate(tiles):
         left = _GAP + i % across * (column + _GAP)
         top = _HEADER + i // across * row
-        draw.text((left, top), shown.caption, font=_font(15, bold=True), fill=INK)
+        draw.text((left, top), shown.caption, font=letters(15, bold=True), fill=INK)
         top += _CAPTION
         canvas.paste(Image.fromarray(shown.picture), (left, top))
         top += size[1] + 7
         if shown.note is None:
             _draw_colour_bar(canvas, (left, top), column, scale, inspection.pixel_threshold)
         else:
-            draw.text((left, top), shown.note, font=_font(14), fill=QUIET, spacing=2)
+            draw.text((left, top), shown.note, font=letters(14), fill=QUIET, spacing=2)
     return canvas
 
 
@@ -335,7 +335,8 @@ def _tile_size(width: int, height: int, tile: int) -> tuple[int, tuple[int, int]
     return across, (max(1, round(width * factor)), max(1, round(height * factor)))
 
 
-def _fit_image(image: Picture, size: tuple[int, int]) -> Picture:
+def fit_image(image: Picture, size: tuple[int, int]) -> Picture:
+    """Resize an image (H, W, 3) to (width, height)."""
     resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     return np.asarray(resized)
 
@@ -356,7 +357,7 @@ def _resize_float(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray
     return np.array(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
 
 
-def _fit_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+def fit_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     """Resize a mask so that not even a single pixel gets lost."""
     (height, width), (new_width, new_height) = mask.shape, size
     if new_width > width:
@@ -404,7 +405,7 @@ def _found_note(inspection: Inspection) -> str:
 
 
 @lru_cache(maxsize=32)
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def letters(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return DejaVu Sans, which matplotlib brings along: Pillow's own font has no letters beyond ASCII."""
     found = importlib.util.find_spec("matplotlib")
     for folder in (found.submodule_search_locations or ()) if found else ():
@@ -424,6 +425,15 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     return "…" + text
 
 
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """Cut the end of a text that is too wide."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
 def _draw_header(canvas: Image.Image, inspection: Inspection, title: str, label: bool | None) -> None:
     """Draw the verdict, the title and the score, and at the right what is to be known about the verdict."""
     bad = inspection.verdict == BAD
@@ -440,21 +450,25 @@ def _draw_header(canvas: Image.Image, inspection: Inspection, title: str, label:
         right -= note.width
         canvas.paste(note, (right, 16))
         right -= 8
-    draw, font = ImageDraw.Draw(canvas), _font(20, bold=True)
+    draw, font = ImageDraw.Draw(canvas), letters(20, bold=True)
     draw.text((left, 13), _shorten(title, font, right - left), font=font, fill=INK)
     if inspection.reasons:
         more = f" (and {len(inspection.reasons) - 1} more)" if len(inspection.reasons) > 1 else ""
-        reason = _shorten(inspection.reasons[0] + more, _font(16), right - left)
-        draw.text((left, 42), reason, font=_font(16), fill=INK)
+        reason = _shorten(inspection.reasons[0] + more, letters(16), right - left)
+        draw.text((left, 42), reason, font=letters(16), fill=INK)
         return
-    facts = f"score {inspection.score:.4g} = {multiple_text(inspection.score, inspection.threshold)}"
-    draw.text((left, 42), f"{facts}   {rarity(inspection.p_value)}", font=_font(16), fill=INK)
+    multiple = multiple_text(inspection.score, inspection.threshold)
+    zones = telling_zones(inspection.zones)
+    where = f"{multiple} in {', '.join(zone.name for zone in zones)}"
+    facts = where if zones else f"score {inspection.score:.4g} = {multiple}"
+    text = f"{rarity(inspection.p_value)}   {facts}" if zones else f"{facts}   {rarity(inspection.p_value)}"
+    draw.text((left, 42), _cut(text, letters(16), canvas.width - _GAP - left), font=letters(16), fill=INK)
 
 
 @lru_cache(maxsize=16)
 def _badge(text: str, size: int, fill: Colour, ink: Colour) -> Image.Image:
     """Draw words on a rounded box; its corners are smoothed by drawing it four times as large."""
-    font = _font(size, bold=True)
+    font = letters(size, bold=True)
     width, height = round(font.getlength(text) + size), round(1.75 * size)
     box = Image.new("L", (4 * width, 4 * height))
     ImageDraw.Draw(box).rounded_rectangle((0, 0, 4 * width - 1, 4 * height - 1), radius=size, fill=255)
@@ -472,7 +486,7 @@ def _draw_colour_bar(
     pixel_threshold: float,
 ) -> None:
     """Draw the heatmap's colours with the values at the ends and at the threshold."""
-    (left, top), (low, high), font = corner, scale, _font(12)
+    (left, top), (low, high), font = corner, scale, letters(12)
     bar = np.broadcast_to(jet(np.linspace(0, 1, width)), (10, width, 3))
     canvas.paste(Image.fromarray(np.ascontiguousarray(bar)), corner)
     draw = ImageDraw.Draw(canvas)

@@ -58,6 +58,11 @@ class Recipe:
     )
     resize_size: int = _key(256, "crop only: the shorter side before cropping, pixels", limits=(16, 4096))
 
+    roi: str = _key(
+        "",
+        "file with the zones to look at: a mask image (nonzero is looked at) or polygons (JSON); empty: everywhere",
+    )
+
     patch_size: int = _key(3, "features are averaged over this many cells each way (odd)", limits=(1, 15))
     layer_fusion: str = _key(
         "bilinear",

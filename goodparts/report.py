@@ -34,7 +34,7 @@ from goodparts.dataset import TestSample
 from goodparts.errors import ImageError
 from goodparts.evaluation import Evaluation, TestImage
 from goodparts.files import replacing, write_text
-from goodparts.inspection import BAD, RECHECK
+from goodparts.inspection import BAD, RECHECK, ZoneScore, telling_zones
 from goodparts.pictures import multiple_text
 from goodparts.plots import PLOTS
 from goodparts.rates import clopper_pearson, rarity
@@ -81,7 +81,7 @@ def result_names(images: Sequence[TestImage | TestSample]) -> tuple[str, ...]:
 
 
 def write_csv(path: Path, evaluation: Evaluation, *, root: Path | None = None) -> None:
-    """Write one row an image: image, defect_class, label, score, p_value, verdict, borderline.
+    """Write one row an image: image, defect_class, label, score, p_value, verdict, borderline, and scores of zones.
 
     Scores have all their digits, so the table holds exactly what was measured. Image paths are relative to
     `root`, or to the folder that all images share if None, and have forward slashes on every platform.
@@ -91,11 +91,15 @@ def write_csv(path: Path, evaluation: Evaluation, *, root: Path | None = None) -
     """
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("image", "defect_class", "label", "score", "p_value", "verdict", "borderline"))
+    zones = [f"zone {zone.name}" for zone in evaluation.images[0].zones] if evaluation.images else []
+    writer.writerow(("image", "defect_class", "label", "score", "p_value", "verdict", "borderline", *zones))
     for name, image in zip(_relative_names(evaluation, root), evaluation.images, strict=True):
         label, borderline = "bad" if image.label else "good", "true" if image.borderline else "false"
         score, p_value = repr(float(image.score)), repr(float(image.p_value))
-        writer.writerow((name, image.defect_class, label, score, p_value, image.verdict, borderline))
+        of_zones = [repr(float(zone.score)) for zone in image.zones]
+        writer.writerow(
+            (name, image.defect_class, label, score, p_value, image.verdict, borderline, *of_zones)
+        )
     write_text(path, _writable(table.getvalue()))
 
 
@@ -220,6 +224,7 @@ class _Card:
     rarity: str
     p_value: str
     reasons: str  # why it could not be judged
+    zones: str  # of several, those that are BAD, or the worst
     file: str  # of the panel, relative to the page, as a URL; empty if it lies elsewhere
     picture: _Picture | None
 
@@ -247,6 +252,7 @@ def _cards(
                 rarity=rarity(image.p_value),
                 p_value=f"{image.p_value:.2g}",
                 reasons="; ".join(image.reasons),
+                zones=_zones_in_words(image.zones),
                 file=quote(panel.relative_to(out).as_posix(), errors="surrogateescape")
                 if panel and inside
                 else "",
@@ -254,6 +260,13 @@ def _cards(
             )
         )
     return cards
+
+
+def _zones_in_words(zones: tuple[ZoneScore, ...]) -> str:
+    """Of several zones: "in bore 1.32 x, rim 1.04 x", or the worst where none is BAD."""
+    telling = telling_zones(zones)
+    words = ", ".join(f"{zone.name} {zone.score / zone.threshold:.2f} ×" for zone in telling)
+    return (f"in {words}" if telling[0].bad else f"highest in {words}") if telling else ""
 
 
 def _facts(out: Path, evaluation: Evaluation, model: Mapping[str, object]) -> dict[str, Any]:

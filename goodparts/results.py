@@ -82,7 +82,7 @@ def write_pictures(
 ) -> None:
     """Write panel, map and mask of one inspection as `panels/NAME.png`, `maps/NAME.tiff` and `masks/NAME.png`."""
     decision = inspector.model.calibration
-    scale = pictures.heatmap_scale(decision.pixel_threshold, decision.used.maps.mean)
+    scale = pictures.heatmap_scale(decision.pixel_threshold, decision.typical_pixel)
     panel = pictures.draw_panel(pixels, inspection, truth, scale=scale, title=name, label=label)
     pictures.save_panel(out / "panels" / f"{name}.png", panel)
     pictures.save_map(out / "maps" / f"{name}.tiff", inspection.anomaly_map)

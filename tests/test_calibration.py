@@ -171,3 +171,33 @@ def test_joined_scores_are_those_of_all_images() -> None:
     assert joined.maps.peaks == together.maps.peaks
     assert joined.maps.mean == pytest.approx(together.maps.mean)
     assert joined.maps.std == pytest.approx(together.maps.std)
+
+
+# ---- several zones -------------------------------------------------------------------------------
+
+
+def in_zones(*scores: list[float]) -> GoodScores:
+    collector = GoodScoresCollector(HELD_OUT, [f"z{i}" for i in range(len(scores))])
+    for index, of_image in enumerate(zip(*scores, strict=True)):
+        maps = [np.full((2, 2), score, dtype=np.float32) for score in of_image]
+        collector.add(f"{index}.png", max(of_image), maps[0], list(zip(of_image, maps, strict=True)))
+    return collector.result(0.9)
+
+
+def test_zones_are_decided_each_by_itself_and_kept_in_json() -> None:
+    gathered = in_zones([1.0, 2.0, 3.0], [10.0, 10.0, 13.0])
+    recipe = Recipe(threshold_rule="quantile", threshold_quantile=0.5)
+    calibration = Calibration(gathered, None, decide(gathered, recipe))
+    assert [zone.threshold for zone in calibration.decision.zones] == [2.0, 10.0]
+    assert calibration.decision.threshold == 1.0
+    assert calibration.scores == (1.0, 1.0, 1.5)
+    assert calibration.promise().rejected == 1
+    assert calibration.p_value(1.5) == 2 / 4
+    assert gathered.zones[1].names == ()
+    assert Calibration.from_json(calibration.to_json()) == calibration
+    joined = gathered.joined(in_zones([7.0], [8.0]))
+    assert [zone.scores for zone in joined.zones] == [(1.0, 2.0, 3.0, 7.0), (10.0, 10.0, 13.0, 8.0)]
+
+
+def test_without_zones_nothing_of_them_is_written() -> None:
+    assert "zone" not in calibrated([1.0, 2.0, 3.0]).to_json()

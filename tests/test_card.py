@@ -139,7 +139,7 @@ def test_separate_images_certify(inspector: Inspector, mini_dataset: Path) -> No
 
 def test_names_the_good_images_that_look_least_alike(inspector: Inspector) -> None:
     learnt = inspector.model.calibration.learnt
-    named = least_alike(learnt, LEAST_ALIKE)
+    named = least_alike(inspector.model.calibration, LEAST_ALIKE)
     assert [score for _, score in named] == sorted(learnt.scores, reverse=True)[:LEAST_ALIKE]
     for name, score in named:
         assert learnt.scores[learnt.names.index(name)] == score

@@ -102,6 +102,7 @@ def plain(mini_backbone: Path) -> Recipe:
         layer_weights=(),
         image_size=64,
         sampling_ratio=0.1,
+        precision="f32",
     )
 
 
@@ -143,7 +144,7 @@ def test_runtimes_agree_with_inspect(
 def test_the_built_in_backbone_agrees(
     image_size: str, mini_dataset: Path, images: list[NDArray[np.uint8]], tmp_path: Path
 ) -> None:
-    recipe = Recipe(image_size=image_size, sampling_ratio=0.1)
+    recipe = Recipe(image_size=image_size, sampling_ratio=0.1, precision="f32")
     assert_agrees(Inspector(recipe).fit(mini_dataset), images, tmp_path)
 
 
@@ -390,3 +391,86 @@ def test_real_images_agree(shared: Path, tmp_path: Path) -> None:
     good = sorted((nuts / "train" / "good").iterdir())[:20]
     images = [read_image(sample.path) for sample in read_dataset(nuts).test[::15][:8]]
     assert_agrees(Inspector(recipe).fit(good), images, tmp_path)
+
+
+# ---- regions of interest -------------------------------------------------------------------------
+
+ZONES = {
+    "size": [96, 96],
+    "zones": [
+        {"name": "left", "polygons": [[[4, 8], [48, 8], [48, 88], [4, 88]]]},
+        {"name": "right", "polygons": [[[40, 20], [92, 20], [92, 88], [40, 88]]]},
+    ],
+}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"image_score": "top_mean", "top_share": 0.1},
+        {"framing": "letterbox", "image_size": "80x64"},
+        {"framing": "crop", "resize_size": 80},
+        {"image_score": "reweighted"},
+    ],
+    ids=str,
+)
+def test_a_region_of_interest_is_inside(
+    plain: Recipe,
+    keys: dict[str, Any],
+    count: int,
+    mini_dataset: Path,
+    images: list[NDArray[np.uint8]],
+    tmp_path: Path,
+) -> None:
+    if count == 2 and keys.get("image_score") == "reweighted":
+        pytest.skip("refused: see test_roi.py")
+    path = tmp_path / "zones.json"
+    path.write_text(json.dumps(ZONES | {"zones": ZONES["zones"][:count]}), encoding="utf-8")  # type: ignore[index]
+    inspector = Inspector(plain.replace({**keys, "roi": str(path)})).fit(mini_dataset)
+    square = images[:-1]
+    expected = [inspector.inspect(image) for image in square]
+    frames = [framing.frame_of(image.shape[:2], inspector.recipe) for image in square]
+    working = np.stack([framing.apply(frame, image) for frame, image in zip(frames, square, strict=True)])
+    written = [
+        inspector.export(tmp_path / name, precision=p) for name, p in (("a.onnx", "f32"), ("b.onnx", "f16"))
+    ]
+    written.append(inspector.export(tmp_path / "c.xml", format="openvino"))
+    for file, tolerance in zip(written, (1e-3, 1e-2, 1e-3), strict=True):
+        if file.suffix == ".onnx":
+            session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+            assert [item.name for item in session.get_inputs()] == ["image"]
+            names = [item.name for item in session.get_outputs()]
+            found = dict(zip(names, session.run(names, {"image": working}), strict=True))
+        else:
+            compiled = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            found = {port.get_any_name(): value for port, value in compiled({"image": working}).items()}
+        assert set(found) == {*OUTPUTS, *(["zone_scores"] if count == 2 else [])}
+        np.testing.assert_allclose(found["score"], [one.score for one in expected], rtol=tolerance)
+        grids = np.stack([one.distance_grid for one in expected])
+        np.testing.assert_array_equal(np.isnan(found["distance_grid"]), np.isnan(grids))
+        if count == 2:
+            zones = [[zone.score for zone in one.zones] for one in expected]
+            np.testing.assert_allclose(found["zone_scores"], zones, rtol=tolerance)
+        for frame, shown, one in zip(frames, found["anomaly_map"], expected, strict=True):
+            seen = ~np.isnan(one.anomaly_map)
+            assert 0 < (~np.isnan(shown)).mean() < 1
+            if keys.get("framing") != "crop":
+                inside = framing.without_padding(frame, shown[..., None])[..., 0]
+                assert abs((~np.isnan(inside)).mean() - seen.mean()) < 0.02
+            assert np.nanmax(shown) == pytest.approx(np.nanmax(one.anomaly_map), rel=0.05)
+
+
+def test_zones_in_the_metadata(plain: Recipe, mini_dataset: Path, tmp_path: Path) -> None:
+    path = tmp_path / "zones.json"
+    path.write_text(json.dumps(ZONES), encoding="utf-8")
+    inspector = Inspector(plain.replace({"roi": str(path)})).fit(mini_dataset)
+    about = export_module.metadata(inspector.model)
+    assert about["threshold"] == about["pixel_threshold"] == "1.0"
+    assert about["roi_size"] == "96x96"
+    decision = inspector.model.calibration.decision
+    assert json.loads(about["zones"]) == [
+        {"name": zone.name, "threshold": zone.threshold, "pixel_threshold": zone.pixel_threshold}
+        for zone in decision.zones
+    ]

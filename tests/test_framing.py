@@ -322,3 +322,45 @@ def test_a_map_may_be_written_to_without_harm_to_the_next() -> None:
     kept = first.copy()
     first[:] = 0
     np.testing.assert_array_equal(framing.anomaly_map(grid, frame, 2.0), kept)
+
+
+# ---- shares of cells -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "size", "sums"),
+    [
+        ({}, (90, 60), [1] * 8),
+        ({"framing": "letterbox"}, (32, 64), [0, 0, 1, 1, 1, 1, 0, 0]),
+        ({"framing": "letterbox"}, (48, 64), [0, 1, 1, 1, 1, 1, 1, 0]),
+        ({"framing": "letterbox"}, (40, 64), [0, 0.5, 1, 1, 1, 1, 0.5, 0]),
+        ({"framing": "crop", "resize_size": 80}, (160, 200), [1] * 8),
+    ],
+    ids=str,
+)
+def test_cell_shares_sum_to_what_a_cell_sees_of_the_image(
+    keys: dict[str, object], size: tuple[int, int], sums: list[float]
+) -> None:
+    frame = framing.frame_of(size, Recipe(image_size=64, **keys))  # type: ignore[arg-type]
+    shares = framing.cell_shares(frame, 0, 8)
+    assert shares.shape == (8, size[0])
+    np.testing.assert_allclose(shares.sum(axis=1), sums, atol=1e-12)
+
+
+def test_cell_shares_of_a_plain_grid() -> None:
+    frame = framing.frame_of((6, 6), Recipe(image_size=64))
+    np.testing.assert_allclose(
+        framing.cell_shares(frame, 1, 4)[:2],
+        [[2 / 3, 1 / 3, 0, 0, 0, 0], [0, 1 / 3, 2 / 3, 0, 0, 0]],
+        atol=1e-12,
+    )
+
+
+def test_what_was_not_seen_is_nan_in_the_map() -> None:
+    frame = framing.frame_of((50, 40), Recipe(image_size=64))
+    seen = np.zeros((50, 40), dtype=bool)
+    seen[10:30, 5:20] = True
+    grid = np.ones((8, 8), dtype=np.float32)
+    np.testing.assert_array_equal(np.isnan(framing.anomaly_map(grid, frame, 4, seen)), ~seen)
+    crop = framing.frame_of((50, 40), Recipe(image_size=32, framing="crop", resize_size=40))
+    assert framing.seen_pixels(crop).mean() == pytest.approx(framing.seen_share(crop))

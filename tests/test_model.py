@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import sys
@@ -403,3 +404,41 @@ def test_saving_under_a_file_is_refused(fitted: Inspector, tmp_path: Path) -> No
 def test_the_name_of_the_file(fitted: Inspector, tmp_path: Path, given: str, written: str) -> None:
     assert fitted.save(tmp_path / given) == tmp_path / written
     assert (tmp_path / written).is_file()
+
+
+# ---- models of an earlier version ----------------------------------------------------------------
+
+
+def test_a_model_without_keys_that_came_later_is_the_same_model(
+    whole: Path, tmp_path: Path, fitted: Inspector
+) -> None:
+    """As a version would have written it that did not know `roi` and explained `seed` in other words."""
+
+    def earlier(members: Members) -> Members:
+        lines = members["recipe.toml"].decode().splitlines()
+        at = lines.index('roi = ""')
+        del lines[at - 1 : at + 1]
+        lines[lines.index("seed = 0") - 1] = "# a number"
+        text = "\n".join(lines) + "\n"
+        manifest = json.loads(members["manifest.json"])
+        hashes = manifest["sha256"] | {"recipe.toml": hashlib.sha256(text.encode()).hexdigest()}
+        neutral = text.replace("memory_limit = 1.0", "memory_limit = 0.0")
+        neutral = neutral.replace(json.dumps(fitted.recipe.backbone), json.dumps(fitted.model.backbone.name))
+        parts = hashes | {"recipe.toml": hashlib.sha256(neutral.encode()).hexdigest()}
+        described = {key: manifest[key] for key in ("backbone", "bank", "grid", "data")}
+        whole = json.dumps({"format": 1, "sha256": parts, **described}, sort_keys=True)
+        manifest |= {"sha256": hashes, "identity": hashlib.sha256(whole.encode()).hexdigest()}
+        return members | {
+            "recipe.toml": text.encode(),
+            "manifest.json": json.dumps(manifest, indent=1).encode(),
+        }
+
+    path = rewritten(whole, tmp_path / "old.goodparts", earlier)
+    old = Inspector.load(path)
+    assert old.model.roi is None
+    assert old.recipe == fitted.recipe
+    assert old.model.identity == model_file.read_manifest(path)["identity"] != fitted.model.identity
+    again = old.save(tmp_path / "again.goodparts")
+    assert model_file.read_manifest(again) == model_file.read_manifest(path)
+    old.calibrate(changes={"threshold_sigma": 4.0})
+    assert 'roi = ""' in old.model.recipe_text

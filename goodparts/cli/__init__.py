@@ -18,6 +18,7 @@ from goodparts.cli.exporting import export
 from goodparts.cli.inspecting import evaluate, inspect
 from goodparts.cli.learning import demo, fit, run
 from goodparts.cli.options import WIDTH
+from goodparts.cli.roi import roi_command
 from goodparts.errors import GoodpartsError
 
 
@@ -60,6 +61,7 @@ for command in (
     card_command,
     export,
     check,
+    roi_command,
     demo,
     doctor,
     recipe_command,

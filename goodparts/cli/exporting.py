@@ -54,7 +54,7 @@ def export(model: Path, file_format: str, out: Path | None, precision: str, as_j
     for file in files:
         click.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
     click.echo(f"in   image          uint8   (n, {height}, {width}, 3) RGB, framing {loaded.recipe.framing}")
-    if loaded.recipe.framing == "letterbox":
+    if loaded.asks_valid:
         click.echo(
             f"     valid          float32 (n, {h}, {w}), 1 where a cell looks at the image, 0 at padding"
         )
@@ -63,6 +63,9 @@ def export(model: Path, file_format: str, out: Path | None, precision: str, as_j
     )
     click.echo(f"     anomaly_map    float32 (n, {height}, {width})")
     click.echo(f"     distance_grid  float32 (n, {h}, {w})")
+    roi = loaded.roi
+    if roi is not None and roi.several:
+        click.echo(f"     zone_scores    float32 (n, {len(roi.zones)}): {', '.join(roi.names)}")
     if loaded.recipe.quality_gate:
         click.echo(
             wrapped(

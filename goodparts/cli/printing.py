@@ -85,6 +85,9 @@ def say_learnt(inspector: Inspector) -> None:
         "dimensions"
     )
     click.echo(wrapped(f"Scores   {describe(model.recipe, model.precision)}", indent=9))
+    if model.roi is not None:
+        zones = f", {len(model.roi.zones)} zones: {', '.join(model.roi.names)}" if model.roi.several else ""
+        click.echo(f"Looks at {100 * model.data['seen_share']:.3g} % of the picture{zones}")
 
 
 def _figure(evaluation: Evaluation, name: str) -> str:
@@ -127,6 +130,8 @@ def inspection_line(found: Inspection) -> str:
     """One line for people."""
     borderline = "  borderline" if found.borderline else ""
     where = f"  {len(found.regions)} region{'s' * (len(found.regions) != 1)}" if found.bad else ""
+    if found.bad and len(found.zones) > 1:
+        where += f"  in {', '.join(zone.name for zone in found.zones if zone.bad)}"
     if found.reasons:
         return f"{found.verdict}  {found.path}  {'; '.join(found.reasons)}"
     multiple = (
@@ -149,6 +154,7 @@ def inspection_record(found: Inspection) -> dict[str, Any]:
         "borderline": found.borderline,
         "reasons": list(found.reasons),
         "regions": [dataclasses.asdict(region) for region in found.regions],
+        "zones": [{**dataclasses.asdict(zone), "bad": zone.bad} for zone in found.zones],
     }
 
 

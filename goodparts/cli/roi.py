@@ -1,0 +1,113 @@
+"""`roi`: check a region of interest before it is learnt with."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from goodparts.cli.options import (
+    RECIPE_HELP,
+    Command,
+    json_option,
+    offline_option,
+    pixel_limit_option,
+    with_recipe,
+)
+from goodparts.cli.printing import emit
+from goodparts.recipe import Recipe
+
+if TYPE_CHECKING:
+    from goodparts.roi import Roi
+
+
+@click.command(
+    name="roi",
+    cls=Command,
+    epilog=f"{RECIPE_HELP}\n\nExample: goodparts roi zones.json parts/good/000.png --out zones.png",
+)
+@click.argument("file", type=click.Path(path_type=Path), metavar="ROI|MODEL")
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Picture to write. [default: ROI_roi.png]")
+@with_recipe
+@pixel_limit_option
+@offline_option
+@json_option
+def roi_command(
+    file: Path,
+    image: Path,
+    out: Path | None,
+    recipe: Recipe,
+    pixel_limit: int | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Draw the region of interest of ROI, a mask or polygons, or of a MODEL on IMAGE, and say what it comes to.
+
+    Everything is checked that `fit --roi ROI` would check. The flags of the recipe matter, since they say how large a
+    patch is: give those that you will fit with.
+    """
+    from goodparts import framing
+    from goodparts.images import PIXEL_LIMIT, read_image
+    from goodparts.pictures import save_panel
+    from goodparts.roi_picture import draw_roi, zone_facts
+
+    pixels = read_image(image, pixel_limit=pixel_limit or PIXEL_LIMIT)
+    size = (pixels.shape[0], pixels.shape[1])
+    roi, recipe, grid = _of(file, recipe, size, offline)
+    roi.require_fit(size, image)
+    path = out or file.with_name(f"{file.stem}_roi.png")
+    save_panel(path, draw_roi(pixels, roi, recipe, grid))
+    looked_at = roi.looked_at(recipe, grid)
+    facts = zone_facts(roi, recipe, grid)
+    share = roi.seen_share(framing.frame_of(size, recipe))
+    if as_json:
+        emit(
+            {
+                "picture": str(path),
+                "size": [roi.size[1], roi.size[0]],
+                "share": share,
+                "patches": int(looked_at.sum()),
+                "of_patches": looked_at.size,
+                "zones": [dataclasses.asdict(fact) for fact in facts],
+            }
+        )
+        return
+    wide = max(len(fact.name) for fact in facts)
+    click.echo(f"{file}: {len(facts)} zone{'s' * (len(facts) > 1)} on {roi.size[1]}x{roi.size[0]} pixels")
+    for fact in facts:
+        left, top, right, bottom = fact.box
+        click.echo(
+            f"  {fact.name:{wide}}  {100 * fact.share:5.3g} % of the picture, {fact.patches:5} patches, "
+            f"columns {left} to {right}, rows {top} to {bottom}"
+        )
+    click.echo(
+        f"Looked at: {100 * share:.3g} % of the picture, {looked_at.sum()} of {looked_at.size} patches\nPicture  {path}"
+    )
+
+
+def _of(
+    file: Path, recipe: Recipe, size: tuple[int, int], offline: bool
+) -> tuple[Roi, Recipe, tuple[int, int]]:
+    """The region of interest of a file or a model, the recipe that counts, and the grid of its patches."""
+    from goodparts import features, fitting, model
+    from goodparts.backbones import load_backbone
+    from goodparts.calibration import require_zones
+    from goodparts.errors import ModelError
+    from goodparts.roi import read_roi, require_usable
+
+    if file.suffix.lower() == model.SUFFIX:
+        loaded = model.load(file)
+        if loaded.roi is None:
+            raise ModelError(f"{file}: this model has no region of interest; it looks everywhere")
+        return loaded.roi, loaded.recipe, loaded.grid
+    roi = read_roi(file, size)
+    backbone = load_backbone(recipe.backbone, offline=offline)
+    recipe = fitting.with_layers(recipe, backbone)
+    grid = features.grid_of(features.features_graph(fitting.cut_down(backbone, recipe), recipe))
+    if roi.several:
+        require_zones(recipe)
+    require_usable(roi, recipe, grid)
+    return roi, recipe, grid
