@@ -1,9 +1,11 @@
-"""How long one image takes, from the decoded array to verdict and map at its original size, beside the backbone alone.
+"""How long one image takes, from the decoded array to verdict and map at its original size, beside the backbone alone;
+and how many images a second a folder of files goes through, beside one file after the other.
 
     python benchmarks/latency.py DATA [--resnet50 resnet50_he.onnx] [--resnet18 resnet18_tv.safetensors]
 
 Fits each preset on the data set's good images, then times all of them in turn, round by round, so that a busy machine
-slows them alike. Prints medians in milliseconds, and ratios; decoding is a column of its own.
+slows them alike. The backbone alone runs in the same precision. Prints medians in milliseconds, and ratios; decoding is
+apart in the first table and part of the second.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--resnet50", type=Path)
     parser.add_argument("--resnet18", type=Path)
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--files", type=int, default=40, help="test images in the folder")
     options = parser.parse_args()
     data = read_dataset(options.data)
     recipes = {"default": Recipe(), "fast": Recipe.preset("fast")}
@@ -41,16 +44,17 @@ def main() -> None:
         backbone = {"backbone": str(options.resnet50)}
         recipes["ResNet-50, 320 px"] = Recipe(**backbone)
         recipes["ResNet-50, 224 px"] = Recipe(**backbone, image_size=224)
+        recipes["ResNet-50, 224 px, f32"] = Recipe(**backbone, image_size=224, precision="f32")
         classic = Recipe.preset("classic").replace(backbone)
-        recipes["ResNet-50, 224 px, greedy 10 %"] = classic.replace({"sampling": "greedy"})
+        recipes["ResNet-50, 224 px, greedy 10 %, f32"] = classic.replace({"sampling": "greedy"})
     path = data.test[0].path
     pixels = read_image(path)
     timed: dict[tuple[str, str], Callable[[], object]] = {("", "decode"): lambda: read_image(path)}
-    banks = {}
+    inspectors = {}
     for name, recipe in recipes.items():
         inspector = Inspector(recipe).fit(data.root)
         timed |= _steps(name, inspector, pixels)
-        banks[name] = inspector.model.bank.features.shape
+        inspectors[name] = inspector
         print(f"fitted {name}: {inspector.model.circumstances['seconds']}", flush=True)
     for run in timed.values():
         run()
@@ -63,15 +67,37 @@ def main() -> None:
     medians = {key: statistics.median(values) for key, values in samples.items()}
     print(f"\n{platform.machine()}, {os.cpu_count()} cores; {path.name} {pixels.shape[1]}x{pixels.shape[0]}")
     print(f"decode {medians['', 'decode']:.1f} ms\n")
-    print("| recipe | bank | backbone | with search | inspect | of backbone |")
-    print("|---|---|---|---|---|---|")
-    for name in recipes:
+    print("| recipe | precision | bank | backbone | with search | inspect | of backbone |")
+    print("|---|---|---|---|---|---|---|")
+    for name, inspector in inspectors.items():
         backbone_ms, graph_ms, inspect_ms = (medians[name, step] for step in ("backbone", "graph", "inspect"))
-        entries, dimensions = banks[name]
+        entries, dimensions = inspector.model.bank.features.shape
         print(
-            f"| {name} | {entries} x {dimensions} | {backbone_ms:.1f} | {graph_ms:.1f} | {inspect_ms:.1f} | "
-            f"{inspect_ms / backbone_ms:.2f} |"
+            f"| {name} | {inspector.precision} | {entries} x {dimensions} | {backbone_ms:.1f} | {graph_ms:.1f} | "
+            f"{inspect_ms:.1f} | {inspect_ms / backbone_ms:.2f} |"
         )
+    files = [sample.path for sample in data.test][: options.files]
+    print("\n| recipe | one file after the other, images/s | folder, images/s | times |")
+    print("|---|---|---|---|")
+    for name, inspector in inspectors.items():
+        one, folder = _rates(inspector, files)
+        print(f"| {name} | {one:.1f} | {folder:.1f} | {folder / one:.2f} |")
+
+
+def _rates(inspector: Inspector, files: list[Path], rounds: int = 3) -> tuple[float, float]:
+    """Images a second: each file when the one before is done, and as `inspect_many` takes a folder."""
+    samples: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for path in files:
+            inspector.inspect(path)
+        middle = time.perf_counter()
+        for _ in inspector.inspect_many(files):
+            pass
+        samples[0].append(middle - began)
+        samples[1].append(time.perf_counter() - middle)
+    one, folder = (len(files) / statistics.median(times) for times in samples)
+    return one, folder
 
 
 def _steps(
@@ -80,9 +106,12 @@ def _steps(
     model, recipe = inspector.model, inspector.recipe
     size = recipe.image_size
     working = framing.apply(framing.frame_of(pixels.shape[:2], recipe), pixels)[None]
-    alone = Engine(Graph(model.backbone.model), {model.backbone.input_name: (1, 3, *size)})
+    precision = inspector.precision
+    alone = Engine(
+        Graph(model.backbone.model), {model.backbone.input_name: (1, 3, *size)}, precision=precision
+    )
     normalised = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
-    whole = Engine(model.pipeline(), {"image": (1, *size, 3)})
+    whole = Engine(model.pipeline(), {"image": (1, *size, 3)}, precision=precision)
 
     def inspect() -> object:
         with feeding.small_products():

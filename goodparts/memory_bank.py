@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -265,20 +267,20 @@ def _bank(
     patches: NDArray[np.float32],
     own: NDArray[np.int64],
 ) -> MemoryBank:
-    """The bank in the cheapest search space that finds the nearest entry all the same; `patches`, `own`: as in
-    `finds_nearest`."""
+    """The bank in the cheapest search space that finds the nearest entries all the same, on these patches (`Trial`)."""
     mean = entries.mean(axis=0, dtype=np.float64).astype(np.float32)
     whole = MemoryBank(features=entries, origins=origins, mean=mean, basis=None)
+    trial = Trial.of(whole, patches, own)
     dimensions = recipe.search_dimensions
     if principal_dimensions_save(entries, dimensions):
         directions = principal_dimensions(entries, mean)
         while principal_dimensions_save(entries, dimensions):
             bank = replace(whole, basis=np.ascontiguousarray(directions[:, :dimensions]), int8=True)
-            if finds_nearest(bank, patches, own):
+            if trial.passed_by(bank):
                 return bank
             dimensions += -(-dimensions // 2)
     bank = replace(whole, int8=True)
-    return bank if finds_nearest(bank, patches, own) else whole
+    return bank if trial.passed_by(bank) else whole
 
 
 def principal_dimensions_save(entries: NDArray[np.float32], dimensions: int) -> bool:
@@ -298,38 +300,66 @@ def principal_dimensions(entries: NDArray[np.float32], mean: NDArray[np.float32]
     return np.ascontiguousarray(directions[:, ::-1], dtype=np.float32)
 
 
-def finds_nearest(bank: MemoryBank, patches: NDArray[np.float32], own: NDArray[np.int64]) -> bool:
-    """Whether the ranking finds the nearest entry of every patch, to a relative 1e-4 of its distance.
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Patches on which a search space is tried.
 
-    And whether it leaves room: of other patches than these one or the other would be missed, if half as many candidates
-    missed more than 0.5 % of these.
-
-    Args:
-        bank: with the search space in question.
+    Attributes:
         patches: (s, d) float32.
         own: for each the index of the entry that it is itself and must not find, -1 if it is none, (s,) int64.
+        nearest: squared distances to the nearest entries, by brute force, (s,) float32.
     """
-    entries = bank.features - bank.mean
+
+    patches: NDArray[np.float32]
+    own: NDArray[np.int64]
+    nearest: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, bank: MemoryBank, patches: NDArray[np.float32], own: NDArray[np.int64]) -> Self:
+        """The trial of these patches on a bank, whatever its search space."""
+        nearest = np.empty(len(patches), dtype=np.float32)
+        everywhere = replace(bank, basis=None, int8=False)
+        for part, ranking in _rankings(everywhere, patches, own):
+            difference = patches[part] - bank.features[ranking.argmin(axis=1)]
+            nearest[part] = np.einsum("sd,sd->s", difference, difference)
+        return cls(patches, own, nearest)
+
+    def passed_by(self, bank: MemoryBank) -> bool:
+        """Whether the bank's ranking finds the nearest entry of every patch, to a relative 1e-4 of its distance.
+
+        And whether it leaves room: of other patches than these one or the other would be missed, if half as many
+        candidates missed more than 0.5 % of these.
+        """
+        nearly = 0
+        for part, ranking in _rankings(bank, self.patches, self.own):
+            least = self.nearest[part] * (1 + 2e-4)
+            for count in (CANDIDATES, CANDIDATES // 2):
+                count = min(count, ranking.shape[1])
+                candidates = np.argpartition(ranking, count - 1, axis=1)[:, :count]
+                difference = self.patches[part, None] - bank.features[candidates]
+                squared = np.einsum("scd,scd->sc", difference, difference)
+                squared[candidates == self.own[part, None]] = np.inf
+                missed = int(np.count_nonzero(squared.min(axis=1) > least))
+                if missed and count > CANDIDATES // 2:
+                    return False
+            nearly += missed
+        return bool(nearly <= _NEARLY * len(self.patches))
+
+
+def _rankings(
+    bank: MemoryBank, patches: NDArray[np.float32], own: NDArray[np.int64]
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """What the search ranks entries by for each patch, as `goodparts.graph` does: blocks of rows, (rows, m) float32."""
     ranked = bank.quantised.entries * bank.quantised.entry_scale if bank.int8 else bank.search_bank
-    nearly = 0
     for first in range(0, len(patches), _SAMPLE_BLOCK):
-        query = patches[first : first + _SAMPLE_BLOCK] - bank.mean
-        sought = query if bank.basis is None else query @ bank.basis
+        part = slice(first, first + _SAMPLE_BLOCK)
+        sought = patches[part] - bank.mean
+        if bank.basis is not None:
+            sought = sought @ bank.basis
         if bank.int8:
             unit = bank.quantised.patch_scale
             sought = np.clip(np.rint(sought / unit), -127, 127) * unit
-        exact = bank.norms + np.einsum("sd,sd->s", query, query)[:, None] - 2 * (query @ entries.T)
         ranking = bank.norms - 2 * (sought @ ranked.T)
-        mine = own[first : first + _SAMPLE_BLOCK]
-        lines = np.flatnonzero(mine >= 0)
-        exact[lines, mine[lines]] = ranking[lines, mine[lines]] = np.inf
-        nearest = exact.min(axis=1)
-        for count in (CANDIDATES, CANDIDATES // 2):
-            count = min(count, ranking.shape[1])
-            candidates = np.argpartition(ranking, count - 1, axis=1)[:, :count]
-            found = np.take_along_axis(exact, candidates, axis=1).min(axis=1)
-            missed = int(np.count_nonzero(found > nearest + 2e-4 * np.abs(nearest)))
-            if missed and count > CANDIDATES // 2:
-                return False
-        nearly += missed
-    return bool(nearly <= _NEARLY * len(patches))
+        lines = np.flatnonzero(own[part] >= 0)
+        ranking[lines, own[part][lines]] = np.inf
+        yield part, ranking

@@ -207,9 +207,12 @@ def test_what_misses_the_nearest_is_told_from_what_finds_it(basis: bool, int8: b
     patches = flat_features(400, 6, 32)[0] + np.float32(1e-3)
     nobody = np.full(400, -1)
     good = replace(whole, basis=directions[:, :6] if basis else None, int8=int8)
-    assert memory_bank.finds_nearest(good, patches, nobody)
+    trial = memory_bank.Trial.of(whole, patches, nobody)
+    nearest = ((patches[:, None].astype(np.float64) - whole.features) ** 2).sum(axis=2).min(axis=1)
+    np.testing.assert_allclose(trial.nearest, nearest, atol=1e-4)
+    assert trial.passed_by(good)
     blind = replace(whole, basis=directions[:, 30:], int8=int8)
-    assert not memory_bank.finds_nearest(blind, patches, nobody)
+    assert not trial.passed_by(blind)
 
 
 def test_the_search_space_never_makes_entries_look_farther_apart() -> None:
