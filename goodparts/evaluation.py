@@ -169,6 +169,7 @@ def evaluate(
             unseen += bool(np.isnan(inspection.anomaly_map[truth]).all())
         tell("evaluation", len(rows), len(samples))
     inspect_seconds = time.perf_counter() - inspect_seconds
+    inspector.rest()  # the metrics want the memory
     decision = inspector.model.calibration
     values, oracle = _measure(rows, pixel_metrics, decision.threshold, decision.pixel_threshold)
     values["bad_not_looked_at"] = unseen

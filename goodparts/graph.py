@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from goodparts.recipe import Recipe
 
 OPSET = 19
+_SCRATCH = 100 << 20  # bytes
 FAR = 1e30  # added to a distance that must not win; its square is still finite in float64, itself in float32
 
 
@@ -183,6 +184,15 @@ def search_graph(
     build.node("Identity", score, name="score")
     build.output("score", ["n"])
     return Graph(build.finish(), build.constants)
+
+
+def side_by_side(bank: MemoryBank, grid: tuple[int, int]) -> bool:
+    """Whether searches should run side by side, one a core, rather than one on all cores.
+
+    That is faster, but each takes memory for the ranking of all entries and for the candidates of all patches.
+    """
+    entries, dimensions = bank.features.shape
+    return bool(4 * grid[0] * grid[1] * (entries + 2 * CANDIDATES * dimensions) <= _SCRATCH)
 
 
 def pipeline_graph(features: Graph, search: Graph) -> Graph:

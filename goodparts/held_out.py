@@ -240,7 +240,7 @@ def score_against(
     }
     if masked:
         shapes["valid"] = (1, *good.grid)
-    engine = Engine(search, shapes, throughput=True)
+    engine = Engine(search, shapes, throughput=graph.side_by_side(bank, good.grid))
     origins = bank.origins
     vars(bank).pop("search_bank", None)  # the engine has a copy
 

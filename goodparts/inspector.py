@@ -286,10 +286,15 @@ class Inspector:
         self._take(model)
         self._take(replace(model, precision=self._check_precision(images, tell or fitting.silent)))
 
+    def rest(self) -> None:
+        """Let go of the compiled engines and their memory; the next inspection compiles them anew."""
+        for engine in ("_single", "_many"):
+            self.__dict__.pop(engine, None)
+
     def _take(self, model: Model) -> None:
         self._model, self.recipe = model, model.recipe
-        for engine in ("_single", "_many", "_margin"):
-            self.__dict__.pop(engine, None)
+        self.__dict__.pop("_margin", None)
+        self.rest()
 
     def _check_precision(self, images: Sequence[ImageLike], tell: Progress) -> PrecisionCheck:
         """How far bf16 moves the scores of some of these good images; not measured where it would not be used."""
@@ -325,12 +330,16 @@ class Inspector:
 
     def _pipeline(self, *, throughput: bool, precision: str | None = None) -> Engine:
         from goodparts.engines.openvino import Engine
+        from goodparts.graph import side_by_side
 
         shapes: dict[str, tuple[int, ...]] = {"image": (1, *self.recipe.image_size, 3)}
         if self.model.asks_valid:
             shapes["valid"] = (1, *self.model.grid)
         return Engine(
-            self.model.pipeline(), shapes, throughput=throughput, precision=precision or self.precision
+            self.model.pipeline(),
+            shapes,
+            throughput=throughput and side_by_side(self.model.bank, self.model.grid),
+            precision=precision or self.precision,
         )
 
     def _measure(
