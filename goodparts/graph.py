@@ -24,7 +24,7 @@ from onnx import TensorProto
 
 from goodparts.errors import BackboneError
 from goodparts.graph_builder import GraphBuilder
-from goodparts.light import CELLS, DARK, LARGEST, averaging
+from goodparts.light import CELLS, DARK, LARGEST, TO_CHANNELS, TO_COEFFICIENTS, averaging
 from goodparts.memory_bank import CANDIDATES
 
 if TYPE_CHECKING:
@@ -215,19 +215,17 @@ def _in_usual_light(build: GraphBuilder, pixels: str, light: Light, size: tuple[
     cells = build.node(
         "MatMul", build.constant(averaging(height)), build.node("MatMul", pixels, build.constant(across))
     )
-    cells = build.node("Reshape", cells, build.ints([-1, 3, CELLS**2]))
+    cells = build.node("Reshape", cells, build.ints([-1, 3 * CELLS**2]))
     logarithms = build.node("Log", build.node("Add", cells, build.floats([DARK])))
-    weighted = build.node("Mul", logarithms, build.constant(light.weights))
-    channels = build.node("ReduceSum", weighted, build.ints([2]), keepdims=0)
-    channels = build.node("Sub", channels, build.constant(light.reference))  # (n, 3)
-    brightness = build.node("ReduceMean", channels, build.ints([1]), keepdims=1)  # (n, 1)
-
-    def missing(found: str, which: slice) -> str:
-        low, high = build.constant(light.low[which]), build.constant(light.high[which])
-        return build.node("Sub", build.node("Min", build.node("Max", found, low), high), found)
-
-    colours = missing(build.node("Sub", channels, brightness), slice(1, 4))
-    exponents = build.node("Add", colours, missing(brightness, slice(0, 1)))
+    centred = build.node("Sub", logarithms, build.constant(light.reference.repeat(CELLS**2)))
+    # Sums are matrix products: OpenVINO 2026.4 gets ReduceSum with a Sub after it wrong, of several images at once.
+    found = build.node(
+        "MatMul", centred, build.constant(np.kron(TO_COEFFICIENTS.T, light.weights).T)
+    )  # (n, 4)
+    within = build.node(
+        "Min", build.node("Max", found, build.constant(light.low)), build.constant(light.high)
+    )
+    exponents = build.node("MatMul", build.node("Sub", within, found), build.constant(TO_CHANNELS))  # (n, 3)
     exponents = build.node("Max", exponents, build.floats([-LARGEST]))
     exponents = build.node("Min", exponents, build.floats([LARGEST]))
     gains = build.node("Reshape", build.node("Exp", exponents), build.ints([-1, 3, 1, 1]))

@@ -23,6 +23,8 @@ CELLS = 8  # each way
 DARK = 4.0  # added to brightness (0 to 255) before its logarithm: what lies in the dark says little of light
 LARGEST = float(np.float32(np.log(3)))  # a channel is multiplied or divided by 3 at the most
 FREE = 1e30  # a limit that nothing reaches
+TO_COEFFICIENTS = np.hstack([np.full((3, 1), 1 / 3), np.eye(3) - 1 / 3]).astype(np.float32)  # (3, 4)
+TO_CHANNELS = np.vstack([np.ones((1, 3)), np.eye(3)]).astype(np.float32)  # (4, 3)
 _ROUNDING = 1e-4  # by which limits are wider than what was measured, so that no good image is touched
 
 
@@ -48,14 +50,13 @@ class Light:
     def coefficients(self, cells: NDArray[np.float32]) -> NDArray[np.float32]:
         """Of images with these cells: (n, 3, 64) to (n, 4)."""
         channels = (np.log(cells + np.float32(DARK)) * self.weights).sum(axis=2) - self.reference
-        brightness = channels.mean(axis=1, keepdims=True)
-        return np.asarray(np.concatenate([brightness, channels - brightness], axis=1), dtype=np.float32)
+        return np.asarray(channels @ TO_COEFFICIENTS, dtype=np.float32)
 
     def gains(self, cells: NDArray[np.float32]) -> NDArray[np.float32]:
         """What red, green and blue of images with these cells are multiplied by: (n, 3, 64) to (n, 3)."""
         found = self.coefficients(cells)
         missing = np.clip(found, self.low, self.high) - found
-        return np.asarray(np.exp(np.clip(missing[:, 1:] + missing[:, :1], -LARGEST, LARGEST)))
+        return np.asarray(np.exp(np.clip(missing @ TO_CHANNELS, -LARGEST, LARGEST)))
 
     def widened(self, cells: NDArray[np.float32]) -> Self:
         """With limits that hold these good images, too; cells (n, 3, 64)."""
