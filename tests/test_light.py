@@ -195,6 +195,19 @@ def test_learning_on_widens_the_limits(mini_backbone: Path, mini_dataset: Path) 
     assert after.low[1] == before.low[1]
 
 
+def test_of_a_region_of_interest_only_its_light_is_learnt(
+    mini_backbone: Path, mini_dataset: Path, tmp_path: Path
+) -> None:
+    zone = {"name": "right", "polygons": [[[48, 0], [96, 0], [96, 96], [48, 96]]]}
+    (tmp_path / "zones.json").write_text(json.dumps({"zones": [zone]}), encoding="utf-8")
+    inspector = fitted(mini_backbone, mini_dataset, light="colour", roi=str(tmp_path / "zones.json"))
+    learnt = inspector.model.light
+    assert learnt is not None
+    weights = learnt.weights.reshape(CELLS, CELLS)
+    assert weights[:, :4].sum() == 0
+    assert (weights[:, 4:] > 0).all()
+
+
 # ---- in the model file ---------------------------------------------------------------------------
 
 
