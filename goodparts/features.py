@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import feeding, framing, quality
+from goodparts import feeding, framing, light, quality
 from goodparts.feature_store import PatchFeatures, patch_features
 from goodparts.framing import Frame
 from goodparts.images import ImageLike, name_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from goodparts.backbones import Backbone
     from goodparts.engines.openvino import Engine
     from goodparts.graph import Graph
+    from goodparts.light import Light
     from goodparts.roi import Roi
 
 Progress = Callable[[str, int, int], None]
@@ -45,6 +46,7 @@ class GoodFeatures:
         grid: (h, w) of the patches.
         digests: of each working image's pixels; equal for equal images.
         statistics: what each working image looks like, without its distance.
+        cells: mean brightness of the cells of each working image, as `light.measure` takes it, (n, 3, 64).
         left_out: images of which nothing may enter the bank, (n,) bool.
         roi: the region of interest; None: everything is looked at.
     """
@@ -55,6 +57,7 @@ class GoodFeatures:
     grid: tuple[int, int]
     digests: tuple[str, ...]
     statistics: tuple[ImageStatistics, ...]
+    cells: NDArray[np.float32]
     left_out: NDArray[np.bool_]
     roi: Roi | None = None
 
@@ -91,13 +94,16 @@ class Extractor:
         return self._engine({"image": working[None]})["patch_features"].reshape(-1, self.dimensions)
 
 
-def features_graph(backbone: Backbone, recipe: Recipe) -> Graph:
-    """The graph from a working image to patch features, for a backbone that is cut down to the recipe's layers."""
+def features_graph(backbone: Backbone, recipe: Recipe, usual: Light | None = None) -> Graph:
+    """The graph from a working image to patch features, for a backbone that is cut down to the recipe's layers.
+
+    `usual` is the light to which an image is brought; good images need none, since it is theirs.
+    """
     from goodparts import graph
     from goodparts.engines.openvino import layer_shapes
 
     shapes = layer_shapes(backbone.model, recipe.image_size)
-    return graph.features_graph(backbone.model, shapes, recipe, backbone.mean, backbone.std)
+    return graph.features_graph(backbone.model, shapes, recipe, backbone.mean, backbone.std, usual)
 
 
 def grid_of(graph: Graph) -> tuple[int, int]:
@@ -127,7 +133,7 @@ def extract(
     with patch_features((len(images), patches, extractor.dimensions), recipe) as features:
         valid = np.ones((len(images), patches), dtype=bool)
 
-        def one(index: int) -> tuple[Frame, str, ImageStatistics]:
+        def one(index: int) -> tuple[Frame, str, ImageStatistics, NDArray[np.float32]]:
             pixels = read(images[index])
             frame = framing.frame_of(pixels.shape[:2], recipe)
             working = framing.apply(frame, pixels)
@@ -139,18 +145,27 @@ def extract(
                 judged = working[roi.judged(recipe, extractor.grid)]
             elif not frame.whole:
                 valid[index] = framing.valid_cells(frame, extractor.grid).ravel()
-            return frame, digest(working), quality.measure(judged)
+            return frame, digest(working), quality.measure(judged), light.measure(working)
 
-        frames, digests, statistics = [], [], []
+        frames, digests, statistics, cells = [], [], [], []
         with closing(feeding.ordered(one, range(len(images)), workers=workers)) as extracted:
-            for frame, hashed, measured in extracted:
+            for frame, hashed, measured, brightness in extracted:
                 frames.append(frame)
                 digests.append(hashed)
                 statistics.append(measured)
+                cells.append(brightness)
                 tell("features", len(frames), len(images))
         everyone = np.zeros(len(images), dtype=bool)
         yield GoodFeatures(
-            features, valid, tuple(frames), extractor.grid, tuple(digests), tuple(statistics), everyone, roi
+            features,
+            valid,
+            tuple(frames),
+            extractor.grid,
+            tuple(digests),
+            tuple(statistics),
+            np.stack(cells),
+            everyone,
+            roi,
         )
 
 

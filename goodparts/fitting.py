@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import dataset, framing, held_out, memory_bank
+from goodparts import dataset, framing, held_out, light, memory_bank
 from goodparts.backbones import Backbone, load_backbone, trim
 from goodparts.calibration import (
     FOLDS,
@@ -35,6 +35,7 @@ from goodparts.errors import DatasetError
 from goodparts.features import Extractor, GoodFeatures, Progress, Read, digest, extract
 from goodparts.framing import Frame
 from goodparts.images import ImageLike
+from goodparts.light import Light
 from goodparts.memory_bank import MemoryBank
 from goodparts.model import Model
 from goodparts.quality import ImageStatistics, with_distance
@@ -99,6 +100,7 @@ def fit(
         data=_describe(images, features.frames, roi),
         circumstances=_circumstances(good, clock.seconds),
         roi=roi,
+        light=_light(features, recipe),
     )
 
 
@@ -157,6 +159,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
             "parent_data": model.data,
         },
         circumstances=_circumstances(good, clock.seconds),
+        light=model.light.widened(features.cells) if model.light is not None else None,
     )
 
 
@@ -263,6 +266,14 @@ def _held_out_scores(
                 collector.add(names[one.index], one.score, one.anomaly_map, zones)
                 statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
     return collector.result(recipe.pixel_threshold_quantile), tuple(statistics)
+
+
+def _light(features: GoodFeatures, recipe: Recipe) -> Light | None:
+    """The light of the images that were learnt from, if images are to be brought to it."""
+    if recipe.light == "as_is":
+        return None
+    looked_at = None if features.roi is None else features.roi.looked_at(recipe, features.grid)
+    return light.learn(features.cells[~features.left_out], recipe.light, looked_at)
 
 
 def _describe(images: Sequence[ImageLike], frames: Sequence[Frame], roi: Roi | None) -> dict[str, object]:

@@ -6,8 +6,9 @@
                                        │
     distance_grid (n, h, w), score (n,) ◄── exact distances of the best candidates ◄── search     search_graph
 
-`pipeline_graph` joins both. The memory bank and what else was learnt are inputs of the graph by name, with their
-values beside it (`Graph.constants`): an engine binds them without a copy, an export writes them into the file.
+Before all of it an image can be brought to the light of good images (`light`). `pipeline_graph` joins both. The memory
+bank and what else was learnt are inputs of the graph by name, with their values beside it (`Graph.constants`): an
+engine binds them without a copy, an export writes them into the file.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from onnx import TensorProto
 
 from goodparts.errors import BackboneError
 from goodparts.graph_builder import GraphBuilder
+from goodparts.light import CELLS, DARK, LARGEST, TO_CHANNELS, TO_COEFFICIENTS, averaging
 from goodparts.memory_bank import CANDIDATES
 
 if TYPE_CHECKING:
+    from goodparts.light import Light
     from goodparts.memory_bank import MemoryBank
     from goodparts.recipe import Recipe
 
@@ -48,6 +51,7 @@ def features_graph(
     recipe: Recipe,
     mean: Sequence[float],
     std: Sequence[float],
+    light: Light | None = None,
 ) -> Graph:
     """The graph from `image` (n, H, W, 3) uint8 to `patch_features` (n, h, w, d) float32.
 
@@ -57,6 +61,7 @@ def features_graph(
         recipe: image_size, patch_size, layer_fusion, layer_weights, grid_layer, pooled_dimensions.
         mean: of RGB / 255.
         std: of RGB / 255.
+        light: that of good images, to which an image in other light is brought; None: images are taken as they are.
     """
     height, width = recipe.image_size
     build = GraphBuilder("features/", opset=max(OPSET, backbone.opset_import[0].version))
@@ -65,6 +70,8 @@ def features_graph(
     offset = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
     pixels = build.node("Cast", image, to=TensorProto.FLOAT)
     pixels = build.node("Transpose", pixels, perm=[0, 3, 1, 2])
+    if light is not None:
+        pixels = _in_usual_light(build, pixels, light, recipe.image_size)
     pixels = build.node("Mul", pixels, build.constant(scale.reshape(1, 3, 1, 1).astype(np.float32)))
     pixels = build.node("Add", pixels, build.constant(offset.reshape(1, 3, 1, 1).astype(np.float32)))
     layers = build.embed(backbone, pixels)
@@ -209,6 +216,30 @@ def pipeline_graph(features: Graph, search: Graph) -> Graph:
 
 
 # ---- features
+
+
+def _in_usual_light(build: GraphBuilder, pixels: str, light: Light, size: tuple[int, int]) -> str:
+    """Pixels (n, 3, H, W) float32, 0 to 255, times what brings their light within that of good images."""
+    height, width = size
+    across = np.ascontiguousarray(averaging(width).T)
+    cells = build.node(
+        "MatMul", build.constant(averaging(height)), build.node("MatMul", pixels, build.constant(across))
+    )
+    cells = build.node("Reshape", cells, build.ints([-1, 3 * CELLS**2]))
+    logarithms = build.node("Log", build.node("Add", cells, build.floats([DARK])))
+    centred = build.node("Sub", logarithms, build.constant(light.reference.repeat(CELLS**2)))
+    # Sums are matrix products: OpenVINO 2026.4 gets ReduceSum with a Sub after it wrong, of several images at once.
+    found = build.node(
+        "MatMul", centred, build.constant(np.kron(TO_COEFFICIENTS.T, light.weights).T)
+    )  # (n, 4)
+    within = build.node(
+        "Min", build.node("Max", found, build.constant(light.low)), build.constant(light.high)
+    )
+    exponents = build.node("MatMul", build.node("Sub", within, found), build.constant(TO_CHANNELS))  # (n, 3)
+    exponents = build.node("Max", exponents, build.floats([-LARGEST]))
+    exponents = build.node("Min", exponents, build.floats([LARGEST]))
+    gains = build.node("Reshape", build.node("Exp", exponents), build.ints([-1, 3, 1, 1]))
+    return build.node("Mul", pixels, gains)
 
 
 def _tokens_to_grid(

@@ -5,6 +5,7 @@
     bank.safetensors    memory bank, origins, mean and search space
     calibration.json    held-out good scores, thresholds and their rules
     roi.json            the region of interest, if there is one
+    light.json          the light of good images, where the recipe brings others to it
     manifest.json       format, sha256 of every member, identity, what it was fitted on, when, with what, and
                         how far bf16 moves scores
 
@@ -30,6 +31,7 @@ from goodparts.backbones import Backbone
 from goodparts.calibration import Calibration
 from goodparts.errors import ModelError, RecipeError
 from goodparts.files import replacing
+from goodparts.light import Light
 from goodparts.memory_bank import MemoryBank
 from goodparts.precision import UNCHECKED, PrecisionCheck
 from goodparts.recipe import Recipe
@@ -38,10 +40,10 @@ from goodparts.roi import Roi
 if TYPE_CHECKING:
     from goodparts.graph import Graph
 
-FORMAT = 2  # 1 knew neither `precision` nor `roi`
+FORMAT = 2  # 1 knew neither `precision` nor `roi` nor `light`
 SUFFIX = ".goodparts"
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
-_ROI = "roi.json"
+_ROI, _LIGHT = "roi.json", "light.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,7 @@ class Model:
         circumstances: when, where, how long, with which versions. Not part of the identity.
         precision: how far bf16 moves scores on the machine of fitting. Not part of the identity.
         roi: what is looked at; None: everything.
+        light: that of good images; None: images are taken as they are.
         written: the recipe as the file spells it that this was read from; empty: read from none.
     """
 
@@ -70,6 +73,7 @@ class Model:
     circumstances: dict[str, Any]
     precision: PrecisionCheck = UNCHECKED
     roi: Roi | None = None
+    light: Light | None = None
     written: str = ""
 
     @property
@@ -96,7 +100,7 @@ class Model:
         """
         from goodparts import features, graph
 
-        to_features = features.features_graph(self.backbone, self.recipe)
+        to_features = features.features_graph(self.backbone, self.recipe, self.light)
         search = graph.search_graph(
             self.bank,
             self.grid,
@@ -166,7 +170,7 @@ def load(path: str | Path) -> Model:
     path = Path(path)
     with _told_of(path), zipfile.ZipFile(path) as archive:
         manifest = _manifest(path, archive)
-        optional = (_ROI,) if _ROI in manifest["sha256"] else ()
+        optional = [name for name in (_ROI, _LIGHT) if name in manifest["sha256"]]
         members = {name: archive.read(name) for name in (*_MEMBERS, *optional)}
     for name, digest in _hashes(members).items():
         if manifest["sha256"].get(name) != digest:
@@ -241,6 +245,8 @@ def _members(model: Model) -> dict[str, bytes]:
     if bank.int8:
         tensors["int8"] = np.ones(1, dtype=np.uint8)
     optional = {_ROI: model.roi.to_json().encode()} if model.roi is not None else {}
+    if model.light is not None:
+        optional[_LIGHT] = model.light.to_json().encode()
     return {
         "recipe.toml": model.recipe_text.encode(),
         "backbone.onnx": model.backbone.model.SerializeToString(deterministic=True),
@@ -258,8 +264,11 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
     described = manifest["backbone"]
     network = onnx.load_from_string(members["backbone.onnx"])
     written = members["recipe.toml"].decode()
+    recipe = Recipe.from_toml(written, source="recipe.toml")
+    if (recipe.light == "as_is") != (_LIGHT not in members):
+        raise ValueError(f"light = {recipe.light} does not go with the members {', '.join(sorted(members))}")
     return Model(
-        recipe=Recipe.from_toml(written, source="recipe.toml"),
+        recipe=recipe,
         backbone=Backbone(
             name=described["name"],
             model=network,
@@ -284,6 +293,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         circumstances=manifest["circumstances"],
         precision=PrecisionCheck(**manifest["precision"]) if "precision" in manifest else UNCHECKED,
         roi=Roi.from_json(members[_ROI].decode()) if _ROI in members else None,
+        light=Light.from_json(members[_LIGHT].decode()) if _LIGHT in members else None,
         written=written,
     )
 

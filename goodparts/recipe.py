@@ -63,6 +63,12 @@ class Recipe:
         "file with the zones to look at: a mask image (nonzero is looked at) or polygons (JSON); empty: everywhere",
     )
 
+    light: str = _key(
+        "as_is",
+        "colour: light of another colour than on the good images is taken back; exposure: brighter light, too",
+        choices=("as_is", "colour", "exposure"),
+    )
+
     patch_size: int = _key(3, "features are averaged over this many cells each way (odd)", limits=(1, 15))
     layer_fusion: str = _key(
         "bilinear",
@@ -180,6 +186,11 @@ class Recipe:
             raise RecipeError(f"std: expected positive numbers, found {self.std}")
         if bool(self.mean) != bool(self.std):
             raise RecipeError("mean, std: give both or neither")
+        if self.light != "as_is" and self.framing == "letterbox":
+            raise RecipeError(
+                f"light: {self.light} measures the whole working image, which framing = letterbox pads; take "
+                "framing = stretch or crop, or light = as_is"
+            )
         if self.framing == "crop" and max(self.image_size) > self.resize_size:
             width_height = size_text(self.image_size)
             raise RecipeError(

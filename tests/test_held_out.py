@@ -38,6 +38,7 @@ def good_features(images: int, d: int, seed: int, *, spread: float = 1.0) -> Goo
         grid=GRID,
         digests=tuple(str(index) for index in range(images)),
         statistics=(measure(pixels),) * images,
+        cells=np.zeros((images, 3, 64), dtype=np.float32),
         left_out=np.zeros(images, dtype=bool),
     )
 

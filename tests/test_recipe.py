@@ -304,6 +304,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
             values[name] = draw(st.floats(low, high))
         else:
             values[name] = draw(st.integers(int(low), int(high)))
+    if values["framing"] == "letterbox":
+        values["light"] = "as_is"
     values["image_size"] = draw(st.tuples(st.integers(16, 1000), st.integers(16, 1000)))
     values["resize_size"] = draw(st.integers(1000, 4096))
     values["patch_size"] |= 1
