@@ -383,6 +383,7 @@ def test_resizing_is_what_the_documentation_says() -> None:
 def test_real_images_agree(shared: Path, tmp_path: Path) -> None:
     nuts = shared / "mvtec_ad" / "metal_nut"
     recipe = Recipe(
+        precision="f32",
         backbone=str(shared / "weights" / "resnet50_he.onnx"),
         layers=("layer2", "layer3"),
         layer_weights=(),
