@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from goodparts import Inspector, Recipe, precision
+from goodparts.engines.openvino import Engine
 from goodparts.errors import RecipeError
 from goodparts.precision import UNCHECKED, PrecisionCheck
 
@@ -118,3 +119,14 @@ def test_the_identity_does_not_depend_on_what_the_processor_has(monkeypatch: pyt
         monkeypatch.setattr("goodparts.inspector.has_bf16", lambda bf16=bf16: bf16)
         identities.add(Inspector(Recipe(image_size=96)).fit(parts(4)).model.identity)
     assert len(identities) == 1
+
+
+def test_an_engine_computes_in_f32_where_there_is_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    inspector = Inspector(Recipe(precision="f32", image_size=96)).fit(parts(4))
+    monkeypatch.setattr("goodparts.engines.openvino.capabilities", lambda: ("FP32",))
+    shapes = {"image": (1, 96, 96, 3)}
+    image = {"image": parts(1, seed=1)[0][None]}
+    exact, asked = (
+        Engine(inspector.model.pipeline(), shapes, precision=name)(image)["score"] for name in ("f32", "bf16")
+    )
+    assert asked == exact

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,8 @@ class Engine:
             graph: the model and its constants, which are bound without a copy and must not change.
             shapes: of the remaining inputs; static, since that is what makes the engine fast.
             throughput: one request a core rather than all cores on one request.
-            precision: "f32" or "bf16", of convolutions and matrix products; what comes after the last of them (exact
-                distances, scores) is always float32.
+            precision: "f32" or "bf16" (where the processor has it), of convolutions and matrix products; what comes
+                after the last of them (exact distances, scores) is always float32.
 
         Raises:
             BackboneError: if the engine can't run an operator of the graph.
@@ -46,6 +47,8 @@ class Engine:
         import openvino as ov
 
         core = ov.Core()
+        if precision == "bf16" and "BF16" not in capabilities():
+            precision = "f32"
         try:
             model = core.read_model(graph.model.SerializeToString())
             self._bind(model, graph.constants)
@@ -92,6 +95,7 @@ class Engine:
                 model.remove_parameter(parameter)
 
 
+@cache
 def capabilities() -> tuple[str, ...]:
     """Number formats in which this processor computes fast, as OpenVINO names them: FP32, BF16, INT8 ..."""
     import openvino as ov
