@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,23 @@ def test_the_identity_does_not_depend_on_what_the_processor_has(monkeypatch: pyt
         monkeypatch.setattr("goodparts.inspector.has_bf16", lambda bf16=bf16: bf16)
         identities.add(Inspector(Recipe(image_size=96)).fit(parts(4)).model.identity)
     assert len(identities) == 1
+
+
+class MadeWhenAsked(Sequence[NDArray[np.uint8]]):
+    """Images that are only there one by one."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:  # type: ignore[override]
+        if not 0 <= index < 20:
+            raise IndexError(index)
+        return parts(1, seed=index)[0]
+
+
+def test_images_may_be_made_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goodparts.inspector.has_bf16", lambda: True)
+    assert Inspector(Recipe(image_size=96)).fit(MadeWhenAsked()).model.precision.images == 10
 
 
 def test_an_engine_computes_in_f32_where_there_is_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
