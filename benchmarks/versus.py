@@ -103,6 +103,7 @@ def run(options: argparse.Namespace, stack: ExitStack) -> None:
         image_size=options.size,
         sampling_ratio=RATIO,
         sampling_limit=0,
+        precision="f32",
     )
     limited = recipe.replace({"sampling_limit": Recipe().sampling_limit})
     data = read_dataset(options.data)

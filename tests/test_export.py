@@ -124,7 +124,7 @@ def fitted(plain: Recipe, mini_dataset: Path) -> Inspector:
             "layers": "layer1,layer2",
             "sampling_ratio": 0.4,
             "search_dimensions": 8,
-        },  # several chunks of the bank
+        },  # as many principal dimensions as the bank needs
     ],
     ids=str,
 )
