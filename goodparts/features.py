@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import feeding, framing, light, quality
+from goodparts import feeding, framing, light, quality, whitening
 from goodparts.feature_store import PatchFeatures, patch_features
 from goodparts.framing import Frame
 from goodparts.images import ImageLike, name_of
 from goodparts.quality import ImageStatistics
 from goodparts.recipe import Recipe
+from goodparts.whitening import Whitening
 
 if TYPE_CHECKING:
     from goodparts.backbones import Backbone
@@ -81,10 +82,10 @@ class GoodFeatures:
 class Extractor:
     """From a working image to its patch features: the first half of the pipeline, compiled."""
 
-    def __init__(self, backbone: Backbone, recipe: Recipe) -> None:
+    def __init__(self, backbone: Backbone, recipe: Recipe, whitening: Whitening | None = None) -> None:
         from goodparts.engines.openvino import Engine
 
-        graph = features_graph(backbone, recipe)
+        graph = features_graph(backbone, recipe, whitening)
         self.grid = grid_of(graph)
         self.dimensions = graph.model.graph.output[0].type.tensor_type.shape.dim[3].dim_value
         self._engine: Engine = Engine(graph, {"image": (1, *recipe.image_size, 3)}, throughput=True)
@@ -94,7 +95,9 @@ class Extractor:
         return self._engine({"image": working[None]})["patch_features"].reshape(-1, self.dimensions)
 
 
-def features_graph(backbone: Backbone, recipe: Recipe, usual: Light | None = None) -> Graph:
+def features_graph(
+    backbone: Backbone, recipe: Recipe, whitening: Whitening | None = None, usual: Light | None = None
+) -> Graph:
     """The graph from a working image to patch features, for a backbone that is cut down to the recipe's layers.
 
     `usual` is the light to which an image is brought; good images need none, since it is theirs.
@@ -103,13 +106,51 @@ def features_graph(backbone: Backbone, recipe: Recipe, usual: Light | None = Non
     from goodparts.engines.openvino import layer_shapes
 
     shapes = layer_shapes(backbone.model, recipe.image_size)
-    return graph.features_graph(backbone.model, shapes, recipe, backbone.mean, backbone.std, usual)
+    return graph.features_graph(backbone.model, shapes, recipe, backbone.mean, backbone.std, whitening, usual)
 
 
 def grid_of(graph: Graph) -> tuple[int, int]:
     """(h, w) of the patches that a features graph gives."""
     shape = graph.model.graph.output[0].type.tensor_type.shape.dim
     return shape[1].dim_value, shape[2].dim_value
+
+
+def learn_whitening(
+    images: Sequence[ImageLike],
+    extractor: Extractor,
+    recipe: Recipe,
+    *,
+    read: Read,
+    workers: int,
+    tell: Progress,
+    roi: Roi | None = None,
+) -> Whitening | None:
+    """What whitens the features of good images, from some of them; None where the recipe leaves them as they are.
+
+    Raises:
+        ImageError: one of them can't be read, or does not fit the region of interest.
+    """
+    if not whitening.wanted(recipe, extractor.dimensions):
+        return None
+    sample = [images[index] for index in range(0, len(images), -(-len(images) // whitening.SAMPLE))]
+
+    def one(image: ImageLike) -> NDArray[np.float32]:
+        pixels = read(image)
+        frame = framing.frame_of(pixels.shape[:2], recipe)
+        if roi is not None:
+            roi.require_fit(frame.image_size, name_of(image))
+            looked_at = roi.looked_at(recipe, extractor.grid)
+        else:
+            looked_at = framing.valid_cells(frame, extractor.grid)
+        return extractor(framing.apply(frame, pixels))[looked_at.ravel()]
+
+    def told() -> Iterator[NDArray[np.float32]]:
+        with closing(feeding.ordered(one, sample, workers=workers)) as extracted:
+            for done, patches in enumerate(extracted, 1):
+                tell("whitening", done, len(sample))
+                yield patches
+
+    return Whitening.learn(told(), recipe)
 
 
 @contextmanager

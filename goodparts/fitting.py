@@ -1,6 +1,6 @@
 """Fitting: from images of good parts to a model, read top to bottom.
 
-images ─► features ─► memory bank ─► held-out scores ─► decision
+images ─► whitening ─► features ─► memory bank ─► held-out scores ─► decision
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from goodparts.calibration import (
     require_zones,
 )
 from goodparts.errors import DatasetError
-from goodparts.features import Extractor, GoodFeatures, Progress, Read, digest, extract
+from goodparts.features import Extractor, GoodFeatures, Progress, Read, digest, extract, learn_whitening
 from goodparts.framing import Frame
 from goodparts.images import ImageLike
 from goodparts.light import Light
@@ -68,6 +68,10 @@ def fit(
     if roi is not None:
         require_usable(roi, recipe, extractor.grid)
     clock.lap("load")
+    whitening = learn_whitening(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi)
+    if whitening is not None:
+        extractor = Extractor(backbone, recipe, whitening)
+        clock.lap("whitening")
     with extract(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi) as features:
         del extractor
         clock.lap("features")
@@ -101,6 +105,7 @@ def fit(
         circumstances=_circumstances(good, clock.seconds),
         roi=roi,
         light=_light(features, recipe),
+        whitening=whitening,
     )
 
 
@@ -116,7 +121,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
     if not images:
         raise DatasetError(f"{called(good)}: no good image that this model has not learnt from already")
     first = int(model.data["good_images"])
-    extractor = Extractor(model.backbone, recipe)
+    extractor = Extractor(model.backbone, recipe, model.whitening)
     with extract(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=model.roi) as features:
         del extractor
         clock.lap("features")

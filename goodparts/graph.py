@@ -1,6 +1,6 @@
 """The one pipeline, from uint8 pixels to distances, as an ONNX graph that every engine executes.
 
-    image (n, H, W, 3) uint8 ─► normalise ─► backbone ─► local average ─► fuse layers (─► pool)   features_graph
+    image (n, H, W, 3) uint8 ─► normalise ─► backbone ─► local average ─► fuse layers ─► whiten   features_graph
                                                                                        │
                                patch_features (n, h, w, d) ◄───────────────────────────┘
                                        │
@@ -25,12 +25,13 @@ from onnx import TensorProto
 from goodparts.errors import BackboneError
 from goodparts.graph_builder import GraphBuilder
 from goodparts.light import CELLS, DARK, LARGEST, TO_CHANNELS, TO_COEFFICIENTS, averaging
-from goodparts.memory_bank import CANDIDATES
+from goodparts.memory_bank import candidates as candidates_of
 
 if TYPE_CHECKING:
     from goodparts.light import Light
     from goodparts.memory_bank import MemoryBank
     from goodparts.recipe import Recipe
+    from goodparts.whitening import Whitening
 
 OPSET = 19
 _SCRATCH = 100 << 20  # bytes
@@ -51,6 +52,7 @@ def features_graph(
     recipe: Recipe,
     mean: Sequence[float],
     std: Sequence[float],
+    whitening: Whitening | None = None,
     light: Light | None = None,
 ) -> Graph:
     """The graph from `image` (n, H, W, 3) uint8 to `patch_features` (n, h, w, d) float32.
@@ -61,6 +63,7 @@ def features_graph(
         recipe: image_size, patch_size, layer_fusion, layer_weights, grid_layer, pooled_dimensions.
         mean: of RGB / 255.
         std: of RGB / 255.
+        whitening: what features are mapped by in the end; None: they stay as they are.
         light: that of good images, to which an image in other light is brought; None: images are taken as they are.
     """
     height, width = recipe.image_size
@@ -118,9 +121,13 @@ def features_graph(
         last = build.node("Transpose", layer, perm=[0, 2, 3, 1])
         rows.append(build.node("Reshape", last, build.ints([0, grid[0] * grid[1], channels])))
     joined = build.node("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
+    if whitening is not None:
+        joined = build.node("Sub", joined, build.learnt("features_mean", whitening.mean))
+        joined = build.node("MatMul", joined, build.learnt("features_matrix", whitening.matrix))
+        dimensions = whitening.matrix.shape[1]
     build.node("Reshape", joined, build.ints([0, *grid, dimensions]), name="patch_features")
     build.output("patch_features", ["n", *grid, dimensions])
-    return Graph(build.finish())
+    return Graph(build.finish(), build.constants)
 
 
 def search_graph(
@@ -135,12 +142,13 @@ def search_graph(
     """The graph from `patch_features` (n, h, w, d) to `distance_grid` (n, h, w) and `score` (n,), float32.
 
     Each patch is compared with the whole bank in the bank's search space (centred, principal dimensions, int8); the
-    exact Euclidean distances of the best candidates decide.
+    exact Euclidean distances of the best candidates decide: that to the nearest entry, or the mean of those to several,
+    in units of the entries' spacing where the bank has one.
 
     Args:
         bank: what is searched.
         grid: (h, w).
-        recipe: image_score and its keys.
+        recipe: score_neighbours, image_score and its keys.
         masked: adds the input `valid` (n, h, w) float32, 0 for patches that must not count for the score.
         held_out: adds the input `excluded` (m,) float32, `FAR` for bank entries that must not be found.
         opset: that of the features graph, so that both can be joined.
@@ -152,13 +160,16 @@ def search_graph(
     stored = build.learnt("bank", bank.features)
     excluded = build.input("excluded", TensorProto.FLOAT, [entries]) if held_out else None
 
-    candidates = _search(build, patches, bank, excluded)
+    candidates = _search(build, patches, bank, candidates_of(recipe), excluded)
     found = build.node("Gather", stored, candidates, axis=0)  # (patches, k, d)
     squared = _squared_distance(build, build.node("Unsqueeze", patches, build.ints([1])), found)
     if excluded is not None:
         squared = build.node("Add", squared, build.node("Gather", excluded, candidates))
     nearest = build.node("ReduceMin", squared, build.ints([1]), keepdims=0)
-    distances = build.node("Sqrt", nearest)
+    if bank.spacing is None and recipe.score_neighbours == 1:
+        distances = build.node("Sqrt", nearest)
+    else:
+        distances = _mean_distance(build, squared, candidates, bank, recipe.score_neighbours, held_out)
     build.node("Reshape", distances, build.ints([-1, *grid]), name="distance_grid")
     build.output("distance_grid", ["n", *grid])
 
@@ -180,6 +191,7 @@ def search_graph(
             build,
             score,
             per_image,
+            build.node("Sqrt", nearest),
             patches,
             neighbour,
             stored,
@@ -193,13 +205,13 @@ def search_graph(
     return Graph(build.finish(), build.constants)
 
 
-def side_by_side(bank: MemoryBank, grid: tuple[int, int]) -> bool:
+def side_by_side(bank: MemoryBank, grid: tuple[int, int], recipe: Recipe) -> bool:
     """Whether searches should run side by side, one a core, rather than one on all cores.
 
     That is faster, but each takes memory for the ranking of all entries and for the candidates of all patches.
     """
     entries, dimensions = bank.features.shape
-    return bool(4 * grid[0] * grid[1] * (entries + 2 * CANDIDATES * dimensions) <= _SCRATCH)
+    return bool(4 * grid[0] * grid[1] * (entries + 2 * candidates_of(recipe) * dimensions) <= _SCRATCH)
 
 
 def pipeline_graph(features: Graph, search: Graph) -> Graph:
@@ -352,14 +364,14 @@ def _adaptive_matrix(size: int, target: int) -> NDArray[np.float32]:
 # ---- search
 
 
-def _search(build: GraphBuilder, patches: str, bank: MemoryBank, excluded: str | None) -> str:
-    """Indices of the `CANDIDATES` most promising bank entries, (patches, k) int64.
+def _search(build: GraphBuilder, patches: str, bank: MemoryBank, count: int, excluded: str | None) -> str:
+    """Indices of the `count` most promising bank entries, (patches, k) int64.
 
     Of every block of entries the minimum is taken first, then those of the best blocks are ranked: a top-k over whole
     rows would take longer than the products.
     """
     entries = len(bank.features)
-    k = min(CANDIDATES, entries)
+    k = min(count, entries)
     block = _block_size(entries)
     blocks = -(-entries // block)
     if blocks <= k:
@@ -418,6 +430,36 @@ def _squared_distance(build: GraphBuilder, a: str, b: str) -> str:
     return build.node("ReduceSumSquare", difference, build.ints([-1]), keepdims=0)
 
 
+def _mean_distance(
+    build: GraphBuilder, squared: str, candidates: str, bank: MemoryBank, neighbours: int, held_out: bool
+) -> str:
+    """Mean distance of each patch to its nearest entries, each in units of the entry's spacing, (patches,).
+
+    Args:
+        build: the graph.
+        squared: distances to the candidates, (patches, k); `FAR` and more for entries that must not be found.
+        candidates: their indices, (patches, k).
+        bank: its spacing.
+        neighbours: how many entries.
+        held_out: whether some must not be found; then the mean is of those that are left.
+    """
+    count = min(neighbours, len(bank.features))
+    nearest, which = build.top_k(squared, count, largest=False)
+    distances = build.node("Sqrt", nearest)
+    if bank.spacing is not None:
+        found = build.node("GatherElements", candidates, which, axis=1)
+        units = build.learnt("bank_density", np.float32(1) / bank.spacing)
+        distances = build.node("Mul", distances, build.node("Gather", units, found))
+    if not held_out:
+        return build.node("ReduceMean", distances, build.ints([1]), keepdims=0)
+    there = build.node("Cast", build.node("Less", nearest, build.floats([FAR / 2])), to=TensorProto.FLOAT)
+    total = build.node("ReduceSum", build.node("Mul", distances, there), build.ints([1]), keepdims=0)
+    number = build.node("ReduceSum", there, build.ints([1]), keepdims=0)
+    mean = build.node("Div", total, build.node("Max", number, build.floats([1])))
+    none = build.node("Max", build.node("Sub", build.floats([1]), number), build.floats([0]))
+    return build.node("Add", mean, build.node("Mul", none, build.floats([FAR**0.5])))
+
+
 def _top_mean(build: GraphBuilder, per_image: str, counted: str | None, patches: int, share: float) -> str:
     """Mean of the largest ceil(share x valid patches) distances."""
     wanted_of = np.maximum(1, np.ceil(share * np.arange(patches + 1) - 1e-9)).astype(np.float32)
@@ -438,6 +480,7 @@ def _reweighted(
     build: GraphBuilder,
     score: str,
     per_image: str,
+    nearest: str,
     patches: str,
     neighbour: str,
     stored: str,
@@ -449,7 +492,8 @@ def _reweighted(
     """Roth et al. 2022, equation 7: the score falls where the nearest bank entry itself lies in a crowd.
 
     s = (1 - exp(|p - m*|) / sum of exp(|p - m|) over the `count` bank entries m nearest to m*) x |p - m*|
-    for the patch p of the largest distance and its nearest bank entry m*.
+    for the patch p of the largest distance and its nearest bank entry m*. Patch distances that are other than |p - m*|
+    are weighted alike.
     """
     entries, dimensions = bank.features.shape
     cells = grid[0] * grid[1]
@@ -478,7 +522,9 @@ def _reweighted(
     distances = build.node(
         "Sqrt", _squared_distance(build, patch, build.node("Gather", stored, crowd, axis=0))
     )  # (n, b)
-    first = build.node("Unsqueeze", score, build.ints([1]))  # |p - m*|
+    first = build.node(
+        "GatherElements", build.node("Reshape", nearest, build.ints([-1, cells])), farthest, axis=1
+    )  # |p - m*|
     shares = build.node("Exp", build.node("Sub", distances, first))
     if excluded is not None:  # they fill the crowd up where fewer than `count` entries are left
         there = build.node("Less", build.node("Gather", excluded, crowd), build.floats([FAR / 2]))

@@ -66,7 +66,7 @@ def score(
         )
         return
     fillers, absent = stand_ins(good, bank, recipe, first_image=first_image)
-    filled = bank.with_entries(*fillers)
+    filled = bank.with_entries(*fillers, _spacing(bank, fillers[0], absent, recipe))
     del fillers  # as large as the bank; so that it is there once
     yield from score_against(
         good,
@@ -136,6 +136,21 @@ def stand_ins(
     return (
         (good.features.rows(kept), (kept // patches).astype(np.int32) + np.int32(first_image)),
         np.concatenate([*absent, np.empty(0, dtype=np.int32)]),
+    )
+
+
+def _spacing(
+    bank: MemoryBank, fillers: NDArray[np.float32], absent: NDArray[np.int32], recipe: Recipe
+) -> NDArray[np.float32] | None:
+    """How far stand-ins (s, d) lie from the nearest entries of the bank without the images they stand in for, (s,)."""
+    if bank.spacing is None:
+        return None
+    return memory_bank.spacing(
+        fillers,
+        recipe.density_neighbours,
+        among=bank.features,
+        hidden=lambda part: bank.origins == absent[part, None],
+        least=float(bank.spacing.min()),
     )
 
 
@@ -240,7 +255,7 @@ def score_against(
     }
     if masked:
         shapes["valid"] = (1, *good.grid)
-    engine = Engine(search, shapes, throughput=graph.side_by_side(bank, good.grid))
+    engine = Engine(search, shapes, throughput=graph.side_by_side(bank, good.grid, recipe))
     origins = bank.origins
     vars(bank).pop("search_bank", None)  # the engine has a copy
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -15,8 +15,8 @@ from goodparts.coreset import Progress
 from goodparts.feature_store import PatchFeatures
 from goodparts.recipe import Recipe
 
-CANDIDATES = 6
-"""Bank entries per patch, ranked best, whose exact distances decide."""
+_CANDIDATES = 6  # of which the nearest entry is one; two more for each neighbour more
+_SPARE = 3  # so many fewer must still do for nearly all patches
 
 _BLOCK = 1 << 12  # rows that are worked on at once
 _STEPS = 127  # of int8 either way, for entries in principal dimensions; in others half as many: processors without int8
@@ -55,6 +55,8 @@ class MemoryBank:
             works on centred features.
         basis: the q principal dimensions in which the search ranks entries, (d, q) float32; None: all d.
         int8: whether it ranks them in int8 rather than in float32.
+        spacing: mean distance of each entry to its nearest others, the unit of distances to it, (m,) float32; None:
+            distances are taken as they are.
     """
 
     features: NDArray[np.float32]
@@ -62,6 +64,7 @@ class MemoryBank:
     mean: NDArray[np.float32]
     basis: NDArray[np.float32] | None
     int8: bool = False
+    spacing: NDArray[np.float32] | None = None
 
     @cached_property
     def search_bank(self) -> NDArray[np.float32]:
@@ -100,13 +103,72 @@ class MemoryBank:
         first, last = np.searchsorted(self.origins, (index, index + 1))
         return slice(int(first), int(last))
 
-    def with_entries(self, features: NDArray[np.float32], origins: NDArray[np.int32]) -> MemoryBank:
+    def with_entries(
+        self, features: NDArray[np.float32], origins: NDArray[np.int32], spacing: NDArray[np.float32] | None
+    ) -> MemoryBank:
         """The same with more entries behind, in the same search space; `origins` are no longer ascending."""
         return replace(
             self,
             features=np.concatenate([self.features, features]),
             origins=np.concatenate([self.origins, origins]),
+            spacing=None
+            if self.spacing is None or spacing is None
+            else np.concatenate([self.spacing, spacing]),
         )
+
+
+def candidates(recipe: Recipe) -> int:
+    """Bank entries per patch, ranked best, whose exact distances decide."""
+    return _CANDIDATES + 2 * (recipe.score_neighbours - 1)
+
+
+def spacing(
+    entries: NDArray[np.float32],
+    neighbours: int,
+    *,
+    among: NDArray[np.float32] | None = None,
+    hidden: Callable[[slice], NDArray[np.bool_]] | None = None,
+    least: float | None = None,
+) -> NDArray[np.float32]:
+    """How far entries lie from their nearest others, on average: what distances to them are measured in.
+
+    A patch of a good part is about as far from its nearest entry as entries lie apart there: little where good parts
+    look all alike, more where they differ. In units of this spacing the same threshold suits both (local outlier
+    factor, Breunig et al., SIGMOD 2000; the neighbours of the nearest neighbour stand for its own).
+
+    Args:
+        entries: (m, d) float32.
+        neighbours: how many nearest others; all where there are fewer.
+        among: what the others are, (n, d) float32; None: the entries themselves, none its own neighbour.
+        hidden: which of the others some of the entries must not see, (entries of the slice, n) bool.
+        least: what a spacing is at least, so that copies don't make distances endless; None: half the median.
+
+    Returns:
+        (m,) float32, positive.
+    """
+    others = entries if among is None else among
+    mean = others.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = others - mean
+    norms = np.einsum("nd,nd->n", centred, centred)
+    found = np.zeros(len(entries), dtype=np.float32)
+    for first in range(0, len(entries), _SAMPLE_BLOCK):
+        part = slice(first, first + _SAMPLE_BLOCK)
+        x = entries[part] - mean
+        squared = norms - 2 * (x @ centred.T)
+        squared += np.einsum("md,md->m", x, x)[:, None]
+        if among is None:
+            lines = np.arange(len(x))
+            squared[lines, first + lines] = np.inf
+        if hidden is not None:
+            squared[hidden(part)] = np.inf
+        count = min(neighbours, squared.shape[1])
+        nearest = np.partition(squared, count - 1, axis=1)[:, :count]
+        there = np.isfinite(nearest)
+        distances = np.sqrt(np.maximum(np.where(there, nearest, 0), 0))
+        found[part] = distances.sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    if least is None:
+        least = float(np.median(found)) / 2 or 1.0
+    return np.maximum(found, np.float32(least))
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,8 +334,9 @@ def _bank(
 ) -> MemoryBank:
     """The bank in the cheapest search space that finds the nearest entries all the same, on these patches (`Trial`)."""
     mean = entries.mean(axis=0, dtype=np.float64).astype(np.float32)
-    whole = MemoryBank(features=entries, origins=origins, mean=mean, basis=None)
-    trial = Trial.of(whole, patches, own)
+    apart = spacing(entries, recipe.density_neighbours) if recipe.density_neighbours else None
+    whole = MemoryBank(features=entries, origins=origins, mean=mean, basis=None, spacing=apart)
+    trial = Trial.of(whole, patches, own, recipe)
     dimensions = recipe.search_dimensions
     if principal_dimensions_save(entries, dimensions):
         directions = principal_dimensions(entries, mean)
@@ -318,43 +381,63 @@ class Trial:
     Attributes:
         patches: (s, d) float32.
         own: for each the index of the entry that it is itself and must not find, -1 if it is none, (s,) int64.
-        nearest: squared distances to the nearest entries, by brute force, (s,) float32.
+        neighbours: how many nearest entries are sought.
+        candidates: how many are ranked best and measured exactly.
+        distances: mean distance to the nearest entries, by brute force, (s,) float32.
     """
 
     patches: NDArray[np.float32]
     own: NDArray[np.int64]
-    nearest: NDArray[np.float32]
+    neighbours: int
+    candidates: int
+    distances: NDArray[np.float32]
 
     @classmethod
-    def of(cls, bank: MemoryBank, patches: NDArray[np.float32], own: NDArray[np.int64]) -> Self:
+    def of(
+        cls, bank: MemoryBank, patches: NDArray[np.float32], own: NDArray[np.int64], recipe: Recipe
+    ) -> Self:
         """The trial of these patches on a bank, whatever its search space."""
-        nearest = np.empty(len(patches), dtype=np.float32)
+        trial = cls(
+            patches,
+            own,
+            min(recipe.score_neighbours, len(bank.features)),
+            candidates(recipe),
+            np.empty(len(patches), dtype=np.float32),
+        )
         everywhere = replace(bank, basis=None, int8=False)
         for part, ranking in _rankings(everywhere, patches, own):
-            difference = patches[part] - bank.features[ranking.argmin(axis=1)]
-            nearest[part] = np.einsum("sd,sd->s", difference, difference)
-        return cls(patches, own, nearest)
+            trial.distances[part] = trial._mean_distance(bank, part, ranking, trial.candidates)
+        return trial
 
     def passed_by(self, bank: MemoryBank) -> bool:
-        """Whether the bank's ranking finds the nearest entry of every patch, to a relative 1e-4 of its distance.
+        """Whether the bank's ranking finds the nearest entries of every patch, to a relative 1e-4 of their distance.
 
-        And whether it leaves room: of other patches than these one or the other would be missed, if half as many
-        candidates missed more than 0.3 % of these.
+        And whether it leaves room: of other patches than these one or the other would be missed, if fewer candidates
+        missed more than 0.3 % of these.
         """
         nearly = 0
         for part, ranking in _rankings(bank, self.patches, self.own):
-            least = self.nearest[part] * (1 + 2e-4)
-            for count in (CANDIDATES, CANDIDATES // 2):
-                count = min(count, ranking.shape[1])
-                candidates = np.argpartition(ranking, count - 1, axis=1)[:, :count]
-                difference = self.patches[part, None] - bank.features[candidates]
-                squared = np.einsum("scd,scd->sc", difference, difference)
-                squared[candidates == self.own[part, None]] = np.inf
-                missed = int(np.count_nonzero(squared.min(axis=1) > least))
-                if missed and count > CANDIDATES // 2:
-                    return False
-            nearly += missed
+            most = self.distances[part] * (1 + 1e-4)
+            if np.any(self._mean_distance(bank, part, ranking, self.candidates) > most):
+                return False
+            fewer = self._mean_distance(bank, part, ranking, self.candidates - _SPARE)
+            nearly += int(np.count_nonzero(fewer > most))
         return bool(nearly <= _NEARLY * len(self.patches))
+
+    def _mean_distance(
+        self, bank: MemoryBank, part: slice, ranking: NDArray[np.float32], count: int
+    ) -> NDArray[np.float32]:
+        """Of some patches to the nearest of the `count` entries that are ranked best, (rows,) float32."""
+        count = min(count, ranking.shape[1])
+        best = np.argpartition(ranking, count - 1, axis=1)[:, :count]
+        difference = self.patches[part, None] - bank.features[best]
+        squared = np.einsum("scd,scd->sc", difference, difference)
+        squared[best == self.own[part, None]] = np.inf
+        squared.sort(axis=1)
+        nearest = squared[:, : self.neighbours]
+        there = np.isfinite(nearest)
+        total = np.sqrt(np.where(there, nearest, 0)).sum(axis=1)
+        return np.asarray(total / np.maximum(there.sum(axis=1), 1), dtype=np.float32)
 
 
 def _rankings(

@@ -2,7 +2,7 @@
 
     recipe.toml         the recipe
     backbone.onnx       the backbone, cut down to the layers in use
-    bank.safetensors    memory bank, origins, mean and search space
+    bank.safetensors    memory bank, origins, mean and search space; spacing and whitening, if there are any
     calibration.json    held-out good scores, thresholds and their rules
     roi.json            the region of interest, if there is one
     light.json          the light of good images, where the recipe brings others to it
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tomllib
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -34,13 +35,14 @@ from goodparts.files import replacing
 from goodparts.light import Light
 from goodparts.memory_bank import MemoryBank
 from goodparts.precision import UNCHECKED, PrecisionCheck
-from goodparts.recipe import Recipe
+from goodparts.recipe import EARLIER, Recipe
 from goodparts.roi import Roi
+from goodparts.whitening import Whitening
 
 if TYPE_CHECKING:
     from goodparts.graph import Graph
 
-FORMAT = 2  # 1 knew neither `precision` nor `roi` nor `light`
+FORMAT = 3  # 1 knew neither `precision` nor `roi` nor `light`, 2 neither whitening nor spacing
 SUFFIX = ".goodparts"
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
 _ROI, _LIGHT = "roi.json", "light.json"
@@ -61,6 +63,7 @@ class Model:
         precision: how far bf16 moves scores on the machine of fitting. Not part of the identity.
         roi: what is looked at; None: everything.
         light: that of good images; None: images are taken as they are.
+        whitening: what features are mapped by; None: they stay as they are.
         written: the recipe as the file spells it that this was read from; empty: read from none.
     """
 
@@ -74,6 +77,7 @@ class Model:
     precision: PrecisionCheck = UNCHECKED
     roi: Roi | None = None
     light: Light | None = None
+    whitening: Whitening | None = None
     written: str = ""
 
     @property
@@ -84,7 +88,7 @@ class Model:
     @property
     def recipe_text(self) -> str:
         """The recipe as TOML: as it was read unless it changed, so that a later program makes no other model of it."""
-        if self.written and Recipe.from_toml(self.written) == self.recipe:
+        if self.written and _recipe(self.written) == self.recipe:
             return self.written
         return self.recipe.to_toml()
 
@@ -100,7 +104,7 @@ class Model:
         """
         from goodparts import features, graph
 
-        to_features = features.features_graph(self.backbone, self.recipe, self.light)
+        to_features = features.features_graph(self.backbone, self.recipe, self.whitening, self.light)
         search = graph.search_graph(
             self.bank,
             self.grid,
@@ -244,6 +248,11 @@ def _members(model: Model) -> dict[str, bytes]:
         tensors["basis"] = bank.basis
     if bank.int8:
         tensors["int8"] = np.ones(1, dtype=np.uint8)
+    if bank.spacing is not None:
+        tensors["spacing"] = bank.spacing
+    if model.whitening is not None:
+        tensors["whitening.mean"] = model.whitening.mean
+        tensors["whitening.matrix"] = model.whitening.matrix
     optional = {_ROI: model.roi.to_json().encode()} if model.roi is not None else {}
     if model.light is not None:
         optional[_LIGHT] = model.light.to_json().encode()
@@ -264,7 +273,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
     described = manifest["backbone"]
     network = onnx.load_from_string(members["backbone.onnx"])
     written = members["recipe.toml"].decode()
-    recipe = Recipe.from_toml(written, source="recipe.toml")
+    recipe = _recipe(written)
     if (recipe.light == "as_is") != (_LIGHT not in members):
         raise ValueError(f"light = {recipe.light} does not go with the members {', '.join(sorted(members))}")
     return Model(
@@ -286,6 +295,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
             mean=tensors["mean"],
             basis=tensors.get("basis"),
             int8="int8" in tensors,
+            spacing=tensors.get("spacing"),
         ),
         calibration=Calibration.from_json(members["calibration.json"].decode()),
         grid=tuple(manifest["grid"]),
@@ -294,8 +304,17 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         precision=PrecisionCheck(**manifest["precision"]) if "precision" in manifest else UNCHECKED,
         roi=Roi.from_json(members[_ROI].decode()) if _ROI in members else None,
         light=Light.from_json(members[_LIGHT].decode()) if _LIGHT in members else None,
+        whitening=Whitening(tensors["whitening.mean"], tensors["whitening.matrix"])
+        if "whitening.mean" in tensors
+        else None,
         written=written,
     )
+
+
+def _recipe(written: str) -> Recipe:
+    """The recipe that a model's file spells; keys it does not know stand for what programs did that wrote it."""
+    spelt = tomllib.loads(written)
+    return Recipe().replace({**EARLIER, **spelt})
 
 
 def _write_zip(stream: BinaryIO, members: dict[str, bytes]) -> None:

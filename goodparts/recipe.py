@@ -79,6 +79,15 @@ class Recipe:
         0, "PatchCore's pooling of the features to this many dimensions; 0: off", limits=(0, 65536)
     )
 
+    whitening: float = _key(
+        0.25,
+        "principal components of the features are divided by their spread to this power; 0: not at all, 1: fully",
+        limits=(0, 1),
+    )
+    feature_dimensions: int = _key(
+        384, "keep at most so many principal components of the features; 0: all", limits=(0, 65536)
+    )
+
     sampling: str = _key(
         "greedy",
         "how the memory bank is chosen: k-center coreset, or at random",
@@ -94,6 +103,15 @@ class Recipe:
         192,
         "the bank is searched in so many principal dimensions, in more where that misses entries; 0: in all",
         limits=(0, 65536),
+    )
+
+    score_neighbours: int = _key(
+        3, "patch distance: mean of the distances to so many nearest entries of the bank", limits=(1, 16)
+    )
+    density_neighbours: int = _key(
+        9,
+        "each distance is divided by that of the bank entry to so many of its own nearest, on average; 0: not",
+        limits=(0, 100),
     )
 
     image_score: str = _key(
@@ -361,6 +379,13 @@ def _size(value: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
+_PLAIN: dict[str, Any] = {
+    "whitening": 0.0,
+    "feature_dimensions": 0,
+    "score_neighbours": 1,
+    "density_neighbours": 0,
+}  # features as the backbone gives them, patch distance to the nearest entry
+
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {"image_size": 256, "sampling_limit": 2000},
@@ -371,6 +396,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sampling_ratio": 0.1,
         "sampling_limit": 0,
         "sampling": "random",
+        **_PLAIN,
         "pixel_threshold_rule": "pixel_sigma",
         "pixel_threshold_sigma": 3.0,
         "minimum_area": 0,
@@ -385,8 +411,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "framing": "crop",
         "resize_size": 256,
         "pooled_dimensions": 1024,
+        **_PLAIN,
         "precision": "f32",
     },
 }
 """`default`; `fast`: half its time; `classic`: the plain system this project grew from; `patchcore`: as the code of
 the paper's authors."""
+
+EARLIER: dict[str, Any] = _PLAIN
+"""Keys that have another default than what programs did that did not know them, with what these did."""

@@ -259,15 +259,22 @@ def test_a_layer_that_is_no_grid_is_refused(shape: tuple[int, ...], words: tuple
 # ---- the search
 
 
-def bank_of(entries: Array, images: int = 1, search_dimensions: int = 0) -> MemoryBank:
+def bank_of(
+    entries: Array, images: int = 1, search_dimensions: int = 0, density_neighbours: int = 0
+) -> MemoryBank:
     """Exactly these entries (m, d), from so many images with equally many each."""
-    recipe = Recipe(sampling_ratio=1, sampling_limit=0, search_dimensions=search_dimensions)
+    recipe = Recipe(
+        sampling_ratio=1,
+        sampling_limit=0,
+        search_dimensions=search_dimensions,
+        density_neighbours=density_neighbours,
+    )
     features = np.ascontiguousarray(entries.reshape(images, -1, entries.shape[1]), dtype=np.float32)
     return memory_bank.choose(exact(features, recipe), np.ones(features.shape[:2], dtype=bool), recipe)
 
 
 def scoring(image_score: str = "max", **keys: Any) -> Recipe:
-    return Recipe(image_score=image_score, **keys)
+    return Recipe(**{"score_neighbours": 1, "density_neighbours": 0, "image_score": image_score} | keys)
 
 
 def cloud(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -374,13 +381,49 @@ def test_held_out_entries_are_not_found(per_image: int, search_dimensions: int) 
         assert nobody["score"].tolist() == [0]
 
 
+@pytest.mark.parametrize("neighbours", [1, 3])
 @pytest.mark.parametrize("entries", [3, 300, 2300])
-def test_with_everything_held_out_distances_are_huge_but_numbers(entries: int) -> None:
-    graph = search_graph(bank_of(cloud(entries, 4)), (2, 2), scoring(), held_out=True)
+def test_with_everything_held_out_distances_are_huge_but_numbers(entries: int, neighbours: int) -> None:
+    recipe = scoring(score_neighbours=neighbours)
+    graph = search_graph(bank_of(cloud(entries, 4)), (2, 2), recipe, held_out=True)
     excluded = np.full(entries, FAR, dtype=np.float32)
     found = run(graph, patch_features=cloud(1, 2, 2, 4, seed=1), excluded=excluded)
     assert np.isfinite(found["distance_grid"]).all()
     assert found["distance_grid"].min() > 1e14
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("density_neighbours", [0, 4])
+@pytest.mark.parametrize(("entries", "neighbours"), [(1, 3), (2, 3), (8, 1), (40, 3), (600, 5), (2300, 3)])
+def test_a_patch_distance_is_the_mean_of_several_in_units_of_the_entries_spacing(
+    entries: int, neighbours: int, density_neighbours: int, held_out: bool
+) -> None:
+    bank = bank_of(cloud(entries, 9, seed=1), density_neighbours=density_neighbours)
+    patches = cloud(1, 5, 6, 9, seed=2)
+    recipe = scoring(score_neighbours=neighbours, density_neighbours=density_neighbours)
+    graph = search_graph(bank, (5, 6), recipe, held_out=held_out)
+    inputs = {"excluded": np.zeros(entries, dtype=np.float32)} if held_out else {}
+    found = run(graph, patch_features=patches, **inputs)
+    to_entries = distances(patches, bank.features)
+    between = distances(bank.features, bank.features)
+    between.sort(axis=1)
+    spacing = between[:, 1 : 1 + density_neighbours].mean(axis=1) if density_neighbours and entries > 1 else 1
+    nearest = to_entries.argsort(axis=1)[:, :neighbours]
+    units = np.broadcast_to(np.maximum(spacing, np.median(spacing) / 2), (entries,))
+    expected = np.take_along_axis(to_entries / units, nearest, axis=1).mean(axis=1)
+    np.testing.assert_allclose(found["distance_grid"].ravel(), expected, rtol=1e-4)
+    np.testing.assert_array_equal(found["score"], found["distance_grid"].max(axis=(1, 2)))
+
+
+def test_of_several_neighbours_those_count_that_are_not_held_out() -> None:
+    bank = bank_of(cloud(6, 4), images=3, density_neighbours=2)
+    graph = search_graph(bank, (2, 2), scoring(score_neighbours=3, density_neighbours=2), held_out=True)
+    excluded = np.array([FAR] * 4 + [0] * 2, dtype=np.float32)
+    patches = cloud(1, 2, 2, 4, seed=1)
+    assert bank.spacing is not None
+    left = distances(patches, bank.features[4:]) / bank.spacing[4:]
+    found = run(graph, patch_features=patches, excluded=excluded)["distance_grid"].ravel()
+    np.testing.assert_allclose(found, left.mean(axis=1), rtol=1e-5)
 
 
 # ---- the image score
@@ -570,7 +613,7 @@ def test_names_of_the_backbone_do_not_meet_those_of_the_pipeline() -> None:
         source="image",
     )
     before = backbone.SerializeToString()
-    recipe = Recipe(layers="score", image_size="48x32", patch_size=1, pooled_dimensions=0, image_score="max")
+    recipe = scoring(layers="score", image_size="48x32", patch_size=1, pooled_dimensions=0)
     features = features_of(backbone, recipe)
     bank = bank_of(cloud(30, 4))
     joined = pipeline_graph(features, search_graph(bank, (4, 6), recipe))

@@ -19,7 +19,14 @@ from goodparts.quality import measure
 from goodparts.recipe import Recipe
 
 GRID = (4, 4)
-RECIPE = Recipe(image_size=32, sampling_ratio=0.25, projection_dimensions=0, smoothing_sigma=0)
+RECIPE = Recipe(
+    image_size=32,
+    sampling_ratio=0.25,
+    projection_dimensions=0,
+    smoothing_sigma=0,
+    score_neighbours=1,
+    density_neighbours=0,
+)
 
 
 def good_features(images: int, d: int, seed: int, *, spread: float = 1.0) -> GoodFeatures:
@@ -104,6 +111,28 @@ def test_scores_are_those_of_the_bank_with_stand_ins() -> None:
     for index, score in enumerate(scores):
         others = np.concatenate([bank.features[bank.origins != index], entries[absent == index]])
         assert score == pytest.approx(brute_force(good, index, others), rel=1e-5)
+
+
+def test_spacing_of_stand_ins_is_that_to_entries_of_other_images() -> None:
+    good = good_features(8, 6, seed=3)
+    recipe = RECIPE.replace({"score_neighbours": 2, "density_neighbours": 3})
+    bank = memory_bank.choose(good.features, good.valid, recipe)
+    assert bank.spacing is not None
+    (entries, _), absent = held_out.stand_ins(good, bank, recipe)
+    assert len(entries)
+    scores = scores_of(held_out.score(good, bank, recipe, workers=2, tell=silent))
+    for index, score in enumerate(scores):
+        left = bank.origins != index
+        own = entries[absent == index]
+        apart = np.linalg.norm(own[:, None] - bank.features[left], axis=2)
+        apart.sort(axis=1)
+        units = np.maximum(apart[:, :3].mean(axis=1), bank.spacing.min())
+        others = np.concatenate([bank.features[left], own])
+        spacing = np.concatenate([bank.spacing[left], units])
+        distances = np.linalg.norm(good.features.image(index)[:, None] - others, axis=2)
+        nearest = distances.argsort(axis=1)[:, :2]
+        expected = np.take_along_axis(distances / spacing, nearest, axis=1).mean(axis=1).max()
+        assert score == pytest.approx(expected, rel=1e-4)
 
 
 def test_stand_ins_bring_held_out_scores_nearer_to_those_of_new_images() -> None:

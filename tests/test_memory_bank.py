@@ -200,19 +200,38 @@ def test_entries_that_int8_can_not_tell_apart_are_ranked_in_float32() -> None:
 
 @pytest.mark.parametrize("basis", [False, True])
 @pytest.mark.parametrize("int8", [False, True])
-def test_what_misses_the_nearest_is_told_from_what_finds_it(basis: bool, int8: bool) -> None:
+@pytest.mark.parametrize("neighbours", [1, 3])
+def test_what_misses_the_nearest_is_told_from_what_finds_it(neighbours: int, basis: bool, int8: bool) -> None:
     features = flat_features(400, 6, 32)[0]
     whole = chosen(features[None], sampling_ratio=1.0)
     directions = memory_bank.principal_dimensions(features, whole.mean)
     patches = flat_features(400, 6, 32)[0] + np.float32(1e-3)
     nobody = np.full(400, -1)
     good = replace(whole, basis=directions[:, :6] if basis else None, int8=int8)
-    trial = memory_bank.Trial.of(whole, patches, nobody)
-    nearest = ((patches[:, None].astype(np.float64) - whole.features) ** 2).sum(axis=2).min(axis=1)
-    np.testing.assert_allclose(trial.nearest, nearest, atol=1e-4)
+    trial = memory_bank.Trial.of(whole, patches, nobody, Recipe(score_neighbours=neighbours))
+    squared = ((patches[:, None].astype(np.float64) - whole.features) ** 2).sum(axis=2)
+    squared.sort(axis=1)
+    np.testing.assert_allclose(trial.distances, np.sqrt(squared[:, :neighbours]).mean(axis=1), atol=1e-4)
     assert trial.passed_by(good)
     blind = replace(whole, basis=directions[:, 30:], int8=int8)
     assert not trial.passed_by(blind)
+
+
+@pytest.mark.parametrize(("entries", "neighbours"), [(1, 9), (2, 9), (9, 9), (700, 9), (700, 1)])
+def test_spacing_is_the_mean_distance_to_the_nearest_others(entries: int, neighbours: int) -> None:
+    points = np.random.default_rng(entries).standard_normal((entries, 5)).astype(np.float32) + 20
+    apart = np.linalg.norm(points[:, None].astype(np.float64) - points, axis=2)
+    apart.sort(axis=1)
+    expected = apart[:, 1 : 1 + neighbours].mean(axis=1) if entries > 1 else np.ones(1)
+    found = memory_bank.spacing(points, neighbours)
+    np.testing.assert_allclose(found, np.maximum(expected, np.median(expected) / 2), rtol=1e-3)
+
+
+def test_spacing_of_copies_is_nothing_to_divide_by() -> None:
+    copies = np.ones((20, 4), dtype=np.float32)
+    assert memory_bank.spacing(copies, 9).tolist() == [1] * 20
+    some = np.concatenate([copies[:4], np.eye(20, 4, dtype=np.float32) * np.arange(2, 22)[:, None]])
+    assert memory_bank.spacing(some, 2).min() > 0.1
 
 
 def test_the_search_space_never_makes_entries_look_farther_apart() -> None:

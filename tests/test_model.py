@@ -19,6 +19,7 @@ import pytest
 from goodparts import Inspector, Recipe
 from goodparts import model as model_file
 from goodparts.errors import ModelError, OutputError
+from goodparts.recipe import EARLIER
 
 Members = dict[str, bytes]
 MEMBERS = ("manifest.json", "recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
@@ -409,21 +410,20 @@ def test_the_name_of_the_file(fitted: Inspector, tmp_path: Path, given: str, wri
 # ---- models of an earlier version ----------------------------------------------------------------
 
 
-def test_a_model_without_keys_that_came_later_is_the_same_model(
-    whole: Path, tmp_path: Path, fitted: Inspector
-) -> None:
-    """As a version would have written it that did not know `roi` and explained `seed` in other words."""
+def earlier(model: model_file.Model, *unknown: str) -> Callable[[Members], Members]:
+    """As a version would have written it that did not know these keys and explained `seed` in other words."""
 
-    def earlier(members: Members) -> Members:
+    def change(members: Members) -> Members:
         lines = members["recipe.toml"].decode().splitlines()
-        at = lines.index('roi = ""')
-        del lines[at - 1 : at + 1]
+        for key in unknown:
+            at = next(index for index, line in enumerate(lines) if line.startswith(f"{key} = "))
+            del lines[at - 1 : at + 1]
         lines[lines.index("seed = 0") - 1] = "# a number"
         text = "\n".join(lines) + "\n"
         manifest = json.loads(members["manifest.json"])
         hashes = manifest["sha256"] | {"recipe.toml": hashlib.sha256(text.encode()).hexdigest()}
         neutral = text.replace("memory_limit = 1.0", "memory_limit = 0.0")
-        neutral = neutral.replace(json.dumps(fitted.recipe.backbone), json.dumps(fitted.model.backbone.name))
+        neutral = neutral.replace(json.dumps(model.recipe.backbone), json.dumps(model.backbone.name))
         parts = hashes | {"recipe.toml": hashlib.sha256(neutral.encode()).hexdigest()}
         described = {key: manifest[key] for key in ("backbone", "bank", "grid", "data")}
         whole = json.dumps({"format": 1, "sha256": parts, **described}, sort_keys=True)
@@ -433,7 +433,13 @@ def test_a_model_without_keys_that_came_later_is_the_same_model(
             "manifest.json": json.dumps(manifest, indent=1).encode(),
         }
 
-    path = rewritten(whole, tmp_path / "old.goodparts", earlier)
+    return change
+
+
+def test_a_model_without_keys_that_came_later_is_the_same_model(
+    whole: Path, tmp_path: Path, fitted: Inspector
+) -> None:
+    path = rewritten(whole, tmp_path / "old.goodparts", earlier(fitted.model, "roi"))
     old = Inspector.load(path)
     assert old.model.roi is None
     assert old.recipe == fitted.recipe
@@ -442,3 +448,29 @@ def test_a_model_without_keys_that_came_later_is_the_same_model(
     assert model_file.read_manifest(again) == model_file.read_manifest(path)
     old.calibrate(changes={"threshold_sigma": 4.0})
     assert 'roi = ""' in old.model.recipe_text
+
+
+def test_a_model_from_before_whitening_measures_as_it_did(
+    tmp_path: Path, mini_dataset: Path, fitted: Inspector
+) -> None:
+    plain = Inspector(fitted.recipe.replace(EARLIER)).fit(mini_dataset)
+    now = plain.save(tmp_path / "now.goodparts")
+    path = rewritten(now, tmp_path / "old.goodparts", earlier(plain.model, *EARLIER))
+    old = Inspector.load(path)
+    assert old.recipe == plain.recipe != fitted.recipe
+    assert old.model.whitening is None
+    assert old.model.bank.spacing is None
+    image = next(iter((mini_dataset / "test").rglob("*.png")))
+    assert old.inspect(image).score == plain.inspect(image).score != fitted.inspect(image).score
+    again = old.save(tmp_path / "again.goodparts")
+    assert model_file.read_manifest(again) == model_file.read_manifest(path)
+
+
+def test_whitening_and_spacing_come_back(whole: Path, fitted: Inspector, mini_dataset: Path) -> None:
+    back = Inspector.load(whole)
+    assert back.model.whitening is not None
+    assert fitted.model.whitening is not None
+    np.testing.assert_array_equal(back.model.whitening.matrix, fitted.model.whitening.matrix)
+    np.testing.assert_array_equal(back.model.bank.spacing, fitted.model.bank.spacing)
+    image = next(iter((mini_dataset / "test").rglob("*.png")))
+    assert back.inspect(image).score == fitted.inspect(image).score
