@@ -15,7 +15,7 @@ from goodparts.coreset import Progress
 from goodparts.feature_store import PatchFeatures
 from goodparts.recipe import Recipe
 
-_CANDIDATES = 6  # of which the nearest entry is one; two more for each neighbour more
+_CANDIDATES = 6  # of which the nearest entry is one; one more for each neighbour more
 _SPARE = 3  # so many fewer must still do for nearly all patches
 
 _BLOCK = 1 << 12  # rows that are worked on at once
@@ -119,7 +119,7 @@ class MemoryBank:
 
 def candidates(recipe: Recipe) -> int:
     """Bank entries per patch, ranked best, whose exact distances decide."""
-    return _CANDIDATES + 2 * (recipe.score_neighbours - 1)
+    return _CANDIDATES + recipe.score_neighbours - 1
 
 
 def spacing(
