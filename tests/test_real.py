@@ -59,8 +59,9 @@ def evaluated(shared: Path, fitted: Fitted) -> Callable[[str, str], Evaluation]:
     ("name", "category", "metric", "least"),
     [
         ("default", "metal_nut", "image_auroc", 0.998),
-        ("default", "metal_nut", "pixel_auroc", 0.985),
-        ("default", "grid_256", "image_auroc", 0.98),
+        ("default", "metal_nut", "pixel_auroc", 0.99),
+        ("default", "grid_256", "image_auroc", 0.993),  # 0.9967; 0.99 to 1 by seed
+        ("default", "grid_256", "pixel_auroc", 0.98),
         ("classic, greedy", "metal_nut", "image_auroc", 0.99),  # 0.9956; rounding alone moves greedy picks
         ("classic, greedy", "metal_nut", "pixel_auroc", 0.98),
     ],
@@ -83,7 +84,8 @@ def test_the_search_finds_what_brute_force_finds(
     inspector = fitted(name, category)
     model, recipe = inspector.model, inspector.recipe
     assert model.bank.int8
-    extract = Extractor(model.backbone, recipe)
+    extract = Extractor(model.backbone, recipe, model.whitening)
+    units = np.ones(len(model.bank.features)) if model.bank.spacing is None else model.bank.spacing
     bank = model.bank.features.astype(np.float64)
     norms = (bank**2).sum(axis=1)
     shape = {"patch_features": (1, *model.grid, bank.shape[1])}
@@ -94,6 +96,7 @@ def test_the_search_finds_what_brute_force_finds(
         found = search({"patch_features": patches.reshape(shape["patch_features"])})
         exact = patches.astype(np.float64)
         squared = (exact**2).sum(axis=1)[:, None] + norms - 2 * (exact @ bank.T)
-        nearest = np.sqrt(squared.min(axis=1))
-        np.testing.assert_allclose(found["distance_grid"].ravel(), nearest, rtol=1e-4)
-        np.testing.assert_allclose(found["score"], nearest.max(), rtol=1e-4)
+        nearest = np.argpartition(squared, recipe.score_neighbours, axis=1)[:, : recipe.score_neighbours]
+        expected = (np.sqrt(np.take_along_axis(squared, nearest, axis=1)) / units[nearest]).mean(axis=1)
+        np.testing.assert_allclose(found["distance_grid"].ravel(), expected, rtol=1e-4)
+        np.testing.assert_allclose(found["score"], expected.max(), rtol=1e-4)
