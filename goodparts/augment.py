@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -44,6 +44,11 @@ class Copy:
     degrees: float = 0.0
     flip: str = ""
     brightness: float = 1.0
+
+    @property
+    def back(self) -> Copy:
+        """What makes the picture of a copy again."""
+        return replace(self, degrees=-self.degrees % 360, brightness=1 / self.brightness)
 
 
 def copies(augment: Sequence[str]) -> tuple[Copy, ...]:
@@ -99,7 +104,8 @@ def apply(copy: Copy, working: NDArray[np.uint8], frame: Frame) -> NDArray[np.ui
         (height, width, 3) uint8.
     """
     if copy.brightness != 1:
-        return np.rint(np.minimum(working * np.float32(copy.brightness), 255)).astype(np.uint8)
+        brighter = np.minimum(working * np.float32(copy.brightness), 255)
+        return np.asarray(np.rint(brighter).astype(np.uint8))
     if copy.flip or _by_quarters(copy, frame):
         return np.ascontiguousarray(_moved(copy, working))
     from PIL import Image
@@ -127,18 +133,28 @@ def valid_cells(copy: Copy, valid: NDArray[np.bool_], frame: Frame) -> NDArray[n
     Returns:
         (h, w) bool.
     """
+    return np.asarray(cells(copy, valid, frame, False))
+
+
+def cells(copy: Copy, values: NDArray[Kind], frame: Frame, outside: float) -> NDArray[Kind]:
+    """What a copy has in each cell, of values (h, w) that its image has: the nearest, or `outside` where there is none.
+
+    `frame` says how the picture lies in the working image.
+    """
     if copy.brightness != 1:
-        return valid
-    h, w = valid.shape
+        return values.copy()
+    h, w = values.shape
     if copy.flip or (_by_quarters(copy, frame) and (h == w or copy.degrees == 180)):
-        return np.ascontiguousarray(_moved(copy, valid))
+        return np.ascontiguousarray(_moved(copy, values))
     size = np.array(frame.working_size) / (h, w)  # of a cell, in pixels
     centres = np.stack(np.meshgrid(np.arange(h) + 0.5, np.arange(w) + 0.5, indexing="ij"), axis=-1) * size
     matrix, shift = _source(copy, frame)
-    cells = np.floor((centres @ matrix.T + shift) / size).astype(int)
-    inside = ((cells >= 0) & (cells < (h, w))).all(axis=-1)
-    rows, columns = np.moveaxis(np.where(inside[..., None], cells, 0), -1, 0)
-    return np.asarray(inside & valid[rows, columns])
+    source = np.floor((centres @ matrix.T + shift) / size).astype(int)
+    inside = np.asarray(((source >= 0) & (source < (h, w))).all(axis=-1))
+    rows, columns = np.moveaxis(np.where(inside[..., None], source, 0), -1, 0)
+    found: NDArray[Kind] = values[rows, columns]
+    found[~inside] = outside
+    return found
 
 
 def _by_quarters(copy: Copy, frame: Frame) -> bool:

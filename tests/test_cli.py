@@ -468,7 +468,7 @@ def test_calibrate_writes_what_it_decided(goodparts: Run, model: Path, mini_data
     ("arguments", "message"),
     [
         (["train/good"], "learnt from"),
-        (["test/good/000.png"], "at least 2 are needed"),
+        (["test/good/000.png"], "at least 2 needed"),
         (["--threshold-rule", "tail"], "tail needs at least 25 good images"),
         (["--threshold-sigma", "many"], "threshold_sigma: expected a number"),
         (["--sampling-ratio", "1"], "No such option"),

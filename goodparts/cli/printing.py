@@ -32,7 +32,7 @@ def print_evaluation(
     began: float,
 ) -> None:
     """What an evaluation found, in words and figures, or as one JSON line."""
-    from goodparts.card import promise_sections
+    from goodparts.card import promise_sections, warnings
     from goodparts.report import in_words
 
     if as_json:
@@ -44,6 +44,7 @@ def print_evaluation(
                 "out": str(out) if out else None,
                 "threshold_rule": evaluation.threshold_rule,
                 **evaluation.metrics,
+                "warnings": warnings(inspector.model),
                 "seconds": round(time.perf_counter() - began, 3),
                 "peak_memory_mib": round(_peak_memory() / 2**20),
             }
