@@ -210,8 +210,8 @@ def warnings(model: Model) -> list[str]:
     enough = images_needed(WANTED[0], recipe.confidence)
     lines = [
         f"The threshold rests on {_parts(images)}: it is a guess. Up to {_percent(rate)} of good parts may be "
-        f"rejected, for all that is known, and bad ones be missed. {enough} images, none of them rejected, would put it at "
-        f"{_percent(WANTED[0])}: {enough - images} more.",
+        f"rejected, for all that is known, and bad ones be missed. {enough} images, none of them rejected, would put "
+        f"it at {_percent(WANTED[0])}: {enough - images} more.",
     ]
     if calibration.used.source == COPIES:
         lines.append(

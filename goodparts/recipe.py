@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from goodparts import augment
 from goodparts.errors import RecipeError
 
 
@@ -176,7 +175,10 @@ class Recipe:
             raise RecipeError(f"patch_size: expected an odd number, found {self.patch_size}")
         if self.calibration_folds == 1:
             raise RecipeError("calibration_folds: expected 0 (no refits) or at least 2, found 1")
-        augment.copies(self.augment)
+        if self.augment:
+            from goodparts import augment  # which needs NumPy
+
+            augment.copies(self.augment)
         if len(set(self.layers)) < len(self.layers):
             raise RecipeError(f"layers: expected distinct names, found {','.join(self.layers)}")
         if self.layer_weights and len(self.layer_weights) != len(self.layers):
