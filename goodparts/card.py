@@ -209,9 +209,9 @@ def warnings(model: Model) -> list[str]:
     rate = calibration.promise(recipe.confidence).rate
     enough = images_needed(WANTED[0], recipe.confidence)
     lines = [
-        f"The threshold rests on {_parts(images)}: it is a guess. Up to {_percent(rate)} of good parts may be "
-        f"rejected, for all that is known, and bad ones be missed. {enough} images, none of them rejected, would put "
-        f"it at {_percent(WANTED[0])}: {enough - images} more.",
+        f"The threshold rests on {_parts(images)}: it is a guess, often too high, so that bad parts pass. Up to "
+        f"{_percent(rate)} of good parts may be rejected, for all that is known. {enough} images, none of them "
+        f"rejected, would put it at {_percent(WANTED[0])}: {enough - images} more.",
     ]
     if calibration.used.source == COPIES:
         lines.append(
@@ -236,9 +236,11 @@ def least_alike(calibration: Calibration, most: int) -> list[tuple[str, float]]:
 
 def _learnt(model: Model) -> list[str]:
     backbone, bank, data = model.backbone, model.bank, model.data
+    images = data["good_images"]
     sizes = ", ".join(f"{count} of {size}" for size, count in list(data["image_sizes"].items())[:3])
     lines = [
-        f"{data['good_images']} images of good parts ({sizes} pixels), and nothing else: no defect was ever shown.",
+        f"{images} image{'s' * (images != 1)} of good parts ({sizes} pixels), and nothing else: no defect was ever "
+        "shown.",
         f"Backbone {backbone.name} ({backbone.source}, licence {backbone.licence}), layers "
         f"{', '.join(model.recipe.layers)}, normalisation {backbone.normalisation}.",
         f"Memory bank: {len(bank.features):,} patch features of {bank.features.shape[1]} dimensions.",

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goodparts import Inspector, Recipe, card, framing, one_image
+from goodparts import Inspector, Recipe, card, framing, one_image, read_dataset
 from goodparts.augment import Copy
 from goodparts.calibration import COPIES, HELD_OUT
 from goodparts.errors import RecipeError
 from goodparts.framing import Frame
+from goodparts.results import write_results
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,8 @@ def test_p_values_claim_no_more_than_one_image_can_show(alone: Inspector) -> Non
 def test_no_more_is_said_than_is_known(alone: Inspector, tmp_path: Path) -> None:
     text = card.card_text(alone.model, "one")
     assert (
-        "The threshold rests on 1 good image: it is a guess. Up to 95 % of good parts may be rejected" in text
+        "The threshold rests on 1 good image: it is a guess, often too high, so that bad parts pass. Up to 95 %"
+        in text
     )
     assert "A second image says more than any number of copies" in text
     assert "the average of the scores of 8 copies of the only good image plus 3 times" in text
@@ -126,7 +128,8 @@ def test_a_few_images_are_warned_of(recipe: Recipe, paths: list[Path], images: i
     fixed = replace(recipe, threshold_sigma=100)  # none is rejected
     model = Inspector(fixed).fit(paths[:images]).model
     first = card.warnings(model)[0]
-    assert first.startswith(f"The threshold rests on {images} good images: it is a guess. Up to {bound}")
+    assert first.startswith(f"The threshold rests on {images} good images: it is a guess")
+    assert f" Up to {bound} of good parts may be rejected" in first
     assert first.endswith(f"59 images, none of them rejected, would put it at 5 %: {59 - images} more.")
     assert card.promise_sections(model)[0].title == card.FEW_IMAGES
     assert model.calibration.p_value(np.inf) == 1 / (images + 1)
@@ -164,3 +167,12 @@ def test_one_image_with_a_region_of_interest(
     assert len(scores) == (len(one_image.TURNS) if zones == 1 else len(one_image.IN_PLACE))
     assert np.isfinite(scores).all()
     assert np.isfinite(inspector.inspect(paths[1]).score)
+
+
+def test_the_report_says_it_first(alone: Inspector, mini_dataset: Path, tmp_path: Path) -> None:
+    model_path = alone.save(tmp_path / "one.goodparts")
+    evaluation = write_results(alone, read_dataset(mini_dataset), tmp_path, model_path=model_path)
+    assert not len(evaluation.good_scores)
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "The threshold rests on 1 good image: it is a guess" in report
+    assert report.index(card.FEW_IMAGES) < report.index(card.MEANING)

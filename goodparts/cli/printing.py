@@ -80,9 +80,10 @@ def say_learnt(inspector: Inspector) -> None:
     model = inspector.model
     backbone = model.backbone
     entries, dimensions = model.bank.features.shape
+    count = model.data["good_images"]
     click.echo(
         f"Backbone {backbone.name} ({backbone.source}), layers {', '.join(model.recipe.layers)}\n"
-        f"Learnt   from {model.data['good_images']} good images: a bank of {entries} patch features of {dimensions} "
+        f"Learnt   from {count} good image{'s' * (count != 1)}: a bank of {entries} patch features of {dimensions} "
         "dimensions"
     )
     click.echo(wrapped(f"Scores   {describe(model.recipe, model.precision)}", indent=9))
