@@ -35,6 +35,7 @@ _VALUES_PER_MAP = 4096  # of each held-out map, kept for quantiles over pixels
 HELD_OUT = "held_out"
 FOLDS = "folds"
 SEPARATE = "separate"
+COPIES = "copies"
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class GoodScores:
         scores: anomaly scores, (n,).
         names: of the images, (n,); file names below their folder, or numbers.
         maps: of their anomaly maps.
-        source: "held_out" (the bank without an image's own entries), "folds" (refits without it) or "separate" (images
-            that had no part in the bank).
+        source: "held_out" (the bank without an image's own entries), "folds" (refits without it), "separate" (images
+            that had no part in the bank) or "copies" (turned copies of the only image there is: n scores of one image).
         zone: name of the zone that these are of; empty for the whole picture.
         zones: the same of each zone, where there are several; their `names` are empty.
     """
@@ -79,6 +80,11 @@ class GoodScores:
     def certifies(self) -> bool:
         """Whether these images had no part in the bank: only then is a bound on later parts certified."""
         return self.source == SEPARATE
+
+    @property
+    def images(self) -> int:
+        """How many good images these scores are of: copies of one count as one."""
+        return 1 if self.source == COPIES else len(self.scores)
 
     def joined(self, more: GoodScores) -> GoodScores:
         """These and more; the quantile over pixels is the mean of both, by images."""
@@ -236,19 +242,23 @@ class Calibration:
         """How rare such a score is among good parts: (1 + good scores >= score) / (n + 1).
 
         A conformal p-value (Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005): for a good
-        part from the same line it is at most p with a chance of at most p, whatever the distribution of scores.
+        part from the same line it is at most p with a chance of at most p, whatever the distribution of scores. Of
+        copies of a single image it is their share, between the 1/2 and 1 that one image can give.
         """
+        if self.used.source == COPIES:
+            return (1 + float(np.mean(np.array(self.scores) >= score))) / 2
         return (1 + int(np.count_nonzero(np.array(self.scores) >= score))) / (len(self.scores) + 1)
 
     def promise(self, confidence: float = 0.95) -> Promise:
         """What the threshold means: the false-reject rate that the good images bound at this confidence."""
         scores = np.array(self.scores)
-        rejected = int(np.count_nonzero(scores > self.threshold))
+        images = self.used.images
+        rejected = min(images, int(np.count_nonzero(scores > self.threshold)))
         return Promise(
-            good=len(scores),
+            good=images,
             rejected=rejected,
             confidence=confidence,
-            rate=upper_rate(rejected, len(scores), confidence),
+            rate=upper_rate(rejected, images, confidence),
             certified=self.used.certifies,
         )
 
@@ -387,7 +397,7 @@ def decide(good: GoodScores, recipe: Recipe) -> Decision:
     """
     if good.zones:
         return _decide_zones(good, recipe)
-    require_enough(recipe, len(good.scores))
+    require_enough(recipe, good.images)
     scores = np.asarray(good.scores, dtype=np.float64)
     threshold: float | None
     interval: tuple[float, ...] = ()
@@ -399,6 +409,8 @@ def decide(good: GoodScores, recipe: Recipe) -> Decision:
             threshold = upper_quantile(scores, recipe.threshold_quantile)
         case "rate":
             threshold, kept = rate_threshold(scores, recipe.false_reject_rate, recipe.confidence)
+            if good.source == COPIES:
+                threshold, kept = float(scores.max()), False
         case "tail":
             threshold, interval = tail_threshold(
                 scores, recipe.false_reject_rate, recipe.confidence, seed=recipe.seed

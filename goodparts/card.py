@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from goodparts import precision
-from goodparts.calibration import FOLDS, SEPARATE, Calibration, Decision, zone_recipe
+from goodparts import augment, precision
+from goodparts.calibration import COPIES, FOLDS, SEPARATE, Calibration, Decision, zone_recipe
 from goodparts.model import Model
 from goodparts.rates import images_needed, in_so_many
 from goodparts.recipe import Recipe
 
+FEW = 20  # good images: with fewer, a threshold is a guess
 LEAST_ALIKE = 5  # good images that are named
 WANTED = (0.05, 0.02, 0.01, 0.001)  # false-reject rates of which is said what they need
 
+FEW_IMAGES = "Few good images"
 MEANING = "What it means for good parts"
 FEWER = "What fewer false rejects need"
 DECISION = "The threshold"
@@ -69,7 +71,7 @@ def card(model: Model) -> tuple[Section, ...]:
         *promise_sections(model),
         Section(DECISION, tuple(_decision(model)), _zones(calibration.decision)),
         Section(RARITY, tuple(_rarity(calibration))),
-        _least_alike(calibration),
+        *_least_alike(calibration),
         Section(UNTESTED, tuple(_untested(model))),
         Section(LEARNT, tuple(_learnt(model)), folded=True),
     ]
@@ -105,6 +107,7 @@ def card_record(model: Model, name: str) -> dict[str, Any]:
         "pixel_threshold_rule": calibration.decision.pixel_threshold_rule,
         "scores_from": calibration.used.source,
         "scores": len(calibration.scores),
+        "warnings": warnings(model),
         "least_alike": [
             {"name": name, "score": score} for name, score in least_alike(calibration, LEAST_ALIKE)
         ],
@@ -128,6 +131,8 @@ def card_record(model: Model, name: str) -> dict[str, Any]:
 def rule_in_words(decision: Decision, recipe: Recipe) -> str:
     """How a threshold was found: "the average of 220 good scores plus 3 times ..."."""
     of = f"{decision.good} good scores"
+    if decision.source == COPIES:
+        of = f"the scores of {decision.good} copies of the only good image"
     promised = f"{_percent(recipe.false_reject_rate)} with {_percent(recipe.confidence)} confidence"
     return {
         "sigma": f"the average of {of} plus {recipe.threshold_sigma:g} times their usual spread (mean + "
@@ -150,19 +155,27 @@ def promise_sections(model: Model) -> tuple[Section, ...]:
         return ()
     promise = calibration.promise(recipe.confidence)
     lies = "lies" if promise.rejected == 1 else "lie"
+    copied = calibration.used.source == COPIES
     lines = [
         f"At most {_percent(promise.rate)} of good parts are rejected, about {in_so_many(promise.rate)}.",
-        f"{promise.rejected} of {_parts(promise.good)} {lies} above the threshold, which is "
+        f"No more can be said from one good image, with {_percent(promise.confidence)} confidence. It was not scored: "
+        f"{len(calibration.scores)} copies of it were."
+        if copied
+        else f"{promise.rejected} of {_parts(promise.good)} {lies} above the threshold, which is "
         f"{_percent(promise.rejected / promise.good)}. Such a count is partly luck. The figure above allows for that, "
         f"and is right in {_percent(promise.confidence)} of cases (the confidence).",
         "Certified, because the model never learnt from these images."
         if promise.certified
+        else "Estimated, because the model knows no other good image. Some that it has never seen certify the rate: "
+        "`goodparts calibrate MODEL FOLDER`."
+        if copied
         else "Estimated, because the model learnt from these same images, and scored each as if it had not. Good "
         "images that it has never seen certify the rate: `goodparts calibrate MODEL FOLDER`.",
         "It holds for new parts from the same line. Ten pictures of one part count as one.",
     ]
     if calibration.decision.threshold_rule == "f1":
         lines.append("The threshold itself was chosen on labelled test images: expect worse from new parts.")
+    few = [Section(FEW_IMAGES, tuple(warnings(model)))] if warnings(model) else []
     meaning = Section(MEANING, tuple(lines), badge="certified" if promise.certified else "estimated")
     zones = max(1, len(calibration.decision.zones))  # each has to keep its share, at its share of the doubt
     needs = [
@@ -171,7 +184,7 @@ def promise_sections(model: Model) -> tuple[Section, ...]:
         if rate < promise.rate
     ]
     if not needs:
-        return (meaning,)
+        return (*few, meaning)
     lines = ["A lower rate takes more good images, none of them above the threshold."]
     reached = [rate for rate, images in needs if images <= promise.good]
     if reached:
@@ -184,11 +197,38 @@ def promise_sections(model: Model) -> tuple[Section, ...]:
         for rate, n in needs
     )
     head = ("rejected, at most", "images needed", f"you have {promise.good:,}")
-    return meaning, Section(FEWER, tuple(lines), Table(head, tuple(rows)))
+    return *few, meaning, Section(FEWER, tuple(lines), Table(head, tuple(rows)))
+
+
+def warnings(model: Model) -> list[str]:
+    """What to know before a threshold is trusted that rests on few good images; nothing where they are enough."""
+    calibration, recipe = model.calibration, model.recipe
+    images = calibration.used.images
+    if not calibration.decision.good or images >= FEW:
+        return []
+    rate = calibration.promise(recipe.confidence).rate
+    enough = images_needed(WANTED[0], recipe.confidence)
+    lines = [
+        f"The threshold rests on {_parts(images)}: it is a guess, often too high, so that bad parts pass. Up to "
+        f"{_percent(rate)} of good parts may be rejected, for all that is known. {enough} images, none of them "
+        f"rejected, would put it at {_percent(WANTED[0])}: {enough - images} more.",
+    ]
+    if calibration.used.source == COPIES:
+        lines.append(
+            f"With one image there is no other to judge it by, so {len(calibration.scores)} copies of it were judged. "
+            "They show nothing of how good parts differ. A second image says more than any number of copies."
+        )
+    if not any(copy.degrees for copy in augment.copies(recipe.augment)):
+        lines.append(
+            "Where parts may lie in any direction, let the bank learn from turned copies, too: --augment rotate45."
+        )
+    return lines
 
 
 def least_alike(calibration: Calibration, most: int) -> list[tuple[str, float]]:
     """Names and held-out scores of the good images that lie farthest from the rest, farthest first."""
+    if calibration.learnt.source == COPIES:
+        return []
     names, scores = calibration.learnt.names, calibration.as_inspected(calibration.learnt)
     order = np.argsort(-np.array(scores), kind="stable")[:most]
     return [(names[index], scores[index]) for index in order]
@@ -196,14 +236,22 @@ def least_alike(calibration: Calibration, most: int) -> list[tuple[str, float]]:
 
 def _learnt(model: Model) -> list[str]:
     backbone, bank, data = model.backbone, model.bank, model.data
+    images = data["good_images"]
     sizes = ", ".join(f"{count} of {size}" for size, count in list(data["image_sizes"].items())[:3])
     lines = [
-        f"{data['good_images']} images of good parts ({sizes} pixels), and nothing else: no defect was ever shown.",
+        f"{images} image{'s' * (images != 1)} of good parts ({sizes} pixels), and nothing else: no defect was ever "
+        "shown.",
         f"Backbone {backbone.name} ({backbone.source}, licence {backbone.licence}), layers "
         f"{', '.join(model.recipe.layers)}, normalisation {backbone.normalisation}.",
         f"Memory bank: {len(bank.features):,} patch features of {bank.features.shape[1]} dimensions.",
         f"On this machine {precision.describe(model.recipe, model.precision)}.",
     ]
+    copies = len(augment.copies(model.recipe.augment))
+    if copies:
+        lines.append(
+            f"The bank also learnt from {copies} {'copy' if copies == 1 else 'copies'} of each image "
+            f"({', '.join(model.recipe.augment)})."
+        )
     left_out = model.calibration.left_out
     if left_out:
         lines.append(
@@ -219,6 +267,7 @@ def _decision(model: Model) -> list[str]:
     decision, scores = calibration.decision, np.array(calibration.scores)
     how = {
         SEPARATE: "never learnt from",
+        COPIES: f"of which {len(scores)} copies were judged",
         FOLDS: "each scored by a model that was fitted without it",
     }.get(calibration.used.source, "each compared with the others only")
     lines = ["The score of an image says how unlike all good images its most unusual spot is."]
@@ -240,8 +289,8 @@ def _decision(model: Model) -> list[str]:
             f"({_percent(recipe.confidence)} interval)."
         )
     lines += [
-        f"{_parts(len(scores))}, {how}, scored {scores.min():.4g} to {scores.max():.4g}, {scores.mean():.4g} on "
-        "average.",
+        f"{_parts(calibration.used.images)}, {how}, scored {scores.min():.4g} to {scores.max():.4g}, "
+        f"{scores.mean():.4g} on average.",
         f"In a BAD image, spots above {decision.pixel_threshold:.4g} on the heatmap are outlined, unless smaller than "
         f"{recipe.minimum_area} pixels. That limit is {pixel_rule_in_words(decision, recipe)}"
         f"{', zone by zone' if decision.zones else ''}.",
@@ -269,7 +318,7 @@ def pixel_rule_in_words(decision: Decision, recipe: Recipe) -> str:
 
 
 def _rarity(calibration: Calibration) -> list[str]:
-    n = len(calibration.scores)
+    n = calibration.used.images
     return [
         "Every inspection says how rare such a score is among good parts. 1 good part in 50 means: of 50 good parts, 1 "
         "scores as high. In figures that is a p-value of 0.02.",
@@ -277,16 +326,15 @@ def _rarity(calibration: Calibration) -> list[str]:
     ]
 
 
-def _least_alike(calibration: Calibration) -> Section:
+def _least_alike(calibration: Calibration) -> tuple[Section, ...]:
     threshold = calibration.decision.threshold
     rows = tuple(
         (name, f"{score / threshold:.3f}" if threshold else f"{score:.4g}", _side(score, threshold))
         for name, score in least_alike(calibration, LEAST_ALIKE)
     )
     head = ("image", "× threshold" if threshold else "score", "verdict")
-    return Section(
-        LEAST, ("Look at these: a defect hidden among the good images would be here.",), Table(head, rows)
-    )
+    lines = ("Look at these: a defect hidden among the good images would be here.",)
+    return (Section(LEAST, lines, Table(head, rows)),) if rows else ()
 
 
 def _side(score: float, threshold: float | None) -> str:

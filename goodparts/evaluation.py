@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import metrics
+from goodparts.calibration import COPIES
 from goodparts.dataset import Dataset, TestSample
 from goodparts.errors import DatasetError
 from goodparts.images import PIXEL_LIMIT, image_size, read_mask
@@ -66,7 +67,7 @@ class Evaluation:
         threshold: the deployed threshold, which no test image took part in choosing ...
         threshold_rule: ... unless this is "f1", the oracle.
         oracle_threshold: the F1-optimal threshold on this very test set: for comparison only.
-        good_scores: held-out scores of the good training images, (n,) float64.
+        good_scores: held-out scores of the good training images, (n,) float64; none of an only image, which can't be.
         metrics: flat, ready for JSON; None where a metric is undefined (one class only, no masks). `bad_not_looked_at`
             counts bad images whose defects lie wholly where the recipe does not look.
         inspect_seconds: wall time of inspecting all images, several at a time, pictures included where asked for.
@@ -179,7 +180,7 @@ def evaluate(
         threshold=decision.threshold,
         threshold_rule=decision.decision.threshold_rule,
         oracle_threshold=oracle,
-        good_scores=np.array(decision.scores),
+        good_scores=np.array(decision.scores if decision.used.source != COPIES else ()),
         metrics=values,
         inspect_seconds=inspect_seconds,
     )

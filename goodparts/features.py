@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import feeding, framing, light, quality, whitening
+from goodparts import augment, feeding, framing, light, quality, whitening
 from goodparts.feature_store import PatchFeatures, patch_features
 from goodparts.framing import Frame
 from goodparts.images import ImageLike, name_of
@@ -41,8 +41,9 @@ class GoodFeatures:
     """The patch features of n good images.
 
     Attributes:
-        features: (n, patches, d).
-        valid: which patches look at the image rather than at padding, and at the region of interest, (n, patches) bool.
+        features: (n, views x patches, d): all of an image's, the image itself first, then its copies (`augment`).
+        valid: which patches look at the image rather than at padding, and at the region of interest,
+            (n, views x patches) bool.
         frames: how each image lies in its working image.
         grid: (h, w) of the patches.
         digests: of each working image's pixels; equal for equal images.
@@ -64,8 +65,20 @@ class GoodFeatures:
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
-        """Which patches may enter the bank, (n, patches) bool."""
+        """Which patches may enter the bank, (n, views x patches) bool."""
         return np.asarray(self.valid & ~self.left_out[:, None])
+
+    @property
+    def looked_at(self) -> NDArray[np.bool_]:
+        """Which patches of the images themselves were looked at, (n, h, w) bool."""
+        h, w = self.grid
+        return self.valid[:, : h * w].reshape(-1, h, w)
+
+    def itself(self, index: int) -> NDArray[np.float32]:
+        """The features of an image without its copies, (h, w, d) float32: what it is scored by."""
+        h, w = self.grid
+        first = index * self.features.shape[1]
+        return self.features.rows(np.arange(first, first + h * w)).reshape(h, w, -1)
 
     def seen(self, index: int) -> NDArray[np.bool_] | None:
         """Which pixels of an image lie in the region of interest, (H, W) bool; None: all of them."""
@@ -164,13 +177,14 @@ def extract(
     tell: Progress,
     roi: Roi | None = None,
 ) -> Iterator[GoodFeatures]:
-    """The features of all images, for as long as the block lasts.
+    """The features of all images and of the copies of them that the recipe asks for, for as long as the block lasts.
 
     Raises:
         ImageError: one of them can't be read, or does not fit the region of interest.
         OutputError: no room for their features in the temporary folder.
     """
-    patches = extractor.grid[0] * extractor.grid[1]
+    copies = augment.copies(recipe.augment)
+    patches = (1 + len(copies)) * extractor.grid[0] * extractor.grid[1]
     with patch_features((len(images), patches, extractor.dimensions), recipe) as features:
         valid = np.ones((len(images), patches), dtype=bool)
 
@@ -178,14 +192,17 @@ def extract(
             pixels = read(images[index])
             frame = framing.frame_of(pixels.shape[:2], recipe)
             working = framing.apply(frame, pixels)
-            features.put(index, extractor(working))
+            cells = framing.valid_cells(frame, extractor.grid)
             judged = framing.without_padding(frame, working)
             if roi is not None:
                 roi.require_fit(frame.image_size, name_of(images[index]))
-                valid[index] = roi.looked_at(recipe, extractor.grid).ravel()
+                cells = roi.looked_at(recipe, extractor.grid)
                 judged = working[roi.judged(recipe, extractor.grid)]
-            elif not frame.whole:
-                valid[index] = framing.valid_cells(frame, extractor.grid).ravel()
+            views = (working, *(augment.apply(copy, working, frame) for copy in copies))
+            features.put(index, np.concatenate([extractor(view) for view in views]))
+            valid[index] = np.stack(
+                [cells, *(augment.valid_cells(copy, cells, frame) for copy in copies)]
+            ).ravel()
             return frame, digest(working), quality.measure(judged), light.measure(working)
 
         frames, digests, statistics, cells = [], [], [], []

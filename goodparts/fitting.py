@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import dataset, framing, held_out, light, memory_bank
+from goodparts import dataset, framing, held_out, light, memory_bank, one_image
 from goodparts.backbones import Backbone, load_backbone, trim
 from goodparts.calibration import (
+    COPIES,
     FOLDS,
     HELD_OUT,
     Calibration,
@@ -73,9 +74,10 @@ def fit(
         extractor = Extractor(backbone, recipe, whitening)
         clock.lap("whitening")
     with extract(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi) as features:
+        alone = extractor if len(images) == 1 else None  # copies of an only image are still to come
         del extractor
         clock.lap("features")
-        if recipe.robust:
+        if recipe.robust and len(images) > 1:
             features = features.without(_unlike_the_rest(features, recipe, workers, tell))
             clock.lap("robust")
         bank = memory_bank.choose(
@@ -86,7 +88,11 @@ def fit(
         )
         clock.lap("memory bank")
         names = image_names(images)
-        learnt, statistics = _held_out_scores(features, bank, recipe, names, workers, tell)
+        statistics: tuple[ImageStatistics, ...] = ()
+        if alone is None:
+            learnt, statistics = _held_out_scores(features, bank, recipe, names, workers, tell)
+        else:
+            learnt = _scores_of_copies(read(images[0]), names[0], alone, bank, recipe, roi, tell)
         clock.lap("calibration")
     return Model(
         recipe=recipe,
@@ -115,9 +121,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
     tell = progress or silent
     clock = _Clock()
     known = set(before.digests)
-    images = [
-        image for image in good_images(good, least=1) if working_digest(read(image), recipe) not in known
-    ]
+    images = [image for image in good_images(good) if working_digest(read(image), recipe) not in known]
     if not images:
         raise DatasetError(f"{called(good)}: no good image that this model has not learnt from already")
     first = int(model.data["good_images"])
@@ -145,7 +149,9 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
                 statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
         clock.lap("calibration")
     grown = len(bank.features) > len(model.bank.features)  # else entries went, and distances may have risen
-    learnt = before.learnt.joined(more.result(recipe.pixel_threshold_quantile))
+    learnt = more.result(recipe.pixel_threshold_quantile)
+    if before.learnt.source != COPIES:  # which stood in for what there is now
+        learnt = before.learnt.joined(learnt)
     calibration = replace(
         before,
         learnt=learnt,
@@ -168,7 +174,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
     )
 
 
-def good_images(good: Good, least: int = 2) -> Sequence[ImageLike]:
+def good_images(good: Good, least: int = 1) -> Sequence[ImageLike]:
     """The images of a folder, or those given; DatasetError if there are fewer than `least`."""
     if isinstance(good, str | os.PathLike):
         images: Sequence[ImageLike] = dataset.good_images(good)
@@ -176,8 +182,7 @@ def good_images(good: Good, least: int = 2) -> Sequence[ImageLike]:
         images = good if isinstance(good, Sequence) else list(good)
     if len(images) < least:
         raise DatasetError(
-            f"{called(good)}: {len(images)} good image(s); at least {least} are needed, since each is judged by the "
-            "others; 20 are a start, 200 are good"
+            f"{called(good)}: {len(images)} good image(s); at least {least} needed; 20 are a start, 200 are good"
         )
     return images
 
@@ -271,6 +276,23 @@ def _held_out_scores(
                 collector.add(names[one.index], one.score, one.anomaly_map, zones)
                 statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
     return collector.result(recipe.pixel_threshold_quantile), tuple(statistics)
+
+
+def _scores_of_copies(
+    pixels: NDArray[np.uint8],
+    name: str,
+    extractor: Extractor,
+    bank: MemoryBank,
+    recipe: Recipe,
+    roi: Roi | None,
+    tell: Progress,
+) -> GoodScores:
+    """Scores of copies of the only good image that there is."""
+    collector = GoodScoresCollector(COPIES, zone_names(roi))
+    for copy, one in one_image.score(pixels, extractor, bank, recipe, roi, tell):
+        zones = zone_parts(roi, np.nan_to_num(one.distance_grid), one.anomaly_map, recipe)
+        collector.add(one_image.name(copy, name), one.score, one.anomaly_map, zones)
+    return collector.result(recipe.pixel_threshold_quantile)
 
 
 def _light(features: GoodFeatures, recipe: Recipe) -> Light | None:

@@ -247,7 +247,7 @@ def score_against(
     from goodparts import graph
     from goodparts.engines.openvino import Engine
 
-    masked = not good.valid.all()  # padding, or a region of interest
+    masked = not good.looked_at.all()  # padding, or a region of interest
     search = graph.search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
     shapes: dict[str, tuple[int, ...]] = {
         "patch_features": (1, *good.grid, good.features.shape[2]),
@@ -263,10 +263,10 @@ def score_against(
         own = index + first_image
         hidden = (origins == own) | ((only_for >= 0) & (only_for != own))
         inputs = {
-            "patch_features": good.features.image(index).reshape(1, *good.grid, -1),
+            "patch_features": good.itself(index)[None],
             "excluded": np.where(hidden, np.float32(graph.FAR), np.float32(0)),
         }
-        cells = good.valid[index].reshape(good.grid)
+        cells = good.looked_at[index]
         if masked:
             inputs["valid"] = cells[None].astype(np.float32)
         outputs = engine(inputs)

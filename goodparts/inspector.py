@@ -118,7 +118,7 @@ class Inspector:
             progress: called with (stage, done, total).
 
         Raises:
-            DatasetError: fewer than two images.
+            DatasetError: no image.
             ImageError: one of them can't be read.
             BackboneError: the backbone or a layer of it is not there.
             RecipeError: the threshold's rule needs more images.
@@ -151,7 +151,7 @@ class Inspector:
             DatasetError: no image that is new.
             ImageError: one of them can't be read.
         """
-        images = fitting.good_images(good, least=1)
+        images = fitting.good_images(good)
         model = fitting.learn_on(self.model, good, read=self._read, workers=self.workers, progress=progress)
         self._learn(model, images, progress)
         return self
@@ -264,9 +264,9 @@ class Inspector:
         from goodparts.drift import MINIMUM_CALIBRATION, Drift
 
         decision = self.model.calibration
-        if len(decision.scores) < MINIMUM_CALIBRATION:
+        if decision.used.images < MINIMUM_CALIBRATION:
             raise ModelError(
-                f"drift needs at least {MINIMUM_CALIBRATION} good images in calibration, found {len(decision.scores)}"
+                f"drift needs at least {MINIMUM_CALIBRATION} good images in calibration, found {decision.used.images}"
             )
         enough = len(decision.statistics) >= MINIMUM_CALIBRATION
         return Drift(decision.scores, decision.statistics if enough else (), seed=seed)
@@ -443,7 +443,7 @@ class Inspector:
 
     def _separate_scores(self, good: Good, recipe: Recipe, tell: Progress) -> calibration.GoodScores:
         """Scores of good images that had no part in the bank; DatasetError if some had."""
-        images = fitting.good_images(good)
+        images = fitting.good_images(good, least=2)
         names = fitting.image_names(images)
         calibration.require_enough(recipe, len(images))
         engine = self._many

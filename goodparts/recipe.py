@@ -69,6 +69,12 @@ class Recipe:
         choices=("as_is", "colour", "exposure"),
     )
 
+    augment: tuple[str, ...] = _key(
+        (),
+        "the bank learns from copies of each good image, too: rotate90 (or another step), rotate:15, flip, "
+        "flip:vertical, brightness:0.8-1.2",
+    )
+
     patch_size: int = _key(3, "features are averaged over this many cells each way (odd)", limits=(1, 15))
     layer_fusion: str = _key(
         "bilinear",
@@ -93,7 +99,9 @@ class Recipe:
         "how the memory bank is chosen: k-center coreset, or at random",
         choices=("greedy", "random"),
     )
-    sampling_ratio: float = _key(0.1, "share of all patch features that is kept", limits=(1e-6, 1))
+    sampling_ratio: float = _key(
+        0.1, "share of all patch features, of copies too, that is kept", limits=(1e-6, 1)
+    )
     sampling_limit: int = _key(4000, "keep at most this many patch features; 0: no limit", limits=(0, 10**9))
     projection_dimensions: int = _key(
         128, "greedy only: dimensions of the random projection it works in; 0: off", limits=(0, 65536)
@@ -185,6 +193,10 @@ class Recipe:
             raise RecipeError(f"patch_size: expected an odd number, found {self.patch_size}")
         if self.calibration_folds == 1:
             raise RecipeError("calibration_folds: expected 0 (no refits) or at least 2, found 1")
+        if self.augment:
+            from goodparts import augment  # which needs NumPy
+
+            augment.copies(self.augment)
         if len(set(self.layers)) < len(self.layers):
             raise RecipeError(f"layers: expected distinct names, found {','.join(self.layers)}")
         if self.layer_weights and len(self.layer_weights) != len(self.layers):

@@ -200,6 +200,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "mean": ("0.1,0.2,0.3", (0.1, 0.2, 0.3)),
     "std": ("0.4,0.5,0.6", (0.4, 0.5, 0.6)),
     "image_size": ("128x96", (96, 128)),
+    "augment": ("rotate90,flip", ("rotate90", "flip")),
 }
 """How values are spelled that a key's kind and limits say little about, and what they mean."""
 
@@ -468,7 +469,7 @@ def test_calibrate_writes_what_it_decided(goodparts: Run, model: Path, mini_data
     ("arguments", "message"),
     [
         (["train/good"], "learnt from"),
-        (["test/good/000.png"], "at least 2 are needed"),
+        (["test/good/000.png"], "at least 2 needed"),
         (["--threshold-rule", "tail"], "tail needs at least 25 good images"),
         (["--threshold-sigma", "many"], "threshold_sigma: expected a number"),
         (["--sampling-ratio", "1"], "No such option"),

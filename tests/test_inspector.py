@@ -293,10 +293,9 @@ def test_too_many_pixels_are_refused(model_path: Path, test_paths: list[Path]) -
         Inspector.load(model_path, pixel_limit=1000).inspect(test_paths[0])
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_too_few_images_are_refused(recipe: Recipe, other_good: list[Path], count: int) -> None:
-    with pytest.raises(DatasetError, match=f"{count} good image.*at least 2 are needed"):
-        Inspector(recipe).fit(other_good[:count])
+def test_no_image_is_too_few(recipe: Recipe) -> None:
+    with pytest.raises(DatasetError, match=r"0 good image.*at least 1 needed"):
+        Inspector(recipe).fit([])
 
 
 def test_two_images_are_enough(recipe: Recipe, other_good: list[Path]) -> None:
@@ -509,7 +508,7 @@ def test_what_calibration_can_not_change(copy: Inspector, changes: dict[str, Any
 
 
 def test_one_image_is_too_few_to_decide(copy: Inspector, other_good: list[Path]) -> None:
-    with pytest.raises(DatasetError, match="at least 2 are needed"):
+    with pytest.raises(DatasetError, match="at least 2 needed"):
         copy.calibrate(other_good[:1])
 
 

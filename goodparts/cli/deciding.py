@@ -64,7 +64,7 @@ def calibrate(
 
     Nothing is learnt anew; the model keeps its earlier decisions.
     """
-    from goodparts.card import DECISION, EARLIER, FEWER, MEANING, card, card_record
+    from goodparts.card import DECISION, EARLIER, FEW_IMAGES, FEWER, MEANING, card, card_record
     from goodparts.cli.inspecting import expand
     from goodparts.inspector import Inspector
 
@@ -83,7 +83,7 @@ def calibrate(
     if as_json:
         emit({"model": str(path), **card_record(inspector.model, path.stem)})
         return
-    titles = (DECISION, MEANING, FEWER, EARLIER)
+    titles = (FEW_IMAGES, DECISION, MEANING, FEWER, EARLIER)
     print_sections(section for section in card(inspector.model) if section.title in titles)
     click.echo(f"\nModel    {path}, identity {inspector.model.identity[:12]}")
     click.echo(cost(began))
@@ -111,7 +111,7 @@ def update(
     as_json: bool,
 ) -> None:
     """Learn on from more good images; the new model names the one that it came from."""
-    from goodparts.card import DECISION, LEARNT, MEANING, card, card_record
+    from goodparts.card import DECISION, FEW_IMAGES, LEARNT, MEANING, card, card_record
     from goodparts.cli.inspecting import expand
     from goodparts.dataset import read_dataset
     from goodparts.inspector import Inspector
@@ -129,7 +129,7 @@ def update(
         compared = {"before": before.metrics, "after": after.metrics} if before and after else {}
         emit({"model": str(path), **card_record(inspector.model, path.stem), **compared})
         return
-    titles = (DECISION, MEANING, LEARNT)
+    titles = (FEW_IMAGES, DECISION, MEANING, LEARNT)
     print_sections(section for section in card(inspector.model) if section.title in titles)
     if before is not None and after is not None:
         _compare(before, after)

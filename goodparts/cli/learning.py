@@ -118,7 +118,7 @@ def fit(
     as_json: bool,
 ) -> None:
     """Learn from GOOD, a folder of good images or a data set with train/good; write a model."""
-    from goodparts.card import DECISION, MEANING, card
+    from goodparts.card import DECISION, FEW_IMAGES, MEANING, card, warnings
     from goodparts.inspector import Inspector
 
     began = time.perf_counter()
@@ -135,12 +135,13 @@ def fit(
                 "threshold": learnt.calibration.decision.threshold,
                 "good_images": learnt.data["good_images"],
                 "bank_entries": len(learnt.bank.features),
+                "warnings": warnings(learnt),
                 "seconds": round(time.perf_counter() - began, 3),
             }
         )
         return
     say_learnt(inspector)
-    print_sections(section for section in card(learnt) if section.title in (DECISION, MEANING))
+    print_sections(section for section in card(learnt) if section.title in (FEW_IMAGES, DECISION, MEANING))
     click.echo(f"\nModel {path} ({path.stat().st_size / 1e6:.0f} MB), identity {learnt.identity[:12]}")
     click.echo(cost(began))
 

@@ -32,7 +32,7 @@ def print_evaluation(
     began: float,
 ) -> None:
     """What an evaluation found, in words and figures, or as one JSON line."""
-    from goodparts.card import promise_sections
+    from goodparts.card import promise_sections, warnings
     from goodparts.report import in_words
 
     if as_json:
@@ -44,6 +44,7 @@ def print_evaluation(
                 "out": str(out) if out else None,
                 "threshold_rule": evaluation.threshold_rule,
                 **evaluation.metrics,
+                "warnings": warnings(inspector.model),
                 "seconds": round(time.perf_counter() - began, 3),
                 "peak_memory_mib": round(_peak_memory() / 2**20),
             }
@@ -79,9 +80,10 @@ def say_learnt(inspector: Inspector) -> None:
     model = inspector.model
     backbone = model.backbone
     entries, dimensions = model.bank.features.shape
+    count = model.data["good_images"]
     click.echo(
         f"Backbone {backbone.name} ({backbone.source}), layers {', '.join(model.recipe.layers)}\n"
-        f"Learnt   from {model.data['good_images']} good images: a bank of {entries} patch features of {dimensions} "
+        f"Learnt   from {count} good image{'s' * (count != 1)}: a bank of {entries} patch features of {dimensions} "
         "dimensions"
     )
     click.echo(wrapped(f"Scores   {describe(model.recipe, model.precision)}", indent=9))

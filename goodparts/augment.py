@@ -1,0 +1,184 @@
+"""Copies of good images: turned, mirrored, brighter or darker, so that the bank knows parts that nobody photographed.
+
+    copies(["rotate90", "brightness:0.8-1.2"])    # 90, 180 and 270 degrees; 0.8 and 1.2 times as bright
+
+A copy shows what the camera would see had the part lain otherwise: it is turned about the middle of the picture, in the
+picture's own proportions, whatever those of the working image. What would come from outside the picture is filled with
+the picture's mirror image, and the cells that look at it are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.errors import RecipeError
+
+if TYPE_CHECKING:
+    from goodparts.framing import Frame
+
+Kind = TypeVar("Kind", bound=np.generic)
+
+_KINDS = (
+    "rotate90 (or another step that 360 is a multiple of), rotate:15, flip, flip:vertical, brightness:0.8-1.2"
+)
+_BRIGHTNESS = (0.1, 10.0)  # factors outside are taken for mistakes
+_SMALLEST_STEP = 5  # degrees: 71 copies
+
+
+@dataclass(frozen=True)
+class Copy:
+    """How a copy differs from its image.
+
+    Attributes:
+        degrees: turned anticlockwise.
+        flip: "left_right", "upside_down" or "" for neither.
+        brightness: factor of the pixels.
+    """
+
+    degrees: float = 0.0
+    flip: str = ""
+    brightness: float = 1.0
+
+    @property
+    def back(self) -> Copy:
+        """What makes the picture of a copy again."""
+        return replace(self, degrees=-self.degrees % 360, brightness=1 / self.brightness)
+
+
+def copies(augment: Sequence[str]) -> tuple[Copy, ...]:
+    """The copies that a recipe's `augment` asks for, each once; each differs from its image in one way.
+
+    Args:
+        augment: "rotate90": all turns by multiples of 90 degrees, or of another step; "rotate:15": by 15 degrees
+            either way; "flip": left to right; "flip:vertical": upside down; "brightness:0.8-1.2": at 0.8 and at 1.2
+            times the brightness.
+
+    Raises:
+        RecipeError: something else.
+    """
+    found: dict[Copy, None] = {}
+    for text in augment:
+        found |= dict.fromkeys(_kind(text))
+    return tuple(found)
+
+
+def _kind(text: str) -> list[Copy]:
+    name, _, value = text.partition(":")
+    try:
+        if name == "rotate" and value:
+            degrees = float(value)
+            if 0 < degrees < 180:
+                return [Copy(degrees=degrees), Copy(degrees=360 - degrees)]
+        elif name.startswith("rotate") and not value:
+            step = int(name.removeprefix("rotate"))
+            if _SMALLEST_STEP <= step <= 180 and 360 % step == 0:
+                return [Copy(degrees=float(degrees)) for degrees in range(step, 360, step)]
+        elif text == "flip":
+            return [Copy(flip="left_right")]
+        elif text == "flip:vertical":
+            return [Copy(flip="upside_down")]
+        elif name == "brightness":
+            least, greatest = map(float, value.split("-"))
+            if _BRIGHTNESS[0] <= least <= 1 <= greatest <= _BRIGHTNESS[1]:
+                return [Copy(brightness=factor) for factor in (least, greatest) if factor != 1]
+    except ValueError:
+        pass
+    raise RecipeError(f"augment: expected {_KINDS}; found {text!r}")
+
+
+def apply(copy: Copy, working: NDArray[np.uint8], frame: Frame) -> NDArray[np.uint8]:
+    """The copy of a working image.
+
+    Args:
+        copy: what is to differ.
+        working: (height, width, 3) uint8 RGB.
+        frame: how the picture lies in it.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    if copy.brightness != 1:
+        brighter = np.minimum(working * np.float32(copy.brightness), 255)
+        return np.asarray(np.rint(brighter).astype(np.uint8))
+    if copy.flip or _by_quarters(copy, frame):
+        return np.ascontiguousarray(_moved(copy, working))
+    from PIL import Image
+
+    height, width = frame.working_size
+    margins = (height // 2, width // 2)  # no cell that is left in looks farther out
+    filled = np.pad(working, ((margins[0],) * 2, (margins[1],) * 2, (0, 0)), mode="symmetric")
+    matrix, shift = _source(copy, frame)
+    shift = shift + margins
+    coefficients = (matrix[1, 1], matrix[1, 0], shift[1], matrix[0, 1], matrix[0, 0], shift[0])
+    turned = Image.fromarray(filled).transform(
+        (width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+    )
+    return np.asarray(turned)
+
+
+def valid_cells(copy: Copy, valid: NDArray[np.bool_], frame: Frame) -> NDArray[np.bool_]:
+    """Which cells of a copy show what was looked at in its image, by their centres.
+
+    Args:
+        copy: how it differs.
+        valid: cells of the image that look at the picture, and at the region of interest, (h, w) bool.
+        frame: how the picture lies in the working image.
+
+    Returns:
+        (h, w) bool.
+    """
+    return np.asarray(cells(copy, valid, frame, False))
+
+
+def cells(copy: Copy, values: NDArray[Kind], frame: Frame, outside: float) -> NDArray[Kind]:
+    """What a copy has in each cell, of values (h, w) that its image has: the nearest, or `outside` where there is none.
+
+    `frame` says how the picture lies in the working image.
+    """
+    if copy.brightness != 1:
+        return values.copy()
+    h, w = values.shape
+    if copy.flip or (_by_quarters(copy, frame) and (h == w or copy.degrees == 180)):
+        return np.ascontiguousarray(_moved(copy, values))
+    size = np.array(frame.working_size) / (h, w)  # of a cell, in pixels
+    centres = np.stack(np.meshgrid(np.arange(h) + 0.5, np.arange(w) + 0.5, indexing="ij"), axis=-1) * size
+    matrix, shift = _source(copy, frame)
+    source = np.floor((centres @ matrix.T + shift) / size).astype(int)
+    inside = np.asarray(((source >= 0) & (source < (h, w))).all(axis=-1))
+    rows, columns = np.moveaxis(np.where(inside[..., None], source, 0), -1, 0)
+    found: NDArray[Kind] = values[rows, columns]
+    found[~inside] = outside
+    return found
+
+
+def _by_quarters(copy: Copy, frame: Frame) -> bool:
+    """Whether a copy needs no more than moving whole pixels."""
+    if copy.degrees % 180 == 0:
+        return True
+    scale = np.array(frame.resized) / frame.image_size
+    height, width = frame.working_size
+    alike = abs(scale[0] / scale[1] - 1) * max(height, width) < 1  # within a pixel
+    return copy.degrees % 90 == 0 and height == width and bool(alike)
+
+
+def _moved(copy: Copy, array: NDArray[Kind]) -> NDArray[Kind]:
+    """Rows and columns of an array (h, w, ...) mirrored, or turned by quarters."""
+    if copy.flip:
+        return array[:, ::-1] if copy.flip == "left_right" else array[::-1]
+    return np.rot90(array, round(copy.degrees / 90))
+
+
+def _source(copy: Copy, frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where a pixel at `at` (row, column) of a turned copy comes from: `matrix @ at + shift`, in working pixels."""
+    scale = np.array(frame.resized) / frame.image_size
+    centre = np.array(frame.offset) + np.array(frame.resized) / 2
+    cos, sin = math.cos(math.radians(copy.degrees)), math.sin(math.radians(copy.degrees))
+    turn = np.array([[cos, sin], [-sin, cos]])
+    matrix = turn * scale[:, None] / scale
+    return matrix, centre - matrix @ centre

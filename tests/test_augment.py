@@ -1,0 +1,166 @@
+"""Copies of good images: which ones, what they show, and what a bank gains by them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from goodparts import Inspector, Recipe, augment, framing
+from goodparts.augment import Copy
+from goodparts.backbones import load_backbone
+from goodparts.errors import RecipeError
+from goodparts.features import Extractor, extract
+from goodparts.fitting import cut_down, silent
+from goodparts.framing import Frame
+from goodparts.images import read_image
+
+
+def _square(side: int = 64) -> Frame:
+    return Frame((side, side), (side, side), (0, 0), (side, side))
+
+
+def _picture(height: int, width: int) -> NDArray[np.uint8]:
+    """A smooth picture of which no mirrored or turned copy is the same, (height, width, 3) uint8."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    return np.stack([250 * x, 250 * y, 120 + 100 * np.sin(5 * x + 2 * y)], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("texts", "found"),
+    [
+        ([], ()),
+        (["rotate90"], (Copy(90.0), Copy(180.0), Copy(270.0))),
+        (["rotate:15"], (Copy(15.0), Copy(345.0))),
+        (["flip", "flip:vertical"], (Copy(flip="left_right"), Copy(flip="upside_down"))),
+        (["brightness:0.8-1.2"], (Copy(brightness=0.8), Copy(brightness=1.2))),
+        (["brightness:1-1.2"], (Copy(brightness=1.2),)),
+        (
+            ["rotate180", "rotate90", "flip", "flip"],
+            (Copy(180.0), Copy(90.0), Copy(270.0), Copy(flip="left_right")),
+        ),
+    ],
+)
+def test_copies(texts: list[str], found: tuple[Copy, ...]) -> None:
+    assert augment.copies(texts) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rotate", "rotate50", "rotate1", "rotate360", "rotate:", "rotate:0", "rotate:180", "rotate:x", "rotate90:3",
+        "flip:up", "brightness", "brightness:1.2", "brightness:1.1-1.2", "brightness:0-1", "brightness:1-nan", "blur",
+    ],
+)  # fmt: skip
+def test_what_is_no_kind_of_copy_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"augment: expected rotate90 .*found '" + text):
+        Recipe(augment=(text,))
+
+
+def test_the_recipe_takes_a_list_or_a_flag() -> None:
+    wanted = ("rotate90", "brightness:0.8-1.2")
+    assert Recipe.from_toml('augment = ["rotate90", "brightness:0.8-1.2"]').augment == wanted
+    assert Recipe().replace({"augment": "rotate90, brightness:0.8-1.2"}).augment == wanted
+
+
+def test_quarters_of_a_square_move_whole_pixels() -> None:
+    picture = _picture(64, 64)
+    for quarters, copy in enumerate(augment.copies(["rotate90"]), 1):
+        np.testing.assert_array_equal(augment.apply(copy, picture, _square()), np.rot90(picture, quarters))
+
+
+def test_any_other_turn_goes_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, cells = _picture(64, 64), np.arange(64).reshape(8, 8) % 3 == 0
+    monkeypatch.setattr(augment, "_by_quarters", lambda copy, frame: False)
+    turned = augment.apply(Copy(90.0), picture, _square())
+    np.testing.assert_allclose(turned.astype(int), np.rot90(picture), atol=1)
+    np.testing.assert_array_equal(augment.valid_cells(Copy(90.0), cells, _square()), np.rot90(cells))
+
+
+def test_mirrored_and_brighter() -> None:
+    picture = _picture(32, 48)
+    frame = Frame((32, 48), (32, 48), (0, 0), (32, 48))
+    np.testing.assert_array_equal(augment.apply(Copy(flip="left_right"), picture, frame), picture[:, ::-1])
+    np.testing.assert_array_equal(augment.apply(Copy(flip="upside_down"), picture, frame), picture[::-1])
+    brighter = augment.apply(Copy(brightness=1.5), picture, frame)
+    assert brighter.max() == 255
+    np.testing.assert_allclose(brighter[picture < 160], 1.5 * picture[picture < 160], atol=0.51)
+
+
+def test_corners_that_nobody_photographed_are_filled_but_left_out() -> None:
+    bright = np.full((64, 64, 3), 200, dtype=np.uint8)
+    copy = Copy(45.0)
+    assert augment.apply(copy, bright, _square()).min() == 200
+    cells = augment.valid_cells(copy, np.ones((16, 16), dtype=bool), _square())
+    assert not cells[0, 0]
+    assert not cells[-1, -1]
+    assert cells[4:12, 4:12].all()
+
+
+def test_a_stretched_picture_is_turned_in_its_own_proportions() -> None:
+    wide = np.zeros((60, 120, 3), dtype=np.uint8)
+    wide[20:40, 50:70] = 250  # a square part in the middle
+    frame = Frame((60, 120), (64, 64), (0, 0), (64, 64))
+    working = framing.apply(frame, wide)
+    turned = augment.apply(Copy(90.0), working, frame)
+    cells = augment.valid_cells(Copy(90.0), np.ones((8, 8), dtype=bool), frame)
+    np.testing.assert_array_equal(cells.all(axis=0), [False] * 2 + [True] * 4 + [False] * 2)
+    inside = np.abs(turned.astype(int) - working)[:, 16:48]  # a square turned by 90 degrees is itself
+    assert inside.mean() < 3
+    assert np.abs(np.rot90(working).astype(int) - working)[:, 16:48].mean() > 10
+
+
+def test_cells_follow_the_part_in_padding() -> None:
+    recipe = Recipe(image_size=64, framing="letterbox")
+    frame = framing.frame_of((40, 80), recipe)
+    cells = framing.valid_cells(frame, (8, 8))
+    turned = augment.valid_cells(Copy(90.0), cells, frame)
+    np.testing.assert_array_equal(turned, cells.T)
+    np.testing.assert_array_equal(augment.valid_cells(Copy(brightness=0.5), cells, frame), cells)
+
+
+def test_copies_stand_behind_their_image(mini_backbone: Path, mini_dataset: Path) -> None:
+    recipe = Recipe(
+        backbone=str(mini_backbone),
+        layers=("layer1",),
+        image_size=64,
+        augment=("rotate90", "brightness:0.5-1"),
+    )
+    backbone = cut_down(load_backbone(recipe.backbone), recipe)
+    extractor = Extractor(backbone, recipe)
+    paths = sorted((mini_dataset / "train" / "good").iterdir())[:3]
+    with extract(paths, extractor, recipe, read=read_image, workers=2, tell=silent) as good:
+        patches = good.grid[0] * good.grid[1]
+        assert good.features.shape[:2] == (3, 5 * patches)
+        assert good.looked_at.shape == (3, *good.grid)
+        frame = framing.frame_of(read_image(paths[1]).shape[:2], recipe)
+        working = framing.apply(frame, read_image(paths[1]))
+        step = good.features.image(1).max() / 32767
+        np.testing.assert_allclose(good.itself(1).reshape(patches, -1), extractor(working), atol=step)
+        np.testing.assert_allclose(
+            good.features.image(1)[patches : 2 * patches],
+            extractor(np.ascontiguousarray(np.rot90(working))),
+            atol=step,
+        )
+
+
+def test_a_bank_with_copies_knows_the_turned_part(mini_backbone: Path, mini_dataset: Path) -> None:
+    plain = Recipe(
+        backbone=str(mini_backbone),
+        layers=("layer1", "layer2"),
+        image_size=64,
+        sampling_ratio=1.0,
+        precision="f32",
+    )
+    paths = sorted((mini_dataset / "train" / "good").iterdir())[:4]
+    turned = np.ascontiguousarray(np.rot90(read_image(paths[0])))
+    without = Inspector(plain).fit(paths)
+    with_copies = Inspector(replace(plain, augment=("rotate90",))).fit(paths)
+    assert len(with_copies.model.bank.features) == min(4000, 4 * len(without.model.bank.features))
+    assert set(with_copies.model.bank.origins.tolist()) == {0, 1, 2, 3}
+    assert with_copies.inspect(turned).score < 0.7 * without.inspect(turned).score
+    assert len(with_copies.model.calibration.scores) == 4
+    assert with_copies.model.calibration.digests == without.model.calibration.digests
