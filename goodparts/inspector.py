@@ -338,7 +338,7 @@ class Inspector:
         return Engine(
             self.model.pipeline(),
             shapes,
-            throughput=throughput and side_by_side(self.model.bank, self.model.grid),
+            throughput=throughput and side_by_side(self.model.bank, self.model.grid, self.recipe),
             precision=precision or self.precision,
         )
 

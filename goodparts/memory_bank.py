@@ -10,9 +10,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import coreset
+from goodparts import coreset, position
 from goodparts.coreset import Progress
 from goodparts.feature_store import PatchFeatures
+from goodparts.position import Places, Window
 from goodparts.recipe import Recipe
 
 CANDIDATES = 6
@@ -55,6 +56,7 @@ class MemoryBank:
             works on centred features.
         basis: the q principal dimensions in which the search ranks entries, (d, q) float32; None: all d.
         int8: whether it ranks them in int8 rather than in float32.
+        cells: for each entry the cell of the patch grid that it belongs to, (m,) int32; None: it serves them all.
     """
 
     features: NDArray[np.float32]
@@ -62,6 +64,7 @@ class MemoryBank:
     mean: NDArray[np.float32]
     basis: NDArray[np.float32] | None
     int8: bool = False
+    cells: NDArray[np.int32] | None = None
 
     @cached_property
     def search_bank(self) -> NDArray[np.float32]:
@@ -100,12 +103,15 @@ class MemoryBank:
         first, last = np.searchsorted(self.origins, (index, index + 1))
         return slice(int(first), int(last))
 
-    def with_entries(self, features: NDArray[np.float32], origins: NDArray[np.int32]) -> MemoryBank:
+    def with_entries(
+        self, features: NDArray[np.float32], origins: NDArray[np.int32], cells: NDArray[np.int32] | None
+    ) -> MemoryBank:
         """The same with more entries behind, in the same search space; `origins` are no longer ascending."""
         return replace(
             self,
             features=np.concatenate([self.features, features]),
             origins=np.concatenate([self.origins, origins]),
+            cells=None if self.cells is None or cells is None else np.concatenate([self.cells, cells]),
         )
 
 
@@ -162,6 +168,7 @@ def choose(
     valid: NDArray[np.bool_],
     recipe: Recipe,
     *,
+    grid: tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> MemoryBank:
     """The memory bank of a recipe.
@@ -169,10 +176,12 @@ def choose(
     Args:
         features: of all patches of n good images.
         valid: which of them may be kept, (n, patches) bool.
-        recipe: sampling, sampling_ratio, sampling_limit, search_dimensions, seed.
+        recipe: sampling, sampling_ratio, sampling_limit, position_window, search_dimensions, seed.
+        grid: (h, w) of the patches, which only a position_window asks for.
         progress: called with (picked, wanted).
     """
     rows = np.flatnonzero(valid)
+    window = _window(recipe, grid)
     count = _wanted(len(rows), recipe)
     rng = np.random.default_rng(recipe.seed)
     if count == len(rows):
@@ -180,12 +189,13 @@ def choose(
     elif recipe.sampling == "random":
         kept = rows[coreset.random(len(rows), count, rng)]
     else:
-        start = rng.integers(len(rows), size=1)
+        places = None if window is None else Places(window, window.cells_of(rows))
+        start = rng.integers(len(rows), size=1) if places is None else places.cover(rng)[:count]
         points = ProjectedPoints.of(features, rows)
-        kept = np.sort(rows[coreset.greedy(points, count, start=start, progress=progress)])
-    return _bank(
-        features.rows(kept), _images(kept, features), recipe, *_trial(features, rows, kept, recipe.seed)
-    )
+        picks = coreset.greedy(points, count, start=start, places=places, progress=progress)
+        kept = np.sort(rows[picks])
+    entries = Entries.of(features, kept, window)
+    return _bank(entries, recipe, *_trial(features, rows, kept, recipe.seed, window), window)
 
 
 def extend(
@@ -195,6 +205,7 @@ def extend(
     recipe: Recipe,
     *,
     first_image: int,
+    grid: tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> MemoryBank:
     """The bank after more good images: the greedy choice goes on from the entries that are there.
@@ -208,9 +219,11 @@ def extend(
         valid: which of them may be kept, (n, patches) bool.
         recipe: as of `choose`.
         first_image: index that the first new image gets among all good images.
+        grid: as of `choose`.
         progress: called with (picked, wanted).
     """
     rows = np.flatnonzero(valid)
+    window = _window(recipe, grid)
     count = max(1, round(recipe.sampling_ratio * len(rows)))
     rng = np.random.default_rng(recipe.seed)
     old = len(bank.features)
@@ -220,16 +233,68 @@ def extend(
         kept = rows[coreset.random(len(rows), count, rng)]
     else:
         points = ProjectedPoints.of(features, rows, bank.features)
-        picks = coreset.greedy(points, old + count, start=np.arange(old), progress=progress)
+        places = None
+        if window is not None and bank.cells is not None:
+            places = Places(window, np.concatenate([bank.cells, window.cells_of(rows)]))
+        start = np.arange(old)
+        picks = coreset.greedy(points, old + count, start=start, places=places, progress=progress)
         kept = np.sort(rows[picks[old:] - old])
-    patches = _trial(features, rows, kept, recipe.seed)[0]
+    patches, _, cells = _trial(features, rows, kept, recipe.seed, window)
     nobody = np.full(len(patches), -1)  # an entry that is among them may find itself
-    entries = np.concatenate([bank.features, features.rows(kept)])
-    origins = np.concatenate([bank.origins, _images(kept, features) + np.int32(first_image)])
-    if recipe.sampling_limit and len(entries) > recipe.sampling_limit:
-        kept = _among(entries, recipe.sampling_limit, recipe)
-        entries, origins = entries[kept], origins[kept]
-    return _bank(entries, origins, recipe, patches, nobody)
+    entries = Entries(bank.features, bank.origins, bank.cells)
+    entries = entries.joined(Entries.of(features, kept, window, first_image))
+    if recipe.sampling_limit and len(entries.features) > recipe.sampling_limit:
+        entries = entries.only(_among(entries, recipe.sampling_limit, recipe, window))
+    return _bank(entries, recipe, patches, nobody, cells, window)
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Patch features that were chosen, and where they came from.
+
+    Attributes:
+        features: (m, d) float32.
+        origins: their images, (m,) int32.
+        cells: the cells of the patch grid that they belong to, (m,) int32; None without a window.
+    """
+
+    features: NDArray[np.float32]
+    origins: NDArray[np.int32]
+    cells: NDArray[np.int32] | None
+
+    @classmethod
+    def of(
+        cls,
+        features: PatchFeatures,
+        rows: NDArray[np.int64],
+        window: Window | None,
+        first_image: int = 0,
+    ) -> Self:
+        """Those of some rows of patches; `first_image` is the index of the first of these images."""
+        origins = (rows // features.shape[1]).astype(np.int32) + np.int32(first_image)
+        return cls(features.rows(rows), origins, None if window is None else window.cells_of(rows))
+
+    def only(self, which: NDArray[np.int64]) -> Entries:
+        """Some of them, by index."""
+        cells = None if self.cells is None else self.cells[which]
+        return Entries(self.features[which], self.origins[which], cells)
+
+    def joined(self, more: Entries) -> Entries:
+        """These and more behind them."""
+        both = self.cells is not None and more.cells is not None
+        return Entries(
+            np.concatenate([self.features, more.features]),
+            np.concatenate([self.origins, more.origins]),
+            np.concatenate([self.cells, more.cells]) if both else None,
+        )
+
+
+def _window(recipe: Recipe, grid: tuple[int, int] | None) -> Window | None:
+    if not recipe.position_window:
+        return None
+    if grid is None:
+        raise ValueError("grid: a position_window needs that of the patches, found none")
+    return position.window_of(recipe, grid)
 
 
 def _wanted(patches: int, recipe: Recipe) -> int:
@@ -237,43 +302,59 @@ def _wanted(patches: int, recipe: Recipe) -> int:
     return min(count, recipe.sampling_limit) if recipe.sampling_limit else count
 
 
-def _images(rows: NDArray[np.int64], features: PatchFeatures) -> NDArray[np.int32]:
-    """The images that rows of patches come from, (r,) int32."""
-    return (rows // features.shape[1]).astype(np.int32)
-
-
-def _among(entries: NDArray[np.float32], count: int, recipe: Recipe) -> NDArray[np.int64]:
+def _among(entries: Entries, count: int, recipe: Recipe, window: Window | None) -> NDArray[np.int64]:
     """`count` of the entries, ascending, by the recipe's sampling."""
     rng = np.random.default_rng(recipe.seed)
+    n, d = entries.features.shape
     if recipe.sampling == "random":
-        return coreset.random(len(entries), count, rng)
-    points = coreset.Projection.draw(entries.shape[1], recipe).of(entries)
+        return coreset.random(n, count, rng)
+    points = coreset.Projection.draw(d, recipe).of(entries.features)
     points -= points.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return np.sort(coreset.greedy(points, count, start=rng.integers(len(entries), size=1)))
+    places = None if window is None or entries.cells is None else Places(window, entries.cells)
+    start = rng.integers(n, size=1) if places is None else places.cover(rng)[:count]
+    return np.sort(coreset.greedy(points, count, start=start, places=places))
 
 
 def _trial(
-    features: PatchFeatures, rows: NDArray[np.int64], kept: NDArray[np.int64], seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Patches to try a search space on, and which entry each of them is: those that were not kept, if there are any."""
+    features: PatchFeatures,
+    rows: NDArray[np.int64],
+    kept: NDArray[np.int64],
+    seed: int,
+    window: Window | None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int32] | None]:
+    """Patches to try a search space on, which entry each of them is, and its cell: those that were not kept, if any."""
     rest = np.setdiff1d(rows, kept, assume_unique=True)
     drawn = rest if len(rest) else kept
     count = min(_SAMPLE, len(drawn))
     chosen = np.sort(np.random.default_rng(seed).choice(len(drawn), count, replace=False, shuffle=False))
-    return features.rows(drawn[chosen]), np.full(count, -1) if len(rest) else chosen
+    own = np.full(count, -1) if len(rest) else chosen
+    return features.rows(drawn[chosen]), own, None if window is None else window.cells_of(drawn[chosen])
 
 
 def _bank(
-    entries: NDArray[np.float32],
-    origins: NDArray[np.int32],
+    chosen: Entries,
     recipe: Recipe,
     patches: NDArray[np.float32],
     own: NDArray[np.int64],
+    cells: NDArray[np.int32] | None,
+    window: Window | None,
 ) -> MemoryBank:
-    """The bank in the cheapest search space that finds the nearest entries all the same, on these patches (`Trial`)."""
+    """The bank in the cheapest search space that finds the nearest entries all the same, on these patches (`Trial`).
+
+    With a window, in which every cell of the grid then sees an entry.
+    """
+    if window is not None and chosen.cells is not None:
+        which, at = position.repeated(window, chosen.cells)
+        if len(which):
+            chosen = chosen.joined(replace(chosen.only(which), cells=at))
+            order = np.argsort(chosen.origins, kind="stable")
+            own = np.where(own >= 0, np.argsort(order)[own], -1)
+            chosen = chosen.only(order)
+    entries = chosen.features
     mean = entries.mean(axis=0, dtype=np.float64).astype(np.float32)
-    whole = MemoryBank(features=entries, origins=origins, mean=mean, basis=None)
-    trial = Trial.of(whole, patches, own)
+    whole = MemoryBank(features=entries, origins=chosen.origins, mean=mean, basis=None, cells=chosen.cells)
+    sight = None if window is None or cells is None else (window, cells)
+    trial = Trial.of(whole, patches, own, sight)
     dimensions = recipe.search_dimensions
     if principal_dimensions_save(entries, dimensions):
         directions = principal_dimensions(entries, mean)
@@ -319,21 +400,29 @@ class Trial:
         patches: (s, d) float32.
         own: for each the index of the entry that it is itself and must not find, -1 if it is none, (s,) int64.
         nearest: squared distances to the nearest entries, by brute force, (s,) float32.
+        sight: the window and the cell of each, (s,) int32; None: every patch meets every entry.
     """
 
     patches: NDArray[np.float32]
     own: NDArray[np.int64]
     nearest: NDArray[np.float32]
+    sight: tuple[Window, NDArray[np.int32]] | None = None
 
     @classmethod
-    def of(cls, bank: MemoryBank, patches: NDArray[np.float32], own: NDArray[np.int64]) -> Self:
+    def of(
+        cls,
+        bank: MemoryBank,
+        patches: NDArray[np.float32],
+        own: NDArray[np.int64],
+        sight: tuple[Window, NDArray[np.int32]] | None = None,
+    ) -> Self:
         """The trial of these patches on a bank, whatever its search space."""
         nearest = np.empty(len(patches), dtype=np.float32)
         everywhere = replace(bank, basis=None, int8=False)
-        for part, ranking in _rankings(everywhere, patches, own):
+        for part, ranking in _rankings(everywhere, patches, own, sight):
             difference = patches[part] - bank.features[ranking.argmin(axis=1)]
             nearest[part] = np.einsum("sd,sd->s", difference, difference)
-        return cls(patches, own, nearest)
+        return cls(patches, own, nearest, sight)
 
     def passed_by(self, bank: MemoryBank) -> bool:
         """Whether the bank's ranking finds the nearest entry of every patch, to a relative 1e-4 of its distance.
@@ -342,14 +431,14 @@ class Trial:
         candidates missed more than 0.3 % of these.
         """
         nearly = 0
-        for part, ranking in _rankings(bank, self.patches, self.own):
+        for part, ranking in _rankings(bank, self.patches, self.own, self.sight):
             least = self.nearest[part] * (1 + 2e-4)
             for count in (CANDIDATES, CANDIDATES // 2):
                 count = min(count, ranking.shape[1])
                 candidates = np.argpartition(ranking, count - 1, axis=1)[:, :count]
                 difference = self.patches[part, None] - bank.features[candidates]
                 squared = np.einsum("scd,scd->sc", difference, difference)
-                squared[candidates == self.own[part, None]] = np.inf
+                squared[np.isinf(np.take_along_axis(ranking, candidates, axis=1))] = np.inf
                 missed = int(np.count_nonzero(squared.min(axis=1) > least))
                 if missed and count > CANDIDATES // 2:
                     return False
@@ -358,9 +447,15 @@ class Trial:
 
 
 def _rankings(
-    bank: MemoryBank, patches: NDArray[np.float32], own: NDArray[np.int64]
+    bank: MemoryBank,
+    patches: NDArray[np.float32],
+    own: NDArray[np.int64],
+    sight: tuple[Window, NDArray[np.int32]] | None,
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """What the search ranks entries by for each patch, as `goodparts.graph` does: blocks of rows, (rows, m) float32."""
+    """What the search ranks entries by for each patch, as `goodparts.graph` does: blocks of rows, (rows, m) float32.
+
+    Infinity for those that a patch must not find.
+    """
     ranked = bank.quantised.entries * bank.quantised.entry_scale if bank.int8 else bank.search_bank
     for first in range(0, len(patches), _SAMPLE_BLOCK):
         part = slice(first, first + _SAMPLE_BLOCK)
@@ -373,4 +468,7 @@ def _rankings(
         ranking = bank.norms - 2 * (sought @ ranked.T)
         lines = np.flatnonzero(own[part] >= 0)
         ranking[lines, own[part][lines]] = np.inf
+        if sight is not None and bank.cells is not None:
+            window, cells = sight
+            ranking[~window.sees(cells[part], bank.cells)] = np.inf
         yield part, ranking

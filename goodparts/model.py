@@ -2,7 +2,7 @@
 
     recipe.toml         the recipe
     backbone.onnx       the backbone, cut down to the layers in use
-    bank.safetensors    memory bank, origins, mean and search space
+    bank.safetensors    memory bank, origins, mean and search space; with a position_window the entries' cells
     calibration.json    held-out good scores, thresholds and their rules
     roi.json            the region of interest, if there is one
     light.json          the light of good images, where the recipe brings others to it
@@ -33,6 +33,7 @@ from goodparts.errors import ModelError, RecipeError
 from goodparts.files import replacing
 from goodparts.light import Light
 from goodparts.memory_bank import MemoryBank
+from goodparts.position import window_of
 from goodparts.precision import UNCHECKED, PrecisionCheck
 from goodparts.recipe import Recipe
 from goodparts.roi import Roi
@@ -242,6 +243,8 @@ def _members(model: Model) -> dict[str, bytes]:
     tensors = {"features": bank.features, "origins": bank.origins, "mean": bank.mean}
     if bank.basis is not None:
         tensors["basis"] = bank.basis
+    if bank.cells is not None:
+        tensors["cells"] = bank.cells
     if bank.int8:
         tensors["int8"] = np.ones(1, dtype=np.uint8)
     optional = {_ROI: model.roi.to_json().encode()} if model.roi is not None else {}
@@ -267,6 +270,9 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
     recipe = Recipe.from_toml(written, source="recipe.toml")
     if (recipe.light == "as_is") != (_LIGHT not in members):
         raise ValueError(f"light = {recipe.light} does not go with the members {', '.join(sorted(members))}")
+    grid = tuple(manifest["grid"])
+    if window_of(recipe, grid) is not None and "cells" not in tensors:
+        raise ValueError("bank.safetensors lacks the cells that position_window asks for")
     return Model(
         recipe=recipe,
         backbone=Backbone(
@@ -286,9 +292,10 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
             mean=tensors["mean"],
             basis=tensors.get("basis"),
             int8="int8" in tensors,
+            cells=tensors.get("cells"),
         ),
         calibration=Calibration.from_json(members["calibration.json"].decode()),
-        grid=tuple(manifest["grid"]),
+        grid=grid,
         data=manifest["data"],
         circumstances=manifest["circumstances"],
         precision=PrecisionCheck(**manifest["precision"]) if "precision" in manifest else UNCHECKED,

@@ -96,6 +96,12 @@ class Recipe:
         limits=(0, 65536),
     )
 
+    position_window: float = _key(
+        0.0,
+        "parts that lie the same way: compare with what lay so near in x and y, pixels of the working image; 0: off",
+        limits=(0, 4096),
+    )
+
     image_score: str = _key(
         "max",
         "image score from patch distances: largest, PatchCore's equation 7, or mean of the top share",

@@ -73,7 +73,8 @@ def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
 ) -> None:
     good = good_features(images, d, seed)
     bank = memory_bank.choose(good.features, good.valid, RECIPE)
-    (entries, origins), absent = held_out.stand_ins(good, bank, RECIPE)
+    fillers, absent = held_out.stand_ins(good, bank, RECIPE)
+    entries, origins = fillers.features, fillers.origins
     assert len(entries) == len(origins) == len(absent)
     assert not np.any(origins == absent)
     for entry, origin in zip(entries, origins, strict=True):
@@ -98,7 +99,8 @@ def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
 def test_scores_are_those_of_the_bank_with_stand_ins() -> None:
     good = good_features(8, 6, seed=3)
     bank = memory_bank.choose(good.features, good.valid, RECIPE)
-    (entries, _), absent = held_out.stand_ins(good, bank, RECIPE)
+    fillers, absent = held_out.stand_ins(good, bank, RECIPE)
+    entries = fillers.features
     assert len(entries)
     scores = scores_of(held_out.score(good, bank, RECIPE, workers=2, tell=silent))
     for index, score in enumerate(scores):
