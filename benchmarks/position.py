@@ -1,0 +1,160 @@
+"""What a position window does to accuracy, time and memory, beside the search everywhere.
+
+    python benchmarks/position.py DATA... [--rendered FOLDER] [--windows 16,24,48] [--large 16000]
+
+For each data set: fits the default recipe without a window, with each window, and with a bank of `--large` entries
+without a window and with the middle one; then times all of them in turn, round by round, so that a busy machine slows
+them alike. Medians and their ratios to the first row.
+
+`--rendered` makes parts like those of `goodparts demo` there, but in a fixture: turned by 2 degrees and moved by 1 % of
+the picture at the most; and the same parts put in the wrong way, turned by 20 degrees. Of all data sets good images are
+also mirrored, which is as wrong for parts that always lie the same way. The last columns say how well scores tell
+either from good test images (AUROC).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from goodparts import Inspector, Recipe, demo, feeding, graph, read_dataset
+from goodparts.engines.openvino import Engine
+from goodparts.evaluation import Evaluation
+from goodparts.images import read_image
+from goodparts.inspection import BAD
+from goodparts.metrics import auroc
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, nargs="*")
+    parser.add_argument("--rendered", type=Path)
+    parser.add_argument("--windows", default="16,24,48")
+    parser.add_argument("--large", type=int, default=16_000)
+    parser.add_argument("--rounds", type=int, default=40)
+    options = parser.parse_args()
+    windows = [float(text) for text in options.windows.split(",")]
+    middle = windows[len(windows) // 2]
+    recipes = [Recipe(), *(Recipe(position_window=window) for window in windows)]
+    recipes += [Recipe(sampling_limit=options.large, position_window=window) for window in (0, middle)]
+    print(platform.processor() or platform.machine())
+    for root in options.data:
+        _measure(root, None, recipes, options.rounds)
+    if options.rendered:
+        turned = options.rendered / "turned"
+        _render(options.rendered / "fixture", 0.0, train=60, good=20, bad=40)
+        _render(turned, 20.0, train=1, good=20, bad=0)
+        _measure(options.rendered / "fixture", turned, recipes, options.rounds)
+
+
+def _render(root: Path, degrees: float, **counts: int) -> None:
+    """Parts as `goodparts demo` renders them, but in a fixture, all turned by so many degrees."""
+    scene, variation = demo.Scene, demo.VARIATION
+    demo.VARIATION = (math.radians(2), 0.02, 0.02, *variation[3:])
+    demo.Scene = lambda angle, *rest: scene(angle + math.radians(degrees), *rest)  # type: ignore[misc,assignment]
+    try:
+        demo.write_demo(root, **counts)
+    finally:
+        demo.Scene, demo.VARIATION = scene, variation  # type: ignore[misc]
+
+
+def _measure(root: Path, turned: Path | None, recipes: list[Recipe], rounds: int) -> None:
+    data = read_dataset(root)
+    good = [read_image(sample.path) for sample in data.test if not sample.label]
+    wrong = [[image[:, ::-1].copy() for image in good]]
+    if turned is not None:
+        wrong.append([read_image(sample.path) for sample in read_dataset(turned).test if not sample.label])
+    print(f"\n## {root.name}: {len(data.test)} test images, {len(good)} of them good\n")
+    print(
+        "| window | bank | image / pixel AUROC | AUPRO 0.3 | rejected, missed | fit, s | mirrored | turned |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    inspectors = []
+    for recipe in recipes:
+        inspector = Inspector(recipe).fit(root)
+        found = inspector.evaluate(data)
+        inspector.rest()
+        told = [_told(inspector, good, images) for images in wrong]
+        seconds = sum(inspector.model.circumstances["seconds"].values())
+        print(
+            f"| {_called(recipe)} | {len(inspector.model.bank.features)} | {_accuracy(found)} | {seconds:.0f} | "
+            + " | ".join(f"{100 * value:.1f}" for value in told)
+            + " |" * (3 - len(told)),
+            flush=True,
+        )
+        inspector.rest()
+        inspectors.append(inspector)
+    _time(inspectors, good[0], rounds)
+
+
+def _accuracy(found: Evaluation) -> str:
+    figures = [100 * (found.metrics[name] or math.nan) for name in ("image_auroc", "pixel_auroc", "aupro_30")]
+    labels = np.array([row.label for row in found.images])
+    bad = np.array([row.verdict == BAD for row in found.images])
+    return f"{figures[0]:.2f} / {figures[1]:.2f} | {figures[2]:.1f} | {(bad & ~labels).sum()}, {(~bad & labels).sum()}"
+
+
+def _told(inspector: Inspector, good: list[np.ndarray], wrong: list[np.ndarray]) -> float:
+    """How well scores tell images of parts that lie wrong from good ones."""
+    scores = np.array(list(inspector.score_many([*good, *wrong])))
+    return float(auroc(np.arange(len(scores)) >= len(good), scores))
+
+
+def _time(inspectors: list[Inspector], pixels: np.ndarray, rounds: int) -> None:
+    steps: list[tuple[Callable[[], object], Callable[[], object]]] = []
+    sizes = []
+    for inspector in inspectors:
+        model = inspector.model
+        search = graph.search_graph(model.bank, model.grid, inspector.recipe)
+        shape = (1, *model.grid, model.bank.features.shape[1])
+        engine = Engine(search, {"patch_features": shape}, precision=inspector.precision)
+        some = np.resize(model.bank.features, (math.prod(model.grid), shape[3])).reshape(shape)
+
+        def alone(engine: Engine = engine, some: Any = some) -> object:
+            return engine({"patch_features": some})
+
+        def inspect(inspector: Inspector = inspector) -> object:
+            with feeding.small_products():
+                return inspector.inspect_pixels(pixels)
+
+        steps.append((alone, inspect))
+        with tempfile.TemporaryDirectory() as folder:
+            on_disk = inspector.save(Path(folder) / "model").stat().st_size
+        sizes.append((on_disk, sum(value.nbytes for value in search.constants.values())))
+    samples: list[tuple[list[float], list[float]]] = [([], []) for _ in inspectors]
+    for _ in range(rounds):
+        for pair, times in zip(steps, samples, strict=True):
+            for step, into in zip(pair, times, strict=True):
+                began = time.perf_counter()
+                step()
+                into.append(time.perf_counter() - began)
+    medians = [[1e3 * statistics.median(times) for times in pair] for pair in samples]
+    print("\n| window | bank | search, ms | x | inspect, ms | x | model file, MB | search's constants, MB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for inspector, (search_ms, inspect_ms), (on_disk, constants) in zip(
+        inspectors, medians, sizes, strict=True
+    ):
+        print(
+            f"| {_called(inspector.recipe)} | {len(inspector.model.bank.features)} | {search_ms:.1f} | "
+            f"{search_ms / medians[0][0]:.2f} | {inspect_ms:.1f} | {inspect_ms / medians[0][1]:.2f} | "
+            f"{on_disk / 1e6:.1f} | {constants / 1e6:.1f} |"
+        )
+
+
+def _called(recipe: Recipe) -> str:
+    return f"{recipe.position_window:g} px" if recipe.position_window else "off"
+
+
+if __name__ == "__main__":
+    main()
