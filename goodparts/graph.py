@@ -374,13 +374,10 @@ def _search(
         return build.node("Min", found, build.ints([entries - 1]))  # padding
     entries = blocks.entries.shape[1]
     blocks = blocks.padded(_padded(entries))
-    ranking = _ranking_by_block(build, query, bank, excluded, blocks)
-    values, found = _best(build, ranking, entries)
-    # Where a cell sees fewer entries than that, its best one instead of others.
-    seen = build.node("Less", values, build.floats([FAR / 2]))
-    best = build.node("Slice", found, build.ints([0]), build.ints([1]), build.ints([1]))
-    found = build.node("Where", seen, found, best)
-    return blocks.found(build, found, min(CANDIDATES, entries))
+    ranked = _ranked(bank)
+    met = _doubled(build, bank, ranked[blocks.entries].transpose(0, 2, 1))  # (b, q, e)
+    ranking = blocks.ranking(build, query, met, ranked.shape[1], bank.norms, excluded)
+    return blocks.found(build, *_best(build, ranking, entries), min(CANDIDATES, entries))
 
 
 def _best(build: GraphBuilder, ranking: str, entries: int) -> tuple[str, str]:
@@ -443,25 +440,6 @@ def _ranking(build: GraphBuilder, query: str, bank: MemoryBank, excluded: str | 
         own = build.node("Pad", excluded, build.ints([0, missing])) if missing else excluded
         offset = build.node("Add", offset, own)
     return build.node("Sub", offset, build.node("MatMul", query, entries))
-
-
-def _ranking_by_block(
-    build: GraphBuilder, query: str, bank: MemoryBank, excluded: str | None, blocks: Blocks
-) -> str:
-    """As `_ranking`, of the entries that the block of each patch meets; FAR more for those it does not see.
-
-    (n x b x c, e): image by image, block by block, cell by cell.
-    """
-    ranked = _ranked(bank)
-    entries = _doubled(build, bank, ranked[blocks.entries].transpose(0, 2, 1))  # (b, q, e)
-    offsets = np.where(blocks.hidden, np.float32(FAR), bank.norms[blocks.entries][:, None])
-    offset = build.learnt("search_offset", offsets.astype(np.float32))
-    if excluded is not None:
-        own = build.node("Gather", excluded, build.constant(blocks.entries))
-        offset = build.node("Add", offset, build.node("Unsqueeze", own, build.ints([1])))
-    by_block = blocks.by_block(build, query, ranked.shape[1])
-    ranking = build.node("Sub", offset, build.node("MatMul", by_block, entries))
-    return build.node("Reshape", ranking, build.ints([-1, blocks.entries.shape[1]]))
 
 
 def _ranked(bank: MemoryBank) -> NDArray[Any]:

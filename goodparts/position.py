@@ -245,16 +245,54 @@ class Blocks:
             np.pad(self.hidden, ((0, 0), (0, 0), more), constant_values=True),
         )
 
-    def by_block(self, build: GraphBuilder, rows: str, width: int) -> str:
-        """A graph's rows of patches (n h w, width) as (n, b, c, width)."""
-        by_image = build.node("Reshape", rows, build.ints([-1, len(self.back), width]))
-        ordered = build.node("Gather", by_image, build.constant(self.cells.ravel()), axis=1)
-        return build.node("Reshape", ordered, build.ints([-1, *self.cells.shape, width]))
+    def ranking(
+        self,
+        build: GraphBuilder,
+        query: str,
+        entries: str,
+        dimensions: int,
+        norms: NDArray[np.float32],
+        excluded: str | None,
+    ) -> str:
+        """What each cell ranks the entries of its block by: |m|^2 - 2 q.m, `ELSEWHERE` more for those it does not see.
 
-    def found(self, build: GraphBuilder, places: str, count: int) -> str:
-        """From what cells found in the lists of their blocks, (n b c, count), to the bank's entries, (n h w, count)."""
-        b, c = self.cells.shape
-        width = self.entries.shape[1]
+        Args:
+            build: the graph.
+            query: q of the patches, (n h w, d).
+            entries: twice the entries of each block, (b, d, e).
+            dimensions: d.
+            norms: |m|^2 of the entries of the bank, (m,) float32.
+            excluded: what to add to them, (m,); None: nothing.
+
+        Returns:
+            (n b c, e): image by image, block by block, cell by cell.
+        """
+        (b, c), width = self.cells.shape, self.entries.shape[1]
+        offsets = np.where(self.hidden, np.float32(ELSEWHERE), norms[self.entries][:, None])
+        offset = build.learnt("search_offset", offsets.astype(np.float32))
+        if excluded is not None:
+            own = build.node("Gather", excluded, build.constant(self.entries))
+            offset = build.node("Add", offset, build.node("Unsqueeze", own, build.ints([1])))
+        back = self.back
+        cells = build.node("Reshape", query, build.ints([-1, len(back), dimensions]))
+        cells = build.node("Gather", cells, build.constant(self.cells.ravel()), axis=1)
+        cells = build.node("Reshape", cells, build.ints([-1, b, c, dimensions]))
+        ranking = build.node("Sub", offset, build.node("MatMul", cells, entries))
+        return build.node("Reshape", ranking, build.ints([-1, width]))
+
+    def found(self, build: GraphBuilder, values: str, places: str, count: int) -> str:
+        """The entries in the bank, (n h w, count), that are ranked best.
+
+        Args:
+            build: the graph.
+            values: their ranking, sorted, (n b c, count).
+            places: where they are in the list of the block, (n b c, count).
+            count: so many; a cell that sees fewer has its best one several times.
+        """
+        (b, c), width = self.cells.shape, self.entries.shape[1]
+        seen = build.node("Less", values, build.floats([ELSEWHERE / 2]))
+        best = build.node("Slice", places, build.ints([0]), build.ints([1]), build.ints([1]))
+        places = build.node("Where", seen, places, best)
         by_block = build.node("Reshape", places, build.ints([-1, b, c, count]))
         first = (np.arange(b, dtype=np.int64) * width).reshape(b, 1, 1)
         flat = build.node("Add", by_block, build.constant(first))
