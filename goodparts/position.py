@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ELSEWHERE = 1e30  # added to a squared distance for each axis along which an entry is out of the window
 _REGION = 4  # cells a side
 _ROWS = 16  # cells of a block below which a product of matrices gets no faster
+_LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)  # of lists of entries, to choose from
+_LIST, _MERGED = 32, 64  # what a row of a list, and a list more a cell, costs beside an entry's product
 
 
 @dataclass(frozen=True)
@@ -219,22 +221,22 @@ def repeated(window: Window, cells: NDArray[np.int32]) -> tuple[NDArray[np.int64
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """A grid cut into b blocks of c cells each, and the e entries that each of them meets.
+    """A grid cut into blocks of c cells, and b lists of e entries that the cells of a block meet.
+
+    Where entries lie close a block has several lists, so that all are about as full.
 
     Attributes:
-        cells: (b, c) int64: the cells; those at the far border come twice where blocks don't fill the grid.
-        entries: (b, e) int64: indices into the bank; 0 where a block meets fewer than e.
+        cells: (b, c) int64: the cells that meet each list.
+        entries: (b, e) int64: indices into the bank; 0 where a list is not full.
         hidden: (b, c, e) bool: entries that a cell does not see, or that are none.
+        rows: (h w, p) int64: where among all rows of `cells` each cell of the grid is, once for each list it meets;
+            -1 where it meets fewer than p.
     """
 
     cells: NDArray[np.int64]
     entries: NDArray[np.int64]
     hidden: NDArray[np.bool_]
-
-    @property
-    def back(self) -> NDArray[np.int64]:
-        """Where in `cells` each cell of the grid is, (h w,) int64."""
-        return np.unique(self.cells, return_index=True)[1].astype(np.int64)
+    rows: NDArray[np.int64]
 
     def padded(self, width: int) -> Blocks:
         """The same with lists of so many entries."""
@@ -243,6 +245,7 @@ class Blocks:
             self.cells,
             np.pad(self.entries, ((0, 0), more)),
             np.pad(self.hidden, ((0, 0), (0, 0), more), constant_values=True),
+            self.rows,
         )
 
     def ranking(
@@ -273,8 +276,7 @@ class Blocks:
         if excluded is not None:
             own = build.node("Gather", excluded, build.constant(self.entries))
             offset = build.node("Add", offset, build.node("Unsqueeze", own, build.ints([1])))
-        back = self.back
-        cells = build.node("Reshape", query, build.ints([-1, len(back), dimensions]))
+        cells = build.node("Reshape", query, build.ints([-1, len(self.rows), dimensions]))
         cells = build.node("Gather", cells, build.constant(self.cells.ravel()), axis=1)
         cells = build.node("Reshape", cells, build.ints([-1, b, c, dimensions]))
         ranking = build.node("Sub", offset, build.node("MatMul", cells, entries))
@@ -286,57 +288,90 @@ class Blocks:
         Args:
             build: the graph.
             values: their ranking, sorted, (n b c, count).
-            places: where they are in the list of the block, (n b c, count).
+            places: where they are in their list, (n b c, count).
             count: so many; a cell that sees fewer has its best one several times.
         """
         (b, c), width = self.cells.shape, self.entries.shape[1]
-        seen = build.node("Less", values, build.floats([ELSEWHERE / 2]))
-        best = build.node("Slice", places, build.ints([0]), build.ints([1]), build.ints([1]))
-        places = build.node("Where", seen, places, best)
-        by_block = build.node("Reshape", places, build.ints([-1, b, c, count]))
+        lists = self.rows.shape[1]
+        by_list = build.node("Reshape", places, build.ints([-1, b, c, count]))
         first = (np.arange(b, dtype=np.int64) * width).reshape(b, 1, 1)
-        flat = build.node("Add", by_block, build.constant(first))
+        flat = build.node("Add", by_list, build.constant(first))
         found = build.node("Gather", build.constant(self.entries.ravel()), flat)
-        ordered = build.node("Reshape", found, build.ints([-1, b * c, count]))
-        by_image = build.node("Gather", ordered, build.constant(self.back), axis=1)
-        return build.node("Reshape", by_image, build.ints([-1, count]))
+        found, values = (
+            build.node(
+                "Gather",
+                build.node("Reshape", each, build.ints([-1, b * c, count])),
+                build.constant(np.maximum(self.rows, 0)),
+                axis=1,
+            )  # (n, h w, p, count)
+            for each in (found, values)
+        )
+        if (self.rows < 0).any():
+            none = np.where(self.rows < 0, np.float32(ELSEWHERE), np.float32(0))[:, :, None]
+            values = build.node("Add", values, build.constant(none))
+        found, values = (
+            build.node("Reshape", each, build.ints([-1, lists * count])) for each in (found, values)
+        )
+        if lists > 1:
+            values, which = build.top_k(values, count, largest=False)
+            found = build.node("GatherElements", found, which, axis=1)
+        seen = build.node("Less", values, build.floats([ELSEWHERE / 2]))
+        best = build.node("Slice", found, build.ints([0]), build.ints([1]), build.ints([1]))
+        return build.node("Where", seen, found, best)
 
 
 def cut(window: Window, cells: NDArray[np.int32]) -> Blocks:
     """The blocks that make the search of entries at these cells (m,) cheapest.
 
     Small blocks meet few entries, but their products of matrices are too small to be fast, and entries come in the
-    lists of several blocks.
+    lists of several blocks; with short lists there are more of them to choose the best from.
     """
     h, w = window.grid
     counts = np.bincount(cells, minlength=h * w).reshape(h, w)
-    best, least = (h, w), float("inf")
+    best, longest, least = (h, w), len(cells), float("inf")
     for height in _sizes(h):
         for width in _sizes(w):
-            rows, columns = _starts(h, height), _starts(w, width)
-            seen = (
-                _seen(rows, height, window.reach[0], h) @ counts @ _seen(columns, width, window.reach[1], w).T
-            )
-            cost = seen.size * max(height * width, _ROWS) * float(seen.max() + 1)
-            if cost < least:
-                best, least = (height, width), cost
+            of_rows = _seen(_starts(h, height), height, window.reach[0], h)
+            seen = of_rows @ counts @ _seen(_starts(w, width), width, window.reach[1], w).T
+            for length in {min(length, int(seen.max())) for length in (*_LENGTHS, len(cells))}:
+                lists = np.maximum(1, -(-seen // max(1, length)))
+                cost = lists.sum() * max(height * width, _ROWS) * (length + _LIST)
+                cost += h * w * _MERGED * (int(lists.max()) - 1)
+                if cost < least:
+                    best, longest, least = (height, width), max(1, length), cost
     rows, columns = _starts(h, best[0]), _starts(w, best[1])
     corners = (rows[:, None] * w + columns).ravel()
     within = (np.arange(best[0])[:, None] * w + np.arange(best[1])).ravel()
-    of_block = corners[:, None] + within
     sees_rows, sees_columns = (
         _seen(starts, size, reach, along).astype(bool)
         for starts, size, reach, along in zip((rows, columns), best, window.reach, (h, w), strict=True)
     )
-    met = sees_rows[:, None, cells // w] & sees_columns[None, :, cells % w]
-    lists = [np.flatnonzero(one) for one in met.reshape(len(of_block), -1)]
-    longest = max(len(one) for one in lists)
-    entries = np.zeros((len(lists), longest), dtype=np.int64)
-    hidden = np.ones((*of_block.shape, longest), dtype=bool)
-    for block, one in enumerate(lists):
-        entries[block, : len(one)] = one
-        hidden[block, :, : len(one)] = ~window.sees(of_block[block].astype(np.int32), cells[one])
-    return Blocks(of_block, entries, hidden)
+    met = (sees_rows[:, None, cells // w] & sees_columns[None, :, cells % w]).reshape(len(corners), -1)
+    parts = [(block, np.flatnonzero(one)) for block, one in enumerate(met)]
+    lists = [
+        (block, some) for block, one in parts for some in np.array_split(one, max(1, -(-len(one) // longest)))
+    ]
+    of_list = np.array([corners[block] + within for block, _ in lists])
+    entries = np.zeros((len(lists), max(len(one) for _, one in lists)), dtype=np.int64)
+    hidden = np.ones((*of_list.shape, entries.shape[1]), dtype=bool)
+    for index, (_, one) in enumerate(lists):
+        entries[index, : len(one)] = one
+        hidden[index, :, : len(one)] = ~window.sees(of_list[index].astype(np.int32), cells[one])
+    return Blocks(of_list, entries, hidden, _rows_of(of_list, np.array([block for block, _ in lists]), h * w))
+
+
+def _rows_of(of_list: NDArray[np.int64], blocks: NDArray[np.int64], cells: int) -> NDArray[np.int64]:
+    """Where among the rows of lists (b, c) each cell is, (cells, p) int64, in the lists of the first block that has it.
+
+    `blocks` are those of the lists, (b,), ascending.
+    """
+    first = np.zeros(cells, dtype=np.int64)
+    first[of_list[::-1]] = blocks[::-1, None]  # the last to be written is the first block
+    listed = [np.flatnonzero((of_list == cell) & (blocks[:, None] == first[cell])) for cell in range(cells)]
+    rows = np.full((cells, max(len(one) for one in listed)), -1, dtype=np.int64)
+    for cell, one in enumerate(listed):
+        rows[cell, : len(one)] = one
+    return rows
 
 
 def _sizes(cells: int) -> list[int]:

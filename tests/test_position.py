@@ -174,10 +174,28 @@ def test_a_block_has_all_that_its_cells_see_and_hides_the_rest(window: Window, s
     where = np.random.default_rng(seed).integers(0, window.grid[0] * window.grid[1], m).astype(np.int32)
     blocks = position.cut(window, where).padded(m + 3)
     seen = window.sees(whole(window), where)
-    for of_block, entries, hidden in zip(blocks.cells, blocks.entries, blocks.hidden, strict=True):
-        for cell, out_of_sight in zip(of_block, hidden, strict=True):
-            assert sorted(entries[~out_of_sight].tolist()) == np.flatnonzero(seen[cell]).tolist()
-    np.testing.assert_array_equal(blocks.cells.ravel()[blocks.back], whole(window))
+    shown = [
+        entries[~out_of_sight]
+        for of_list, entries, hidden in zip(blocks.cells, blocks.entries, blocks.hidden, strict=True)
+        for _, out_of_sight in zip(of_list, hidden, strict=True)
+    ]
+    for cell, rows in enumerate(blocks.rows):
+        met = rows[rows >= 0]
+        assert (blocks.cells.ravel()[met] == cell).all()
+        assert (
+            np.sort(np.concatenate([shown[row] for row in met])).tolist()
+            == np.flatnonzero(seen[cell]).tolist()
+        )
+
+
+def test_where_entries_lie_close_blocks_have_more_lists() -> None:
+    rng = np.random.default_rng(0)
+    where = np.concatenate([rng.integers(0, 1600, 2000), rng.integers(600, 620, 2000)]).astype(np.int32)
+    blocks = position.cut(Window((40, 40), (3, 3)), where)
+    met = (blocks.rows >= 0).sum(axis=1)
+    assert met.min() == 1
+    assert met[610] > 1
+    assert blocks.cells.size * blocks.entries.shape[1] < 1600 * 4000 / 6
 
 
 def test_blocks_are_small_where_windows_are() -> None:
