@@ -184,7 +184,7 @@ class Places:
 def repeated(window: Window, cells: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Which entries have to be repeated at which cells so that every cell of the grid sees one.
 
-    A cell that sees none gets those nearest to it, and what it gets, cells that see it have, too.
+    A cell that sees none gets those of the nearest place, and what it gets, cells that see it have, too.
 
     Args:
         window: which cells see each other.
@@ -205,8 +205,8 @@ def repeated(window: Window, cells: NDArray[np.int32]) -> tuple[NDArray[np.int64
     at: list[NDArray[np.int32]] = []
     while without.any():
         cell = int(without.argmax())
-        apart = np.maximum(np.abs(places // w - cell // w), np.abs(places % w - cell % w))
-        nearest = np.flatnonzero(np.isin(cells, places[apart == apart.min()]))
+        apart = np.hypot(places // w - cell // w, places % w - cell % w)
+        nearest = np.flatnonzero(cells == places[apart.argmin()])
         entries.append(nearest)
         at.append(np.full(len(nearest), cell, dtype=np.int32))
         without &= ~window.sees(everywhere, at[-1][:1])[:, 0]
@@ -327,50 +327,60 @@ def cut(window: Window, cells: NDArray[np.int32]) -> Blocks:
     lists of several blocks; with short lists there are more of them to choose the best from.
     """
     h, w = window.grid
-    counts = np.bincount(cells, minlength=h * w).reshape(h, w)
-    best, longest, least = (h, w), len(cells), float("inf")
+    (height, width), longest = _cheapest(window, np.bincount(cells, minlength=h * w).reshape(h, w))
+    rows, columns = _starts(h, height), _starts(w, width)
+    corners = (rows[:, None] * w + columns).ravel()
+    within = (np.arange(height)[:, None] * w + np.arange(width)).ravel()
+    met = (
+        _seen(rows, height, window.reach[0], h)[:, None, cells // w]
+        * _seen(columns, width, window.reach[1], w)[None, :, cells % w]
+    ).reshape(len(corners), -1)
+    parts, blocks = [], []
+    for block, sees in enumerate(met):
+        one = np.flatnonzero(sees)
+        some = np.array_split(one, max(1, -(-len(one) // longest)))
+        parts += some
+        blocks += [block] * len(some)
+    of_list = corners[blocks][:, None] + within
+    entries = np.zeros((len(parts), max(map(len, parts))), dtype=np.int64)
+    hidden = np.ones((*of_list.shape, entries.shape[1]), dtype=bool)
+    for index, one in enumerate(parts):
+        entries[index, : len(one)] = one
+        hidden[index, :, : len(one)] = ~window.sees(of_list[index].astype(np.int32), cells[one])
+    return Blocks(of_list, entries, hidden, _rows_of(of_list, np.array(blocks), h * w))
+
+
+def _cheapest(window: Window, counts: NDArray[np.int64]) -> tuple[tuple[int, int], int]:
+    """(height, width) of blocks and length of lists, for so many entries at each cell, (h, w)."""
+    h, w = window.grid
+    best, least = ((h, w), 1), float("inf")
     for height in _sizes(h):
         for width in _sizes(w):
             of_rows = _seen(_starts(h, height), height, window.reach[0], h)
             seen = of_rows @ counts @ _seen(_starts(w, width), width, window.reach[1], w).T
-            for length in {min(length, int(seen.max())) for length in (*_LENGTHS, len(cells))}:
-                lists = np.maximum(1, -(-seen // max(1, length)))
+            most = max(1, int(seen.max()))
+            for length in sorted({min(length, most) for length in (*_LENGTHS, most)}):
+                lists = np.maximum(1, -(-seen // length))
                 cost = lists.sum() * max(height * width, _ROWS) * (length + _LIST)
-                cost += h * w * _MERGED * (int(lists.max()) - 1)
+                cost += h * w * _MERGED * (lists.max() - 1)
                 if cost < least:
-                    best, longest, least = (height, width), max(1, length), cost
-    rows, columns = _starts(h, best[0]), _starts(w, best[1])
-    corners = (rows[:, None] * w + columns).ravel()
-    within = (np.arange(best[0])[:, None] * w + np.arange(best[1])).ravel()
-    sees_rows, sees_columns = (
-        _seen(starts, size, reach, along).astype(bool)
-        for starts, size, reach, along in zip((rows, columns), best, window.reach, (h, w), strict=True)
-    )
-    met = (sees_rows[:, None, cells // w] & sees_columns[None, :, cells % w]).reshape(len(corners), -1)
-    parts = [(block, np.flatnonzero(one)) for block, one in enumerate(met)]
-    lists = [
-        (block, some) for block, one in parts for some in np.array_split(one, max(1, -(-len(one) // longest)))
-    ]
-    of_list = np.array([corners[block] + within for block, _ in lists])
-    entries = np.zeros((len(lists), max(len(one) for _, one in lists)), dtype=np.int64)
-    hidden = np.ones((*of_list.shape, entries.shape[1]), dtype=bool)
-    for index, (_, one) in enumerate(lists):
-        entries[index, : len(one)] = one
-        hidden[index, :, : len(one)] = ~window.sees(of_list[index].astype(np.int32), cells[one])
-    return Blocks(of_list, entries, hidden, _rows_of(of_list, np.array([block for block, _ in lists]), h * w))
+                    best, least = ((height, width), length), cost
+    return best
 
 
 def _rows_of(of_list: NDArray[np.int64], blocks: NDArray[np.int64], cells: int) -> NDArray[np.int64]:
     """Where among the rows of lists (b, c) each cell is, (cells, p) int64, in the lists of the first block that has it.
 
-    `blocks` are those of the lists, (b,), ascending.
+    `blocks` are those of the lists, (b,).
     """
-    first = np.zeros(cells, dtype=np.int64)
-    first[of_list[::-1]] = blocks[::-1, None]  # the last to be written is the first block
-    listed = [np.flatnonzero((of_list == cell) & (blocks[:, None] == first[cell])) for cell in range(cells)]
-    rows = np.full((cells, max(len(one) for one in listed)), -1, dtype=np.int64)
-    for cell, one in enumerate(listed):
-        rows[cell, : len(one)] = one
+    first = np.full(cells, len(of_list))
+    np.minimum.at(first, of_list, blocks[:, None])
+    kept = np.flatnonzero(first[of_list] == blocks[:, None])
+    kept = kept[np.argsort(of_list.ravel()[kept], kind="stable")]
+    cell = of_list.ravel()[kept]
+    nth = np.arange(len(kept)) - np.searchsorted(cell, cell)
+    rows = np.full((cells, nth.max() + 1), -1, dtype=np.int64)
+    rows[cell, nth] = kept
     return rows
 
 

@@ -159,7 +159,7 @@ def test_entries_are_repeated_where_a_cell_would_see_none(window: Window, seed: 
     assert window.sees(everywhere, np.concatenate([entries, at])).any(axis=1).all()
     rows, columns = np.divmod(everywhere, window.grid[1])
     for entry, cell in zip(which, at, strict=True):
-        apart = np.maximum(abs(rows[entries] - rows[cell]), abs(columns[entries] - columns[cell]))
+        apart = np.hypot(rows[entries] - rows[cell], columns[entries] - columns[cell])
         assert apart[entry] == apart.min()
     if before.all():
         assert len(which) == 0
