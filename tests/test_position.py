@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from goodparts import Inspector, Recipe, coreset, held_out, memory_bank, position, read_dataset
+from goodparts import Inspector, Recipe, coreset, framing, held_out, memory_bank, position, read_dataset
 from goodparts import model as model_file
 from goodparts.engines.openvino import Engine
 from goodparts.errors import ModelError, RecipeError
-from goodparts.features import GoodFeatures
+from goodparts.features import Extractor, GoodFeatures
 from goodparts.framing import frame_of
 from goodparts.graph import FAR, search_graph, side_by_side
 from goodparts.images import read_image
@@ -569,3 +569,26 @@ def test_learns_on_within_the_window(recipe: Recipe, mini_dataset: Path) -> None
     assert len(inspector.model.bank.cells) == len(inspector.model.bank.features)
     assert len(inspector.model.bank.features) > len(before.bank.features)
     assert max(inspector.model.calibration.scores) < 1e6
+
+
+@pytest.mark.real
+def test_the_search_finds_what_brute_force_finds_within_the_window_on_real_images(shared: Path) -> None:
+    root = shared / "mvtec_ad" / "metal_nut"
+    inspector = Inspector(Recipe(position_window=24, precision="f32")).fit(root)
+    model = inspector.model
+    bank, window = model.bank, position.window_of(model.recipe, model.grid)
+    assert window is not None
+    assert bank.cells is not None
+    assert bank.int8
+    extractor = Extractor(model.backbone, model.recipe)
+    norms = (bank.features.astype(np.float64) ** 2).sum(axis=1)
+    for sample in read_dataset(root).test[::23]:
+        pixels = read_image(sample.path)
+        working = framing.apply(framing.frame_of(pixels.shape[:2], model.recipe), pixels)
+        patches = extractor(working).astype(np.float64)
+        squared = (
+            (patches**2).sum(axis=1)[:, None] + norms - 2 * (patches @ bank.features.T.astype(np.float64))
+        )
+        squared[~window.sees(whole(window), bank.cells)] = np.inf
+        found = inspector.inspect(pixels).distance_grid.ravel()
+        np.testing.assert_allclose(found, np.sqrt(squared.min(axis=1)), rtol=1e-4)
