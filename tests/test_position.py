@@ -206,11 +206,14 @@ def test_blocks_are_small_where_windows_are() -> None:
     assert narrow.cells.size * narrow.entries.shape[1] < 1600 * 4000 / 6  # of the work of a search everywhere
 
 
-def made_up(images: int, d: int, seed: int) -> NDArray[np.float32]:
-    """Features (images, cells, d) that depend on the cell, and a little on the image; away from zero."""
-    rng = np.random.default_rng(seed)
-    of_cell = rng.normal(size=(1, CELLS, d)) * 2
-    return (of_cell + rng.normal(size=(images, CELLS, d)) + 9).astype(np.float32)
+def made_up(images: int, d: int, seed: int, *, more: int = 0, wide: int = 99) -> NDArray[np.float32]:
+    """Features (images, cells, d) that depend on the cell, and a little on the image; away from zero.
+
+    `more` makes other images of the same part. They hardly vary in any but the first `wide` dimensions.
+    """
+    of_cell = np.random.default_rng(seed).normal(size=(1, CELLS, d)) * 2
+    of_image = np.random.default_rng((seed, more)).normal(size=(images, CELLS, d))
+    return ((of_cell + of_image) * np.where(np.arange(d) < wide, 1, 1e-3) + 9).astype(np.float32)
 
 
 def bank_of(features: Array, recipe: Recipe, valid: NDArray[np.bool_] | None = None) -> MemoryBank:
@@ -257,8 +260,9 @@ def test_distances_are_those_of_brute_force_within_the_window(
         search_dimensions=search_dimensions,
         seed=seed,
     )
-    bank = bank_of(made_up(images, d, seed), recipe)
-    patches = made_up(3, d, seed + 1)
+    wide = search_dimensions or d  # the search takes principal dimensions only if these are enough
+    bank = bank_of(made_up(images, d, seed, wide=wide), recipe)
+    patches = made_up(3, d, seed, more=1, wide=wide)
     found = found_by(bank, recipe, patches)
     within = position.window_of(recipe, GRID)
     if within is None:
