@@ -15,7 +15,7 @@ bound by memory. Here two things make it fast, and the sequence is the same, sin
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from goodparts import feeding
 
 if TYPE_CHECKING:
+    from goodparts.position import Places
     from goodparts.recipe import Recipe
 
 Progress = Callable[[int, int], None]
@@ -50,6 +51,7 @@ def greedy(
     count: int,
     *,
     start: int | NDArray[np.int64] = 0,
+    places: Places | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.int64]:
     """The greedy k-center sequence.
@@ -61,6 +63,8 @@ def greedy(
         points: (n, d) float32, an array or what reads them. Centred points give the best accuracy.
         count: number of picks, those of `start` included, up to n.
         start: index of the first pick, or of several that are there already, all different.
+        places: where the points lie: then a point is as far as the nearest pick within its window, and farther than
+            all others while there is none.
         progress: called after each batch with (picks so far, count).
 
     Returns:
@@ -70,7 +74,7 @@ def greedy(
     batch = np.atleast_1d(np.asarray(start, dtype=np.int64))
     if not len(batch) <= count <= n:
         raise ValueError(f"count: expected {len(batch)} to {n}, found {count}")
-    cover = _Cover(points, count)
+    cover = _Cover(points, count, places)
     awake = n  # how many points to look at
     with feeding.small_products():  # OpenBLAS's own threads go on spinning between the batches
         while True:
@@ -120,15 +124,19 @@ class _Cover:
     Attributes:
         picks: (count,) int64, of which the first `done` are made.
         centres: of each pick c (-2 c, |c|^2), (count, d + 1) float32: with (x, 1) its product is |x - c|^2 - |x|^2.
+            With places each has them behind, and so has x.
+        in_sight: with places, whether each region of them sees each pick, (regions, count) bool.
         bound: squared distance of each point to the first `met` picks, (n,) float32; -1 once picked.
     """
 
-    def __init__(self, points: Points, count: int) -> None:
+    def __init__(self, points: Points, count: int, places: Places | None) -> None:
         n, d = len(points), points[np.zeros(1, dtype=np.int64)].shape[1]
-        self.points = points
+        self.points, self.places = points, places
+        self.d = d
         self.done = 0
         self.picks = np.empty(count, dtype=np.int64)
-        self.centres = np.empty((count, d + 1), dtype=np.float32)
+        self.centres = np.empty((count, d + 1 + (places.width if places else 0)), dtype=np.float32)
+        self.in_sight = np.empty((places.region_count if places else 0, count), dtype=bool)
         self.bound = np.full(n, np.inf, dtype=np.float32)
         self.met = np.zeros(n, dtype=np.int32)
 
@@ -137,8 +145,11 @@ class _Cover:
         part = slice(self.done, self.done + len(batch))
         chosen = self.points[batch]
         self.picks[part] = batch
-        self.centres[part, :-1] = -2 * chosen
-        self.centres[part, -1] = np.einsum("nd,nd->n", chosen, chosen)
+        self.centres[part, : self.d] = -2 * chosen
+        self.centres[part, self.d] = np.einsum("nd,nd->n", chosen, chosen)
+        if self.places is not None:
+            self.centres[part, self.d + 1 :] = self.places.elsewhere(batch)
+            self.in_sight[:, part] = self.places.in_sight(batch)
         self.bound[batch] = -1
         self.done += len(batch)
 
@@ -175,7 +186,8 @@ class _Cover:
     def _look_at(self, rows: NDArray[np.int64], level: np.float32) -> None:
         """Let these points meet the picks they have not met, until their bounds fall to `level`."""
         rows = rows[np.argsort(self.met[rows], kind="stable")]
-        blocks = [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
+        groups = [rows] if self.places is None else self.places.by_region(rows)
+        blocks = [group[first : first + _ROWS] for group in groups for first in range(0, len(group), _ROWS)]
 
         scratch = threading.local()  # new memory for every product would cost as much as the product
 
@@ -183,13 +195,13 @@ class _Cover:
             if not hasattr(scratch, "distances"):
                 scratch.distances = np.empty(_ROWS * _PICKS, dtype=np.float32)
             x = np.ones((len(block), self.centres.shape[1]), dtype=np.float32)
-            x[:, :-1] = self.points[block]
-            norms = np.einsum("nd,nd->n", x[:, :-1], x[:, :-1])
-            first = int(self.met[block[0]])
-            while first < self.done and len(block):
-                last = min(first + _PICKS, self.done)
-                distances = scratch.distances[: len(x) * (last - first)].reshape(len(x), -1)
-                nearest = np.matmul(x, self.centres[first:last].T, out=distances).min(axis=1)
+            x[:, : self.d] = self.points[block]
+            norms = np.einsum("nd,nd->n", x[:, : self.d], x[:, : self.d])
+            if self.places is not None:
+                x[:, self.d + 1 :] = self.places.here(block)
+            for centres, last in self._not_met(block):
+                distances = scratch.distances[: len(x) * len(centres)].reshape(len(x), -1)
+                nearest = np.matmul(x, centres.T, out=distances).min(axis=1)
                 nearest += norms
                 np.maximum(nearest, 0, out=nearest)
                 np.minimum(nearest, self.bound[block], out=nearest)
@@ -197,11 +209,29 @@ class _Cover:
                 self.met[block] = np.maximum(self.met[block], last)
                 far = nearest > level
                 block, x, norms = block[far], x[far], norms[far]
-                first = last
+                if not len(block):
+                    break
 
         with closing(feeding.ordered(look, blocks, workers=feeding.cores())) as looked:
             for _ in looked:
                 pass
+
+    def _not_met(self, block: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.float32], int]]:
+        """Centres (p, ...) that the first of these points has not met, and of how many picks they are the last.
+
+        With places, only those in sight of the region of all these points.
+        """
+        first = int(self.met[block[0]])
+        if self.places is None:
+            for begin in range(first, self.done, _PICKS):
+                last = min(begin + _PICKS, self.done)
+                yield self.centres[begin:last], last
+            return
+        in_sight = self.in_sight[self.places.regions[block[0]], first : self.done]
+        seen = first + np.flatnonzero(in_sight)
+        for begin in range(0, len(seen), _PICKS):
+            part = seen[begin : begin + _PICKS]
+            yield self.centres[part], self.done if begin + _PICKS >= len(seen) else int(part[-1]) + 1
 
     def _choose_among(self, candidates: NDArray[np.int64], level: np.float32, most: int) -> NDArray[np.int64]:
         """The greedy choice among these points, ascending and up to date, while the winner is farther than `level`."""
@@ -211,6 +241,8 @@ class _Cover:
         between += norms
         between += norms[:, None]
         np.maximum(between, 0, out=between)
+        if self.places is not None:
+            between += self.places.here(candidates) @ self.places.elsewhere(candidates).T
         remaining = self.bound[candidates]
         batch: list[int] = []
         while len(batch) < most:

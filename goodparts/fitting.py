@@ -84,6 +84,7 @@ def fit(
             features.features,
             features.eligible,
             recipe,
+            grid=features.grid,
             progress=lambda done, total: tell("memory bank", done, total),
         )
         clock.lap("memory bank")
@@ -135,6 +136,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
             features.eligible,
             recipe,
             first_image=first,
+            grid=features.grid,
             progress=lambda done, total: tell("memory bank", done, total),
         )
         clock.lap("memory bank")
@@ -239,7 +241,7 @@ def _unlike_the_rest(
     out = np.zeros(len(features), dtype=bool)
     for done in range(_ROBUST_ROUNDS):
         rest = features.without(out)
-        bank = memory_bank.choose(features.features, rest.eligible, recipe)
+        bank = memory_bank.choose(features.features, rest.eligible, recipe, grid=features.grid)
         with closing(held_out.score(rest, bank, recipe, workers=workers, tell=silent)) as scored:
             scores = np.array([one.score for one in scored])
         middle = np.median(scores[~out])

@@ -22,6 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from goodparts import position
 from goodparts.errors import BackboneError
 from goodparts.graph_builder import GraphBuilder
 from goodparts.light import CELLS, DARK, LARGEST, TO_CHANNELS, TO_COEFFICIENTS, averaging
@@ -30,6 +31,7 @@ from goodparts.memory_bank import candidates as candidates_of
 if TYPE_CHECKING:
     from goodparts.light import Light
     from goodparts.memory_bank import MemoryBank
+    from goodparts.position import Blocks
     from goodparts.recipe import Recipe
     from goodparts.whitening import Whitening
 
@@ -143,12 +145,12 @@ def search_graph(
 
     Each patch is compared with the whole bank in the bank's search space (centred, principal dimensions, int8); the
     exact Euclidean distances of the best candidates decide: that to the nearest entry, or the mean of those to several,
-    in units of the entries' spacing where the bank has one.
+    in units of the entries' spacing where the bank has one. With a `position_window`, only with the entries within it.
 
     Args:
         bank: what is searched.
         grid: (h, w).
-        recipe: score_neighbours, image_score and its keys.
+        recipe: score_neighbours, image_score and its keys, position_window.
         masked: adds the input `valid` (n, h, w) float32, 0 for patches that must not count for the score.
         held_out: adds the input `excluded` (m,) float32, `FAR` for bank entries that must not be found.
         opset: that of the features graph, so that both can be joined.
@@ -160,16 +162,24 @@ def search_graph(
     stored = build.learnt("bank", bank.features)
     excluded = build.input("excluded", TensorProto.FLOAT, [entries]) if held_out else None
 
-    candidates = _search(build, patches, bank, candidates_of(recipe), excluded)
+    window = position.window_of(recipe, grid)
+    blocks = None
+    if window is not None:
+        assert bank.cells is not None  # what chose the bank had the same recipe
+        blocks = position.cut(window, bank.cells)
+    candidates, absent = _search(build, patches, bank, candidates_of(recipe), excluded, blocks)
     found = build.node("Gather", stored, candidates, axis=0)  # (patches, k, d)
     squared = _squared_distance(build, build.node("Unsqueeze", patches, build.ints([1])), found)
+    if absent is not None:
+        squared = build.node("Add", squared, absent)
     if excluded is not None:
         squared = build.node("Add", squared, build.node("Gather", excluded, candidates))
     nearest = build.node("ReduceMin", squared, build.ints([1]), keepdims=0)
     if bank.spacing is None and recipe.score_neighbours == 1:
         distances = build.node("Sqrt", nearest)
     else:
-        distances = _mean_distance(build, squared, candidates, bank, recipe.score_neighbours, held_out)
+        some_missing = held_out or blocks is not None
+        distances = _mean_distance(build, squared, candidates, bank, recipe.score_neighbours, some_missing)
     build.node("Reshape", distances, build.ints([-1, *grid]), name="distance_grid")
     build.output("distance_grid", ["n", *grid])
 
@@ -211,6 +221,9 @@ def side_by_side(bank: MemoryBank, grid: tuple[int, int], recipe: Recipe) -> boo
     That is faster, but each takes memory for the ranking of all entries and for the candidates of all patches.
     """
     entries, dimensions = bank.features.shape
+    window = position.window_of(recipe, grid)
+    if window is not None and bank.cells is not None:
+        entries = position.cut(window, bank.cells).entries.shape[1]
     return bool(4 * grid[0] * grid[1] * (entries + 2 * candidates_of(recipe) * dimensions) <= _SCRATCH)
 
 
@@ -364,30 +377,60 @@ def _adaptive_matrix(size: int, target: int) -> NDArray[np.float32]:
 # ---- search
 
 
-def _search(build: GraphBuilder, patches: str, bank: MemoryBank, count: int, excluded: str | None) -> str:
+def _search(
+    build: GraphBuilder,
+    patches: str,
+    bank: MemoryBank,
+    count: int,
+    excluded: str | None,
+    blocks: Blocks | None,
+) -> tuple[str, str | None]:
     """Indices of the `count` most promising bank entries, (patches, k) int64.
+
+    And what to add to their squared distances, (patches, k) float32: `FAR` where a patch may find fewer; None: nothing.
+    """
+    query = _query(build, patches, bank)
+    if blocks is None:
+        entries = len(bank.features)
+        ranking = _ranking(build, query, bank, excluded, _padded(entries, count))
+        found = _best(build, ranking, entries, count)[1]
+        return build.node("Min", found, build.ints([entries - 1])), None  # padding
+    entries = blocks.entries.shape[1]
+    blocks = blocks.padded(_padded(entries, count))
+    ranked = _ranked(bank)
+    met = _doubled(build, bank, ranked[blocks.entries].transpose(0, 2, 1))  # (b, q, e)
+    ranking = blocks.ranking(build, query, met, ranked.shape[1], bank.norms, excluded)
+    return blocks.found(build, *_best(build, ranking, entries, count), min(count, entries))
+
+
+def _best(build: GraphBuilder, ranking: str, entries: int, count: int) -> tuple[str, str]:
+    """The `count` lowest of each row (rows, padded), sorted, (rows, k) float32; and where, (rows, k) int64.
 
     Of every block of entries the minimum is taken first, then those of the best blocks are ranked: a top-k over whole
     rows would take longer than the products.
     """
-    entries = len(bank.features)
     k = min(count, entries)
     block = _block_size(entries)
     blocks = -(-entries // block)
     if blocks <= k:
-        ranking = _ranking(build, patches, bank, excluded, entries)
-        return build.top_k(ranking, k, largest=False)[1]
-    ranking = _ranking(build, patches, bank, excluded, blocks * block)
+        return build.top_k(ranking, k, largest=False)
     by_block = build.node("Reshape", ranking, build.ints([-1, blocks, block]))
     lowest = build.node("ReduceMin", by_block, build.ints([2]), keepdims=0)
-    best = build.top_k(lowest, k, largest=False)[1]  # (patches, k) blocks
+    best = build.top_k(lowest, k, largest=False)[1]  # (rows, k) blocks
     within = build.node("GatherND", by_block, build.node("Unsqueeze", best, build.ints([2])), batch_dims=1)
     within = build.node("Reshape", within, build.ints([-1, k * block]))
-    found = build.top_k(within, k, largest=False)[1]
+    values, found = build.top_k(within, k, largest=False)
     which = build.node("Div", found, build.ints([block]))
     offset = build.node("Sub", found, build.node("Mul", which, build.ints([block])))
     first = build.node("Mul", build.node("GatherElements", best, which, axis=1), build.ints([block]))
-    return build.node("Min", build.node("Add", first, offset), build.ints([entries - 1]))  # padding
+    return values, build.node("Add", first, offset)
+
+
+def _padded(entries: int, count: int) -> int:
+    """How many entries `_best` wants in a row."""
+    block = _block_size(entries)
+    blocks = -(-entries // block)
+    return entries if blocks <= min(count, entries) else blocks * block
 
 
 def _block_size(entries: int) -> int:
@@ -395,34 +438,45 @@ def _block_size(entries: int) -> int:
     return int(2 ** max(3, round(np.log2(entries / 2) / 2)))
 
 
-def _ranking(build: GraphBuilder, patches: str, bank: MemoryBank, excluded: str | None, padded: int) -> str:
-    """|b|^2 - 2 q.b for all entries b, padded with FAR: squared distances up to a constant a patch, (patches, padded).
-
-    q and b are centred and in the bank's search space, |b|^2 is that of all dimensions.
-    """
-    missing = padded - len(bank.features)
+def _query(build: GraphBuilder, patches: str, bank: MemoryBank) -> str:
+    """Patches (patches, d), centred and in the bank's search space."""
     if bank.basis is None:
         query = build.node("Sub", patches, build.learnt("bank_mean", bank.mean))
     else:
         query = build.node("MatMul", patches, build.learnt("bank_basis", bank.basis))
         query = build.node("Sub", query, build.constant(bank.mean @ bank.basis))
-    if bank.int8:
-        units, zero = bank.quantised, build.constant(np.array(0, dtype=np.int8))
-        scale = build.constant(units.patch_scale)
-        query = build.node("DequantizeLinear", build.node("QuantizeLinear", query, scale, zero), scale, zero)
-        entries = build.node(
-            "DequantizeLinear",
-            build.learnt("search_bank", np.pad(units.entries.T, ((0, 0), (0, missing)))),
-            build.constant(np.float32(2) * units.entry_scale),
-            zero,
-        )
-    else:
-        entries = build.learnt("search_bank", np.pad(2 * bank.search_bank.T, ((0, 0), (0, missing))))
+    if not bank.int8:
+        return query
+    scale, zero = build.constant(bank.quantised.patch_scale), build.constant(np.array(0, dtype=np.int8))
+    return build.node("DequantizeLinear", build.node("QuantizeLinear", query, scale, zero), scale, zero)
+
+
+def _ranking(build: GraphBuilder, query: str, bank: MemoryBank, excluded: str | None, padded: int) -> str:
+    """|b|^2 - 2 q.b for all entries b, padded with FAR: squared distances up to a constant a patch, (patches, padded).
+
+    q and b are centred and in the bank's search space, |b|^2 is that of all dimensions.
+    """
+    missing = padded - len(bank.features)
+    entries = _doubled(build, bank, np.pad(_ranked(bank).T, ((0, 0), (0, missing))))
     offset = build.learnt("search_offset", np.pad(bank.norms, (0, missing), constant_values=FAR))
     if excluded is not None:
         own = build.node("Pad", excluded, build.ints([0, missing])) if missing else excluded
         offset = build.node("Add", offset, own)
     return build.node("Sub", offset, build.node("MatMul", query, entries))
+
+
+def _ranked(bank: MemoryBank) -> NDArray[Any]:
+    """The entries as they are ranked, (m, q) int8 or float32."""
+    return bank.quantised.entries if bank.int8 else bank.search_bank
+
+
+def _doubled(build: GraphBuilder, bank: MemoryBank, ranked: NDArray[Any]) -> str:
+    """Twice these entries, in float32."""
+    if not bank.int8:
+        return build.learnt("search_bank", 2 * ranked)
+    scale, zero = np.float32(2) * bank.quantised.entry_scale, np.array(0, dtype=np.int8)
+    learnt = build.learnt("search_bank", ranked)
+    return build.node("DequantizeLinear", learnt, build.constant(scale), build.constant(zero))
 
 
 def _squared_distance(build: GraphBuilder, a: str, b: str) -> str:
@@ -431,7 +485,7 @@ def _squared_distance(build: GraphBuilder, a: str, b: str) -> str:
 
 
 def _mean_distance(
-    build: GraphBuilder, squared: str, candidates: str, bank: MemoryBank, neighbours: int, held_out: bool
+    build: GraphBuilder, squared: str, candidates: str, bank: MemoryBank, neighbours: int, some_missing: bool
 ) -> str:
     """Mean distance of each patch to its nearest entries, each in units of the entry's spacing, (patches,).
 
@@ -441,7 +495,7 @@ def _mean_distance(
         candidates: their indices, (patches, k).
         bank: its spacing.
         neighbours: how many entries.
-        held_out: whether some must not be found; then the mean is of those that are left.
+        some_missing: whether some may be so; then the mean is of those that are left.
     """
     count = min(neighbours, len(bank.features))
     nearest, which = build.top_k(squared, count, largest=False)
@@ -450,7 +504,7 @@ def _mean_distance(
         found = build.node("GatherElements", candidates, which, axis=1)
         units = build.learnt("bank_density", np.float32(1) / bank.spacing)
         distances = build.node("Mul", distances, build.node("Gather", units, found))
-    if not held_out:
+    if not some_missing:
         return build.node("ReduceMean", distances, build.ints([1]), keepdims=0)
     there = build.node("Cast", build.node("Less", nearest, build.floats([FAR / 2])), to=TensorProto.FLOAT)
     total = build.node("ReduceSum", build.node("Mul", distances, there), build.ints([1]), keepdims=0)

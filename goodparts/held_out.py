@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import feeding, framing, memory_bank
+from goodparts import feeding, framing, memory_bank, position
 from goodparts.coreset import Points
 from goodparts.features import GoodFeatures, Progress
-from goodparts.memory_bank import MemoryBank
+from goodparts.memory_bank import Entries, MemoryBank
+from goodparts.position import Places, Window
 from goodparts.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def score(
         )
         return
     fillers, absent = stand_ins(good, bank, recipe, first_image=first_image)
-    filled = bank.with_entries(*fillers, _spacing(bank, fillers[0], absent, recipe))
+    filled = bank.with_entries(
+        fillers.features, fillers.origins, fillers.cells, _spacing(bank, fillers, absent, recipe, good.grid)
+    )
     del fillers  # as large as the bank; so that it is there once
     yield from score_against(
         good,
@@ -92,7 +95,7 @@ def score_by_folds(
     done = 0
     for fold in range(folds):
         rest = good.eligible & (of_image != fold)[:, None]
-        bank = memory_bank.choose(good.features, rest, recipe)
+        bank = memory_bank.choose(good.features, rest, recipe, grid=good.grid)
         members = np.flatnonzero(of_image == fold)
         everyone = np.full(len(bank.features), -1, dtype=np.int32)
         with closing(
@@ -106,22 +109,37 @@ def score_by_folds(
 
 def stand_ins(
     good: GoodFeatures, bank: MemoryBank, recipe: Recipe, *, first_image: int = 0
-) -> tuple[tuple[NDArray[np.float32], NDArray[np.int32]], NDArray[np.int32]]:
+) -> tuple[Entries, NDArray[np.int32]]:
     """What a bank chosen without image i would have had in place of image i's entries, for every i.
 
     Returns:
-        ((features (s, d), origins (s,)), absent (s,)): entry j is a patch of image `origins[j]` and stands in only
-        where image `absent[j]` is held out. None for a random bank, which leaves no holes.
+        (s entries, absent (s,)): entry j is a patch of image `origins[j]` and stands in only where image `absent[j]` is
+        held out. None for a random bank, which leaves no holes; except that with a position window there are always
+        enough for every cell to see one.
     """
-    d = good.features.shape[-1]
-    if recipe.sampling != "greedy":
-        none = np.empty(0, dtype=np.int32)
-        return (np.empty((0, d), dtype=np.float32), none), none
+    window = position.window_of(recipe, good.grid)
+    kept = np.empty(0, dtype=np.int64)
+    absent = np.empty(0, dtype=np.int32)
+    if recipe.sampling == "greedy":
+        kept, absent = _in_holes(good, bank, window, first_image)
+    fillers = Entries.of(good.features, kept, window, first_image)
+    if window is None:
+        return fillers, absent
+    return _seen_everywhere(bank, fillers, absent, window)
+
+
+def _in_holes(
+    good: GoodFeatures, bank: MemoryBank, window: Window | None, first_image: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Rows of patches that fill the holes of images, (s,) int64, and those images, (s,) int32."""
     patches = good.features.shape[1]
     rows = np.flatnonzero(good.eligible)
     points = memory_bank.ProjectedPoints.of(good.features, rows)
     entries = good.features.projection.of(bank.features) - points.centre
-    first, second, owner = _two_nearest_images(points, entries, bank.origins)
+    places, others = None, None
+    if window is not None and bank.cells is not None:
+        places, others = Places(window, window.cells_of(rows)), Places(window, bank.cells)
+    first, second, owner = _two_nearest_images(points, entries, bank.origins, places, others)
     radius = first.max()
     hole = (second > radius) & (owner != rows // patches + first_image)
     chosen: list[NDArray[np.int64]] = []
@@ -129,46 +147,116 @@ def stand_ins(
     for image in np.unique(owner[hole]):
         candidates = np.flatnonzero(hole & (owner == image))
         own = bank.of_image(int(image))
-        picks = _fill(points[candidates], second[candidates], radius, own.stop - own.start)
+        cells = None if places is None else places.cells[candidates]
+        picks = _fill(points[candidates], second[candidates], radius, own.stop - own.start, window, cells)
         chosen.append(rows[candidates[picks]])
         absent.append(np.full(len(picks), image, dtype=np.int32))
-    kept = np.concatenate([*chosen, np.empty(0, dtype=np.int64)])
     return (
-        (good.features.rows(kept), (kept // patches).astype(np.int32) + np.int32(first_image)),
+        np.concatenate([*chosen, np.empty(0, dtype=np.int64)]),
         np.concatenate([*absent, np.empty(0, dtype=np.int32)]),
     )
 
 
 def _spacing(
-    bank: MemoryBank, fillers: NDArray[np.float32], absent: NDArray[np.int32], recipe: Recipe
+    bank: MemoryBank, fillers: Entries, absent: NDArray[np.int32], recipe: Recipe, grid: tuple[int, int]
 ) -> NDArray[np.float32] | None:
-    """How far stand-ins (s, d) lie from the nearest entries of the bank without the images they stand in for, (s,)."""
+    """How far stand-ins lie from the nearest entries of the bank without the images they stand in for, (s,) float32."""
     if bank.spacing is None:
         return None
+    window = position.window_of(recipe, grid)
+
+    def hidden(part: slice) -> NDArray[np.bool_]:
+        own = np.asarray(bank.origins == absent[part, None])
+        if window is None or fillers.cells is None or bank.cells is None:
+            return own
+        return np.asarray(own | ~window.sees(fillers.cells[part], bank.cells))
+
     return memory_bank.spacing(
-        fillers,
+        fillers.features,
         recipe.density_neighbours,
         among=bank.features,
-        hidden=lambda part: bank.origins == absent[part, None],
+        hidden=hidden,
         least=float(bank.spacing.min()),
     )
 
 
+def _seen_everywhere(
+    bank: MemoryBank, fillers: Entries, absent: NDArray[np.int32], window: Window
+) -> tuple[Entries, NDArray[np.int32]]:
+    """The fillers and as many more that every cell sees an entry whichever image is held out."""
+    assert bank.cells is not None
+    assert fillers.cells is not None
+    whole = Entries(bank.features, bank.origins, bank.cells)
+    for image in np.unique(bank.origins):
+        left, filled = np.flatnonzero(bank.origins != image), np.flatnonzero(absent == image)
+        which, at = position.repeated(window, np.concatenate([bank.cells[left], fillers.cells[filled]]))
+        if len(which):
+            others = whole.only(left).joined(fillers.only(filled))
+            fillers = fillers.joined(replace(others.only(which), cells=at))
+            absent = np.concatenate([absent, np.full(len(which), image, dtype=np.int32)])
+    return fillers, absent
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Entries of some images, whose points are met together.
+
+    Attributes:
+        images: (g,) int32.
+        begins: where the entries of each begin, (g,) int64.
+        centres: -2 c and behind it, where there are places, what comes of them, (q, e) float32.
+        norms: |c|^2, (e,) float32.
+    """
+
+    images: NDArray[np.int32]
+    begins: NDArray[np.int64]
+    centres: NDArray[np.float32]
+    norms: NDArray[np.float32]
+
+
+def _groups(
+    entries: NDArray[np.float32], origins: NDArray[np.int32], elsewhere: NDArray[np.float32] | None
+) -> list[_Group]:
+    """Entries in groups of about `_ENTRIES`, those of an image in one."""
+    images, starts = np.unique(origins, return_index=True)
+    norms = np.einsum("md,md->m", entries, entries)
+    centres = -2 * entries if elsewhere is None else np.concatenate([-2 * entries, elsewhere], axis=1)
+    products = np.ascontiguousarray(centres.T)
+    cuts = np.flatnonzero(np.diff(starts // _ENTRIES)) + 1  # an image's entries meet the points together
+    parts = np.split(np.arange(len(images)), cuts)
+    ends = [*(int(starts[part[0]]) for part in parts[1:]), len(entries)]
+    return [
+        _Group(images[part], starts[part] - starts[part[0]], products[:, begin:end], norms[begin:end])
+        for part, begin, end in zip(parts, (int(starts[part[0]]) for part in parts), ends, strict=True)
+    ]
+
+
 def _two_nearest_images(
-    points: Points, entries: NDArray[np.float32], origins: NDArray[np.int32]
+    points: Points,
+    entries: NDArray[np.float32],
+    origins: NDArray[np.int32],
+    places: Places | None = None,
+    others: Places | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
     """Squared distances of points to the nearest entry and to the nearest of another image, and whose the first is.
 
     Exact where the second is larger than the largest first, the bank's covering radius; elsewhere both are within it,
-    and it is not worth while to look for nearer ones.
+    and it is not worth while to look for nearer ones. `places` are those of the points and `others` of the entries: an
+    entry out of a point's window is farther than any within.
     """
-    images, starts = np.unique(origins, return_index=True)
-    norms = np.einsum("md,md->m", entries, entries)
-    products = np.ascontiguousarray(-2 * entries.T)
-    cuts = np.flatnonzero(np.diff(starts // _ENTRIES)) + 1  # an image's entries meet the points together
-    groups = [(images[part], starts[part]) for part in np.split(np.arange(len(images)), cuts)]
-    ends = [*(group_starts[0] for _, group_starts in groups[1:]), len(entries)]
     n = len(points)
+    if places is None or others is None:
+        groups = {0: _groups(entries, origins, None)}
+        blocks = [np.arange(begin, min(begin + _ROWS, n)) for begin in range(0, n, _ROWS)]
+    else:
+        regions = places.by_region(np.arange(n))
+        in_sight = places.in_sight_of(others)
+        groups = {}
+        for rows in regions:
+            region = int(places.regions[rows[0]])
+            seen = np.flatnonzero(in_sight[region])
+            groups[region] = _groups(entries[seen], origins[seen], others.elsewhere(seen))
+        blocks = [rows[begin : begin + _ROWS] for rows in regions for begin in range(0, len(rows), _ROWS)]
     first = np.full(n, np.inf, dtype=np.float32)
     second = np.full(n, np.inf, dtype=np.float32)
     owner = np.zeros(n, dtype=np.int32)
@@ -177,10 +265,12 @@ def _two_nearest_images(
     def look(rows: NDArray[np.int64]) -> np.float32:
         x = points[rows]
         own_norms = np.einsum("nd,nd->n", x, x)
-        for (members, begins), end in zip(groups, ends, strict=True):
-            distances = x @ products[:, begins[0] : end]
-            distances += norms[begins[0] : end]
-            by_image = np.minimum.reduceat(distances, begins - begins[0], axis=1)
+        if places is not None:
+            x = np.concatenate([x, places.here(rows)], axis=1)
+        for group in groups[0 if places is None else int(places.regions[rows[0]])]:
+            distances = x @ group.centres
+            distances += group.norms
+            by_image = np.minimum.reduceat(distances, group.begins, axis=1)
             by_image += own_norms[:, None]
             np.maximum(by_image, 0, out=by_image)
             lines = np.arange(len(rows))
@@ -192,14 +282,13 @@ def _two_nearest_images(
                 nearer, np.minimum(first[rows], by_image.min(axis=1)), np.minimum(second[rows], nearest)
             )
             first[rows] = np.minimum(first[rows], nearest)
-            owner[rows] = np.where(nearer, members[which], owner[rows])
+            owner[rows] = np.where(nearer, group.images[which], owner[rows])
             far = second[rows] > radius
             rows, x, own_norms = rows[far], x[far], own_norms[far]
             if not len(rows):
                 break
         return np.float32(first[rows].max(initial=-1))
 
-    blocks = (np.arange(begin, min(begin + _ROWS, n)) for begin in range(0, n, _ROWS))
     with closing(feeding.ordered(look, blocks, workers=feeding.cores())) as looked:
         for largest in looked:
             radius = max(radius, largest)
@@ -207,9 +296,17 @@ def _two_nearest_images(
 
 
 def _fill(
-    points: NDArray[np.float32], nearest: NDArray[np.float32], radius: np.float32, most: int
+    points: NDArray[np.float32],
+    nearest: NDArray[np.float32],
+    radius: np.float32,
+    most: int,
+    window: Window | None = None,
+    cells: NDArray[np.int32] | None = None,
 ) -> NDArray[np.int64]:
-    """Farthest first among points (c, d) whose squared distances to the bank are `nearest`, until all lie within."""
+    """Farthest first among points (c, d) whose squared distances to the bank are `nearest`, until all lie within.
+
+    With a window and the cells of the points a pick counts for those that see it.
+    """
     nearest = nearest.copy()
     picks: list[int] = []
     while len(picks) < most:
@@ -218,7 +315,10 @@ def _fill(
             break
         picks.append(farthest)
         difference = points - points[farthest]
-        np.minimum(nearest, np.einsum("cd,cd->c", difference, difference), out=nearest)
+        distances = np.einsum("cd,cd->c", difference, difference)
+        if window is not None and cells is not None:
+            distances[~window.sees(cells, cells[[farthest]])[:, 0]] = np.inf
+        np.minimum(nearest, distances, out=nearest)
     return np.array(picks, dtype=np.int64)
 
 

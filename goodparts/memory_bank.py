@@ -10,9 +10,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import coreset
+from goodparts import coreset, position
 from goodparts.coreset import Progress
 from goodparts.feature_store import PatchFeatures
+from goodparts.position import Places, Window
 from goodparts.recipe import Recipe
 
 _CANDIDATES = 6  # of which the nearest entry is one; one more for each neighbour more
@@ -57,6 +58,7 @@ class MemoryBank:
         int8: whether it ranks them in int8 rather than in float32.
         spacing: mean distance of each entry to its nearest others, the unit of distances to it, (m,) float32; None:
             distances are taken as they are.
+        cells: for each entry the cell of the patch grid that it belongs to, (m,) int32; None: it serves them all.
     """
 
     features: NDArray[np.float32]
@@ -65,6 +67,7 @@ class MemoryBank:
     basis: NDArray[np.float32] | None
     int8: bool = False
     spacing: NDArray[np.float32] | None = None
+    cells: NDArray[np.int32] | None = None
 
     @cached_property
     def search_bank(self) -> NDArray[np.float32]:
@@ -104,16 +107,19 @@ class MemoryBank:
         return slice(int(first), int(last))
 
     def with_entries(
-        self, features: NDArray[np.float32], origins: NDArray[np.int32], spacing: NDArray[np.float32] | None
+        self,
+        features: NDArray[np.float32],
+        origins: NDArray[np.int32],
+        cells: NDArray[np.int32] | None,
+        apart: NDArray[np.float32] | None,
     ) -> MemoryBank:
         """The same with more entries behind, in the same search space; `origins` are no longer ascending."""
         return replace(
             self,
             features=np.concatenate([self.features, features]),
             origins=np.concatenate([self.origins, origins]),
-            spacing=None
-            if self.spacing is None or spacing is None
-            else np.concatenate([self.spacing, spacing]),
+            spacing=None if self.spacing is None or apart is None else np.concatenate([self.spacing, apart]),
+            cells=None if self.cells is None or cells is None else np.concatenate([self.cells, cells]),
         )
 
 
@@ -224,6 +230,7 @@ def choose(
     valid: NDArray[np.bool_],
     recipe: Recipe,
     *,
+    grid: tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> MemoryBank:
     """The memory bank of a recipe.
@@ -231,10 +238,12 @@ def choose(
     Args:
         features: of all patches of n good images.
         valid: which of them may be kept, (n, patches) bool.
-        recipe: sampling, sampling_ratio, sampling_limit, search_dimensions, seed.
+        recipe: sampling, sampling_ratio, sampling_limit, position_window, search_dimensions, seed.
+        grid: (h, w) of the patches, which only a position_window asks for.
         progress: called with (picked, wanted).
     """
     rows = np.flatnonzero(valid)
+    window = _window(recipe, grid)
     count = _wanted(len(rows), recipe)
     rng = np.random.default_rng(recipe.seed)
     if count == len(rows):
@@ -242,12 +251,13 @@ def choose(
     elif recipe.sampling == "random":
         kept = rows[coreset.random(len(rows), count, rng)]
     else:
-        start = rng.integers(len(rows), size=1)
+        places = None if window is None else Places(window, window.cells_of(rows))
+        start = rng.integers(len(rows), size=1) if places is None else places.cover(rng)[:count]
         points = ProjectedPoints.of(features, rows)
-        kept = np.sort(rows[coreset.greedy(points, count, start=start, progress=progress)])
-    return _bank(
-        features.rows(kept), _images(kept, features), recipe, *_trial(features, rows, kept, recipe.seed)
-    )
+        picks = coreset.greedy(points, count, start=start, places=places, progress=progress)
+        kept = np.sort(rows[picks])
+    entries = Entries.of(features, kept, window)
+    return _bank(entries, recipe, *_trial(features, rows, kept, recipe.seed, window), window)
 
 
 def extend(
@@ -257,6 +267,7 @@ def extend(
     recipe: Recipe,
     *,
     first_image: int,
+    grid: tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> MemoryBank:
     """The bank after more good images: the greedy choice goes on from the entries that are there.
@@ -270,9 +281,11 @@ def extend(
         valid: which of them may be kept, (n, patches) bool.
         recipe: as of `choose`.
         first_image: index that the first new image gets among all good images.
+        grid: as of `choose`.
         progress: called with (picked, wanted).
     """
     rows = np.flatnonzero(valid)
+    window = _window(recipe, grid)
     count = max(1, round(recipe.sampling_ratio * len(rows)))
     rng = np.random.default_rng(recipe.seed)
     old = len(bank.features)
@@ -282,16 +295,68 @@ def extend(
         kept = rows[coreset.random(len(rows), count, rng)]
     else:
         points = ProjectedPoints.of(features, rows, bank.features)
-        picks = coreset.greedy(points, old + count, start=np.arange(old), progress=progress)
+        places = None
+        if window is not None and bank.cells is not None:
+            places = Places(window, np.concatenate([bank.cells, window.cells_of(rows)]))
+        start = np.arange(old)
+        picks = coreset.greedy(points, old + count, start=start, places=places, progress=progress)
         kept = np.sort(rows[picks[old:] - old])
-    patches = _trial(features, rows, kept, recipe.seed)[0]
+    patches, _, cells = _trial(features, rows, kept, recipe.seed, window)
     nobody = np.full(len(patches), -1)  # an entry that is among them may find itself
-    entries = np.concatenate([bank.features, features.rows(kept)])
-    origins = np.concatenate([bank.origins, _images(kept, features) + np.int32(first_image)])
-    if recipe.sampling_limit and len(entries) > recipe.sampling_limit:
-        kept = _among(entries, recipe.sampling_limit, recipe)
-        entries, origins = entries[kept], origins[kept]
-    return _bank(entries, origins, recipe, patches, nobody)
+    entries = Entries(bank.features, bank.origins, bank.cells)
+    entries = entries.joined(Entries.of(features, kept, window, first_image))
+    if recipe.sampling_limit and len(entries.features) > recipe.sampling_limit:
+        entries = entries.only(_among(entries, recipe.sampling_limit, recipe, window))
+    return _bank(entries, recipe, patches, nobody, cells, window)
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Patch features that were chosen, and where they came from.
+
+    Attributes:
+        features: (m, d) float32.
+        origins: their images, (m,) int32.
+        cells: the cells of the patch grid that they belong to, (m,) int32; None without a window.
+    """
+
+    features: NDArray[np.float32]
+    origins: NDArray[np.int32]
+    cells: NDArray[np.int32] | None
+
+    @classmethod
+    def of(
+        cls,
+        features: PatchFeatures,
+        rows: NDArray[np.int64],
+        window: Window | None,
+        first_image: int = 0,
+    ) -> Self:
+        """Those of some rows of patches; `first_image` is the index of the first of these images."""
+        origins = (rows // features.shape[1]).astype(np.int32) + np.int32(first_image)
+        return cls(features.rows(rows), origins, None if window is None else window.cells_of(rows))
+
+    def only(self, which: NDArray[np.int64]) -> Entries:
+        """Some of them, by index."""
+        cells = None if self.cells is None else self.cells[which]
+        return Entries(self.features[which], self.origins[which], cells)
+
+    def joined(self, more: Entries) -> Entries:
+        """These and more behind them."""
+        both = self.cells is not None and more.cells is not None
+        return Entries(
+            np.concatenate([self.features, more.features]),
+            np.concatenate([self.origins, more.origins]),
+            np.concatenate([self.cells, more.cells]) if both else None,
+        )
+
+
+def _window(recipe: Recipe, grid: tuple[int, int] | None) -> Window | None:
+    if not recipe.position_window:
+        return None
+    if grid is None:
+        raise ValueError("grid: a position_window needs that of the patches, found none")
+    return position.window_of(recipe, grid)
 
 
 def _wanted(patches: int, recipe: Recipe) -> int:
@@ -299,44 +364,68 @@ def _wanted(patches: int, recipe: Recipe) -> int:
     return min(count, recipe.sampling_limit) if recipe.sampling_limit else count
 
 
-def _images(rows: NDArray[np.int64], features: PatchFeatures) -> NDArray[np.int32]:
-    """The images that rows of patches come from, (r,) int32."""
-    return (rows // features.shape[1]).astype(np.int32)
-
-
-def _among(entries: NDArray[np.float32], count: int, recipe: Recipe) -> NDArray[np.int64]:
+def _among(entries: Entries, count: int, recipe: Recipe, window: Window | None) -> NDArray[np.int64]:
     """`count` of the entries, ascending, by the recipe's sampling."""
     rng = np.random.default_rng(recipe.seed)
+    n, d = entries.features.shape
     if recipe.sampling == "random":
-        return coreset.random(len(entries), count, rng)
-    points = coreset.Projection.draw(entries.shape[1], recipe).of(entries)
+        return coreset.random(n, count, rng)
+    points = coreset.Projection.draw(d, recipe).of(entries.features)
     points -= points.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return np.sort(coreset.greedy(points, count, start=rng.integers(len(entries), size=1)))
+    places = None if window is None or entries.cells is None else Places(window, entries.cells)
+    start = rng.integers(n, size=1) if places is None else places.cover(rng)[:count]
+    return np.sort(coreset.greedy(points, count, start=start, places=places))
 
 
 def _trial(
-    features: PatchFeatures, rows: NDArray[np.int64], kept: NDArray[np.int64], seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Patches to try a search space on, and which entry each of them is: those that were not kept, if there are any."""
+    features: PatchFeatures,
+    rows: NDArray[np.int64],
+    kept: NDArray[np.int64],
+    seed: int,
+    window: Window | None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int32] | None]:
+    """Patches to try a search space on, which entry each of them is, and its cell: those that were not kept, if any."""
     rest = np.setdiff1d(rows, kept, assume_unique=True)
     drawn = rest if len(rest) else kept
     count = min(_SAMPLE, len(drawn))
     chosen = np.sort(np.random.default_rng(seed).choice(len(drawn), count, replace=False, shuffle=False))
-    return features.rows(drawn[chosen]), np.full(count, -1) if len(rest) else chosen
+    own = np.full(count, -1) if len(rest) else chosen
+    return features.rows(drawn[chosen]), own, None if window is None else window.cells_of(drawn[chosen])
 
 
 def _bank(
-    entries: NDArray[np.float32],
-    origins: NDArray[np.int32],
+    chosen: Entries,
     recipe: Recipe,
     patches: NDArray[np.float32],
     own: NDArray[np.int64],
+    cells: NDArray[np.int32] | None,
+    window: Window | None,
 ) -> MemoryBank:
-    """The bank in the cheapest search space that finds the nearest entries all the same, on these patches (`Trial`)."""
+    """The bank in the cheapest search space that finds the nearest entries all the same, on these patches (`Trial`).
+
+    With a window, in which every cell of the grid then sees an entry.
+    """
+    apart = _spacing(chosen, recipe, window)
+    if window is not None and chosen.cells is not None:
+        which, at = position.repeated(window, chosen.cells)
+        if len(which):
+            chosen = chosen.joined(replace(chosen.only(which), cells=at))
+            order = np.argsort(chosen.origins, kind="stable")
+            own = np.where(own >= 0, np.argsort(order)[own], -1)
+            chosen = chosen.only(order)
+            apart = None if apart is None else np.concatenate([apart, apart[which]])[order]
+    entries = chosen.features
     mean = entries.mean(axis=0, dtype=np.float64).astype(np.float32)
-    apart = spacing(entries, recipe.density_neighbours) if recipe.density_neighbours else None
-    whole = MemoryBank(features=entries, origins=origins, mean=mean, basis=None, spacing=apart)
-    trial = Trial.of(whole, patches, own, recipe)
+    whole = MemoryBank(
+        features=entries,
+        origins=chosen.origins,
+        mean=mean,
+        basis=None,
+        spacing=apart,
+        cells=chosen.cells,
+    )
+    sight = None if window is None or cells is None else (window, cells)
+    trial = Trial.of(whole, patches, own, recipe, sight)
     dimensions = recipe.search_dimensions
     if principal_dimensions_save(entries, dimensions):
         directions = principal_dimensions(entries, mean)
@@ -347,6 +436,20 @@ def _bank(
             dimensions += -(-dimensions // 2)
     bank = replace(whole, int8=True)
     return bank if trial.passed_by(bank) else whole
+
+
+def _spacing(entries: Entries, recipe: Recipe, window: Window | None) -> NDArray[np.float32] | None:
+    """The spacing of a bank of these entries; with a window, of those that see each other."""
+    if not recipe.density_neighbours:
+        return None
+    cells = entries.cells
+    if window is None or cells is None:
+        return spacing(entries.features, recipe.density_neighbours)
+    return spacing(
+        entries.features,
+        recipe.density_neighbours,
+        hidden=lambda part: ~window.sees(cells[part], cells),
+    )
 
 
 def principal_dimensions_save(entries: NDArray[np.float32], dimensions: int) -> bool:
@@ -384,6 +487,7 @@ class Trial:
         neighbours: how many nearest entries are sought.
         candidates: how many are ranked best and measured exactly.
         distances: mean distance to the nearest entries, by brute force, (s,) float32.
+        sight: the window and the cell of each, (s,) int32; None: every patch meets every entry.
     """
 
     patches: NDArray[np.float32]
@@ -391,10 +495,16 @@ class Trial:
     neighbours: int
     candidates: int
     distances: NDArray[np.float32]
+    sight: tuple[Window, NDArray[np.int32]] | None = None
 
     @classmethod
     def of(
-        cls, bank: MemoryBank, patches: NDArray[np.float32], own: NDArray[np.int64], recipe: Recipe
+        cls,
+        bank: MemoryBank,
+        patches: NDArray[np.float32],
+        own: NDArray[np.int64],
+        recipe: Recipe,
+        sight: tuple[Window, NDArray[np.int32]] | None = None,
     ) -> Self:
         """The trial of these patches on a bank, whatever its search space."""
         trial = cls(
@@ -403,9 +513,10 @@ class Trial:
             min(recipe.score_neighbours, len(bank.features)),
             candidates(recipe),
             np.empty(len(patches), dtype=np.float32),
+            sight,
         )
         everywhere = replace(bank, basis=None, int8=False)
-        for part, ranking in _rankings(everywhere, patches, own):
+        for part, ranking in _rankings(everywhere, patches, own, sight):
             trial.distances[part] = trial._mean_distance(bank, part, ranking, trial.candidates)
         return trial
 
@@ -416,7 +527,7 @@ class Trial:
         missed more than 0.3 % of these.
         """
         nearly = 0
-        for part, ranking in _rankings(bank, self.patches, self.own):
+        for part, ranking in _rankings(bank, self.patches, self.own, self.sight):
             most = self.distances[part] * (1 + 1e-4)
             if np.any(self._mean_distance(bank, part, ranking, self.candidates) > most):
                 return False
@@ -432,7 +543,7 @@ class Trial:
         best = np.argpartition(ranking, count - 1, axis=1)[:, :count]
         difference = self.patches[part, None] - bank.features[best]
         squared = np.einsum("scd,scd->sc", difference, difference)
-        squared[best == self.own[part, None]] = np.inf
+        squared[np.isinf(np.take_along_axis(ranking, best, axis=1))] = np.inf
         squared.sort(axis=1)
         nearest = squared[:, : self.neighbours]
         there = np.isfinite(nearest)
@@ -441,9 +552,15 @@ class Trial:
 
 
 def _rankings(
-    bank: MemoryBank, patches: NDArray[np.float32], own: NDArray[np.int64]
+    bank: MemoryBank,
+    patches: NDArray[np.float32],
+    own: NDArray[np.int64],
+    sight: tuple[Window, NDArray[np.int32]] | None,
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """What the search ranks entries by for each patch, as `goodparts.graph` does: blocks of rows, (rows, m) float32."""
+    """What the search ranks entries by for each patch, as `goodparts.graph` does: blocks of rows, (rows, m) float32.
+
+    Infinity for those that a patch must not find.
+    """
     ranked = bank.quantised.entries * bank.quantised.entry_scale if bank.int8 else bank.search_bank
     for first in range(0, len(patches), _SAMPLE_BLOCK):
         part = slice(first, first + _SAMPLE_BLOCK)
@@ -456,4 +573,7 @@ def _rankings(
         ranking = bank.norms - 2 * (sought @ ranked.T)
         lines = np.flatnonzero(own[part] >= 0)
         ranking[lines, own[part][lines]] = np.inf
+        if sight is not None and bank.cells is not None:
+            window, cells = sight
+            ranking[~window.sees(cells[part], bank.cells)] = np.inf
         yield part, ranking

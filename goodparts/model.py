@@ -2,7 +2,7 @@
 
     recipe.toml         the recipe
     backbone.onnx       the backbone, cut down to the layers in use
-    bank.safetensors    memory bank, origins, mean and search space; spacing and whitening, if there are any
+    bank.safetensors    memory bank, origins, mean and search space; spacing, whitening and cells, if there are any
     calibration.json    held-out good scores, thresholds and their rules
     roi.json            the region of interest, if there is one
     light.json          the light of good images, where the recipe brings others to it
@@ -34,6 +34,7 @@ from goodparts.errors import ModelError, RecipeError
 from goodparts.files import replacing
 from goodparts.light import Light
 from goodparts.memory_bank import MemoryBank
+from goodparts.position import window_of
 from goodparts.precision import UNCHECKED, PrecisionCheck
 from goodparts.recipe import EARLIER, Recipe
 from goodparts.roi import Roi
@@ -246,6 +247,8 @@ def _members(model: Model) -> dict[str, bytes]:
     tensors = {"features": bank.features, "origins": bank.origins, "mean": bank.mean}
     if bank.basis is not None:
         tensors["basis"] = bank.basis
+    if bank.cells is not None:
+        tensors["cells"] = bank.cells
     if bank.int8:
         tensors["int8"] = np.ones(1, dtype=np.uint8)
     if bank.spacing is not None:
@@ -276,6 +279,9 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
     recipe = _recipe(written)
     if (recipe.light == "as_is") != (_LIGHT not in members):
         raise ValueError(f"light = {recipe.light} does not go with the members {', '.join(sorted(members))}")
+    grid = tuple(manifest["grid"])
+    if window_of(recipe, grid) is not None and "cells" not in tensors:
+        raise ValueError("bank.safetensors lacks the cells that position_window asks for")
     return Model(
         recipe=recipe,
         backbone=Backbone(
@@ -296,9 +302,10 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
             basis=tensors.get("basis"),
             int8="int8" in tensors,
             spacing=tensors.get("spacing"),
+            cells=tensors.get("cells"),
         ),
         calibration=Calibration.from_json(members["calibration.json"].decode()),
-        grid=tuple(manifest["grid"]),
+        grid=grid,
         data=manifest["data"],
         circumstances=manifest["circumstances"],
         precision=PrecisionCheck(**manifest["precision"]) if "precision" in manifest else UNCHECKED,

@@ -113,6 +113,12 @@ class Recipe:
         limits=(0, 65536),
     )
 
+    position_window: float = _key(
+        0.0,
+        "parts that lie the same way: compare with what lay so near in x and y, pixels of the working image; 0: off",
+        limits=(0, 4096),
+    )
+
     score_neighbours: int = _key(
         3, "patch distance: mean of the distances to so many nearest entries of the bank", limits=(1, 16)
     )

@@ -125,6 +125,8 @@ def fitted(plain: Recipe, mini_dataset: Path) -> Inspector:
             "sampling_ratio": 0.4,
             "search_dimensions": 8,
         },  # as many principal dimensions as the bank needs
+        {"position_window": 10, "sampling_ratio": 0.3},
+        {"position_window": 10, "framing": "letterbox", "image_size": "80x64"},
     ],
     ids=str,
 )

@@ -80,7 +80,8 @@ def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
 ) -> None:
     good = good_features(images, d, seed)
     bank = memory_bank.choose(good.features, good.valid, RECIPE)
-    (entries, origins), absent = held_out.stand_ins(good, bank, RECIPE)
+    fillers, absent = held_out.stand_ins(good, bank, RECIPE)
+    entries, origins = fillers.features, fillers.origins
     assert len(entries) == len(origins) == len(absent)
     assert not np.any(origins == absent)
     for entry, origin in zip(entries, origins, strict=True):
@@ -105,8 +106,9 @@ def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
 def test_scores_are_those_of_the_bank_with_stand_ins() -> None:
     good = good_features(8, 6, seed=3)
     bank = memory_bank.choose(good.features, good.valid, RECIPE)
-    (entries, _), absent = held_out.stand_ins(good, bank, RECIPE)
-    assert len(entries)
+    fillers, absent = held_out.stand_ins(good, bank, RECIPE)
+    entries = fillers.features
+    assert len(fillers.features)
     scores = scores_of(held_out.score(good, bank, RECIPE, workers=2, tell=silent))
     for index, score in enumerate(scores):
         others = np.concatenate([bank.features[bank.origins != index], entries[absent == index]])
@@ -118,12 +120,12 @@ def test_spacing_of_stand_ins_is_that_to_entries_of_other_images() -> None:
     recipe = RECIPE.replace({"score_neighbours": 2, "density_neighbours": 3})
     bank = memory_bank.choose(good.features, good.valid, recipe)
     assert bank.spacing is not None
-    (entries, _), absent = held_out.stand_ins(good, bank, recipe)
-    assert len(entries)
+    fillers, absent = held_out.stand_ins(good, bank, recipe)
+    assert len(fillers.features)
     scores = scores_of(held_out.score(good, bank, recipe, workers=2, tell=silent))
     for index, score in enumerate(scores):
         left = bank.origins != index
-        own = entries[absent == index]
+        own = fillers.features[absent == index]
         apart = np.linalg.norm(own[:, None] - bank.features[left], axis=2)
         apart.sort(axis=1)
         units = np.maximum(apart[:, :3].mean(axis=1), bank.spacing.min())
