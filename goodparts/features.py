@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import feeding, framing, light, quality
+from goodparts import feeding, framing, light, pose, quality
 from goodparts.feature_store import PatchFeatures, patch_features
 from goodparts.framing import Frame
 from goodparts.images import ImageLike, name_of
+from goodparts.pose import Placed
 from goodparts.quality import ImageStatistics
 from goodparts.recipe import Recipe
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from goodparts.engines.openvino import Engine
     from goodparts.graph import Graph
     from goodparts.light import Light
+    from goodparts.pose import Reference
     from goodparts.roi import Roi
 
 Progress = Callable[[str, int, int], None]
@@ -49,6 +51,7 @@ class GoodFeatures:
         cells: mean brightness of the cells of each working image, as `light.measure` takes it, (n, 3, 64).
         left_out: images of which nothing may enter the bank, (n,) bool.
         roi: the region of interest; None: everything is looked at.
+        unaligned: why the pose of each image was not found; empty where it was, or is not looked for.
     """
 
     features: PatchFeatures
@@ -60,6 +63,7 @@ class GoodFeatures:
     cells: NDArray[np.float32]
     left_out: NDArray[np.bool_]
     roi: Roi | None = None
+    unaligned: tuple[str, ...] = ()
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
@@ -122,8 +126,9 @@ def extract(
     workers: int,
     tell: Progress,
     roi: Roi | None = None,
+    reference: Reference | None = None,
 ) -> Iterator[GoodFeatures]:
-    """The features of all images, for as long as the block lasts.
+    """The features of all images, aligned to the reference if there is one, for as long as the block lasts.
 
     Raises:
         ImageError: one of them can't be read, or does not fit the region of interest.
@@ -133,24 +138,24 @@ def extract(
     with patch_features((len(images), patches, extractor.dimensions), recipe) as features:
         valid = np.ones((len(images), patches), dtype=bool)
 
-        def one(index: int) -> tuple[Frame, str, ImageStatistics, NDArray[np.float32]]:
-            pixels = read(images[index])
-            frame = framing.frame_of(pixels.shape[:2], recipe)
-            working = framing.apply(frame, pixels)
+        def one(index: int) -> tuple[Placed, str, ImageStatistics, NDArray[np.float32]]:
+            placed = pose.place(read(images[index]), recipe, reference)
+            frame, working = placed.frame, placed.working
             features.put(index, extractor(working))
-            judged = framing.without_padding(frame, working)
+            judged = framing.without_padding(frame, placed.picture)
             if roi is not None:
                 roi.require_fit(frame.image_size, name_of(images[index]))
                 valid[index] = roi.looked_at(recipe, extractor.grid).ravel()
                 judged = working[roi.judged(recipe, extractor.grid)]
             elif not frame.whole:
                 valid[index] = framing.valid_cells(frame, extractor.grid).ravel()
-            return frame, digest(working), quality.measure(judged), light.measure(working)
+            return placed, digest(working), quality.measure(judged), light.measure(working)
 
-        frames, digests, statistics, cells = [], [], [], []
+        frames, digests, statistics, cells, unaligned = [], [], [], [], []
         with closing(feeding.ordered(one, range(len(images)), workers=workers)) as extracted:
-            for frame, hashed, measured, brightness in extracted:
-                frames.append(frame)
+            for placed, hashed, measured, brightness in extracted:
+                frames.append(placed.frame)
+                unaligned.append(placed.pose.failure if placed.pose else "")
                 digests.append(hashed)
                 statistics.append(measured)
                 cells.append(brightness)
@@ -166,6 +171,7 @@ def extract(
             np.stack(cells),
             everyone,
             roi,
+            tuple(unaligned),
         )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import dataset, framing, held_out, light, memory_bank
+from goodparts import dataset, framing, held_out, light, memory_bank, pose
 from goodparts.backbones import Backbone, load_backbone, trim
 from goodparts.calibration import (
     FOLDS,
@@ -33,7 +33,6 @@ from goodparts.calibration import (
 )
 from goodparts.errors import DatasetError
 from goodparts.features import Extractor, GoodFeatures, Progress, Read, digest, extract
-from goodparts.framing import Frame
 from goodparts.images import ImageLike
 from goodparts.light import Light
 from goodparts.memory_bank import MemoryBank
@@ -68,9 +67,16 @@ def fit(
     if roi is not None:
         require_usable(roi, recipe, extractor.grid)
     clock.lap("load")
-    with extract(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi) as features:
+    reference = None
+    if recipe.pose != "as_is":
+        reference = pose.learn(images, recipe, read=read, workers=workers, tell=tell)
+        clock.lap("pose")
+    with extract(
+        images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi, reference=reference
+    ) as features:
         del extractor
         clock.lap("features")
+        pose.require_use(features.unaligned, recipe)
         if recipe.robust:
             features = features.without(_unlike_the_rest(features, recipe, workers, tell))
             clock.lap("robust")
@@ -97,10 +103,11 @@ def fit(
             statistics=statistics,
         ),
         grid=features.grid,
-        data=_describe(images, features.frames, roi),
+        data=_describe(images, features, roi, recipe),
         circumstances=_circumstances(good, clock.seconds),
         roi=roi,
         light=_light(features, recipe),
+        reference=reference,
     )
 
 
@@ -111,13 +118,24 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
     clock = _Clock()
     known = set(before.digests)
     images = [
-        image for image in good_images(good, least=1) if working_digest(read(image), recipe) not in known
+        image
+        for image in good_images(good, least=1)
+        if digest(pose.place(read(image), recipe, model.reference).working) not in known
     ]
     if not images:
         raise DatasetError(f"{called(good)}: no good image that this model has not learnt from already")
     first = int(model.data["good_images"])
     extractor = Extractor(model.backbone, recipe)
-    with extract(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=model.roi) as features:
+    with extract(
+        images,
+        extractor,
+        recipe,
+        read=read,
+        workers=workers,
+        tell=tell,
+        roi=model.roi,
+        reference=model.reference,
+    ) as features:
         del extractor
         clock.lap("features")
         bank = memory_bank.extend(
@@ -153,7 +171,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         bank=bank,
         calibration=calibration.decide(recipe),
         data={
-            **_describe(images, features.frames, model.roi),
+            **_describe(images, features, model.roi, recipe),
             "good_images": first + len(images),
             "parent": model.identity,
             "parent_data": model.data,
@@ -189,11 +207,6 @@ def image_names(images: Sequence[ImageLike]) -> list[str]:
 def called(good: Good) -> str:
     """What to call these images in a message."""
     return str(good) if isinstance(good, str | os.PathLike) else "good"
-
-
-def working_digest(pixels: NDArray[np.uint8], recipe: Recipe) -> str:
-    """The digest of the working image of pixels (H, W, 3) uint8."""
-    return digest(framing.apply(framing.frame_of(pixels.shape[:2], recipe), pixels))
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -276,9 +289,11 @@ def _light(features: GoodFeatures, recipe: Recipe) -> Light | None:
     return light.learn(features.cells[~features.left_out], recipe.light, looked_at)
 
 
-def _describe(images: Sequence[ImageLike], frames: Sequence[Frame], roi: Roi | None) -> dict[str, object]:
+def _describe(
+    images: Sequence[ImageLike], features: GoodFeatures, roi: Roi | None, recipe: Recipe
+) -> dict[str, object]:
     """What was learnt from, for the manifest; part of the identity, so no places and no times."""
-    paths = _paths(images)
+    paths, frames = _paths(images), features.frames
     sizes = Counter(size_text(frame.image_size) for frame in frames)
     share = framing.seen_share if roi is None else roi.seen_share
     described: dict[str, object] = {
@@ -286,6 +301,8 @@ def _describe(images: Sequence[ImageLike], frames: Sequence[Frame], roi: Roi | N
         "image_sizes": dict(sizes.most_common()),
         "seen_share": round(sum(share(frame) * n for frame, n in Counter(frames).items()) / len(frames), 6),
     }
+    if recipe.pose != "as_is":
+        described["not_aligned"] = dict(Counter(filter(None, features.unaligned)).most_common())
     if paths is not None:
         common = os.path.commonpath([path.absolute().parent for path in paths])
         described["file_list"] = dataset.hash_file_list([path.absolute() for path in paths], common)

@@ -6,6 +6,7 @@
     calibration.json    held-out good scores, thresholds and their rules
     roi.json            the region of interest, if there is one
     light.json          the light of good images, where the recipe brings others to it
+    pose.safetensors    the reference that images are aligned to, where the recipe aligns them
     manifest.json       format, sha256 of every member, identity, what it was fitted on, when, with what, and
                         how far bf16 moves scores
 
@@ -33,6 +34,7 @@ from goodparts.errors import ModelError, RecipeError
 from goodparts.files import replacing
 from goodparts.light import Light
 from goodparts.memory_bank import MemoryBank
+from goodparts.pose import Reference
 from goodparts.precision import UNCHECKED, PrecisionCheck
 from goodparts.recipe import Recipe
 from goodparts.roi import Roi
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 FORMAT = 2  # 1 knew neither `precision` nor `roi` nor `light`
 SUFFIX = ".goodparts"
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
-_ROI, _LIGHT = "roi.json", "light.json"
+_ROI, _LIGHT, _POSE = "roi.json", "light.json", "pose.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,7 @@ class Model:
         precision: how far bf16 moves scores on the machine of fitting. Not part of the identity.
         roi: what is looked at; None: everything.
         light: that of good images; None: images are taken as they are.
+        reference: what images are aligned to; None: they are not.
         written: the recipe as the file spells it that this was read from; empty: read from none.
     """
 
@@ -74,12 +77,18 @@ class Model:
     precision: PrecisionCheck = UNCHECKED
     roi: Roi | None = None
     light: Light | None = None
+    reference: Reference | None = None
     written: str = ""
 
     @property
     def asks_valid(self) -> bool:
         """Whether the pipeline has the input `valid`: with a region of interest that is a constant of the model."""
-        return self.recipe.framing == "letterbox" and self.roi is None
+        return self.masked and self.roi is None
+
+    @property
+    def masked(self) -> bool:
+        """Whether there are patches that must not count: of padding, beyond the border, or of no interest."""
+        return self.recipe.framing == "letterbox" or self.recipe.pose != "as_is" or self.roi is not None
 
     @property
     def recipe_text(self) -> str:
@@ -95,8 +104,8 @@ class Model:
     def pipeline(self) -> Graph:
         """From pixels to distances and score: the graph that `inspect` runs and an export writes.
 
-        `image` (n, H, W, 3) uint8, letterboxed also `valid` (n, h, w) float32, to `distance_grid` (n, h, w) and `score`
-        (n,) float32. With a region of interest `valid` is a constant, the patches that are looked at.
+        `image` (n, H, W, 3) uint8, letterboxed or aligned also `valid` (n, h, w) float32, to `distance_grid` (n, h, w)
+        and `score` (n,) float32. With a region of interest `valid` is a constant, the patches that are looked at.
         """
         from goodparts import features, graph
 
@@ -105,7 +114,7 @@ class Model:
             self.bank,
             self.grid,
             self.recipe,
-            masked=self.recipe.framing == "letterbox" or self.roi is not None,
+            masked=self.masked,
             opset=to_features.model.opset_import[0].version,
         )
         if self.roi is not None:
@@ -170,7 +179,7 @@ def load(path: str | Path) -> Model:
     path = Path(path)
     with _told_of(path), zipfile.ZipFile(path) as archive:
         manifest = _manifest(path, archive)
-        optional = [name for name in (_ROI, _LIGHT) if name in manifest["sha256"]]
+        optional = [name for name in (_ROI, _LIGHT, _POSE) if name in manifest["sha256"]]
         members = {name: archive.read(name) for name in (*_MEMBERS, *optional)}
     for name, digest in _hashes(members).items():
         if manifest["sha256"].get(name) != digest:
@@ -247,6 +256,8 @@ def _members(model: Model) -> dict[str, bytes]:
     optional = {_ROI: model.roi.to_json().encode()} if model.roi is not None else {}
     if model.light is not None:
         optional[_LIGHT] = model.light.to_json().encode()
+    if model.reference is not None:
+        optional[_POSE] = model.reference.to_bytes()
     return {
         "recipe.toml": model.recipe_text.encode(),
         "backbone.onnx": model.backbone.model.SerializeToString(deterministic=True),
@@ -267,6 +278,8 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
     recipe = Recipe.from_toml(written, source="recipe.toml")
     if (recipe.light == "as_is") != (_LIGHT not in members):
         raise ValueError(f"light = {recipe.light} does not go with the members {', '.join(sorted(members))}")
+    if (recipe.pose == "as_is") != (_POSE not in members):
+        raise ValueError(f"pose = {recipe.pose} does not go with the members {', '.join(sorted(members))}")
     return Model(
         recipe=recipe,
         backbone=Backbone(
@@ -294,6 +307,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         precision=PrecisionCheck(**manifest["precision"]) if "precision" in manifest else UNCHECKED,
         roi=Roi.from_json(members[_ROI].decode()) if _ROI in members else None,
         light=Light.from_json(members[_LIGHT].decode()) if _LIGHT in members else None,
+        reference=Reference.from_bytes(members[_POSE]) if _POSE in members else None,
         written=written,
     )
 
