@@ -36,7 +36,7 @@ SAMPLE = 32  # good images that the reference is made of, at the most
 FLOOR = 0.35  # agreement below which no two images show the same part
 BETTER = 0.02  # by which a pose has to agree better than the image as it came
 AMBIGUOUS = 0.1  # by which it has to agree better than any other pose
-ALIKE = 0.55  # agreement of the reference with itself, turned or shifted, from which on images can't tell these poses
+ALIKE = 0.6  # agreement of the reference with itself, turned or shifted, from which on images can't tell these poses
 REACH = 0.25  # of each side: the farthest shift that is looked for
 OVERLAP = 0.5  # share of the reference that has to be seen
 
@@ -45,7 +45,8 @@ _STEP = 3.0  # degrees between the angles of the coarse search
 _PEAKS = 10  # of the coarse search that are refined
 _BORDER = 3  # pixels at the image's border whose edges are not known
 _MARGIN = 0.15  # by which agreement may always lie below the usual
-_PILOTS, _JUDGES = 5, 10  # good images that may be the first reference, and by how many others each is judged
+_PILOTS, _JUDGES = 3, 7  # good images that may be the first reference, and by how many others each is judged
+_SLACK = 1.0  # degrees by which a pose may lie beyond pose_angle
 _NEAR_ANGLE, _NEAR_SHIFT = math.radians(4), 0.04  # poses nearer than this, in angle and in sides, are one
 
 Field = NDArray[np.complex64]
@@ -259,6 +260,9 @@ def _failure(
             f"not aligned: edges agree to {best.quality:.2f} with those of good images, in the best pose (limit "
             f"{lowest:.2f})"
         )
+    turn = abs(math.degrees(best.motion.angle))
+    if recipe.pose == "rigid" and turn > recipe.pose_angle + _SLACK:
+        return f"not aligned: turned by {turn:.0f} degrees (limit {recipe.pose_angle:g}, pose_angle)"
     rival = next((way for way in alike if _looked_for(best.motion.after(way), recipe)), None)
     if rival is None and second is not None and second.quality > best.quality - AMBIGUOUS:
         rival = best.motion.inverse.after(second.motion)
@@ -338,6 +342,7 @@ class Template:
 
     def __init__(self, edges: Edges) -> None:
         self.edges = edges
+        self._by_limit: dict[float, tuple[NDArray[np.float64], NDArray[np.complex64]]] = {}
 
     @cached_property
     def _levels(self) -> dict[int, tuple[Edges, NDArray[np.complex64]]]:
@@ -354,15 +359,20 @@ class Template:
         return levels
 
     @cached_property
-    def _spectra(self) -> tuple[int, NDArray[np.float64], NDArray[np.complex64]]:
-        """Side of the FFT, angles, and the conjugate spectra of the edges turned by each, (angles, side, side)."""
-        side = 2 ** math.ceil(math.log2(max(self.edges.field.shape) / _POOL * (1 + REACH)))
-        angles = np.radians(np.arange(-180, 180, _STEP))
-        spectra = np.empty((len(angles), side, side), dtype=np.complex64)
-        for index, angle in enumerate(angles):
-            turned = _moved(self.edges, Motion(-angle, 0, 0))
-            spectra[index] = np.conj(np.fft.fft2(_pooled(turned, _POOL).field, (side, side)))
-        return side, angles, spectra
+    def _side(self) -> int:
+        """Side of the FFT: so large that no shift within reach comes round."""
+        return int(2 ** math.ceil(math.log2(max(self.edges.field.shape) / _POOL * (1 + REACH))))
+
+    def _spectra(self, limit: float) -> tuple[NDArray[np.float64], NDArray[np.complex64]]:
+        """Angles up to `limit` degrees, and the conjugate spectra of the edges turned by each, (angles, side, side)."""
+        if limit not in self._by_limit:
+            steps = int((limit + 1e-9) // _STEP)
+            angles = np.radians(_STEP * np.arange(-steps, steps + (2 * steps * _STEP < 360)))
+            turned = (_moved(self.edges, Motion(-float(angle), 0, 0)) for angle in angles)
+            size = (self._side, self._side)
+            spectra = [np.conj(np.fft.fft2(_pooled(one, _POOL).field, size)) for one in turned]
+            self._by_limit[limit] = angles, np.stack(spectra).astype(np.complex64)
+        return self._by_limit[limit]
 
     def quality(self, edges: Edges, motion: Motion) -> float:
         """Agreement of edges in a pose, -1 to 1: their correlation where both are known; 0 where that is too little."""
@@ -390,28 +400,25 @@ class Template:
 
     def _turns(self, edges: Edges, limit: float) -> list[Motion]:
         """Where to begin: the angles up to `limit` degrees, with their best shift, that correlate best near by."""
-        side, angles, spectra = self._spectra
-        some = np.flatnonzero(np.abs(angles) <= math.radians(limit) + 1e-9)
-        within, rows, columns = self._correlation(edges, spectra[some], side)
-        heights = within.reshape(len(some), -1)
+        angles, spectra = self._spectra(limit)
+        within, rows, columns = self._correlation(edges, spectra)
+        heights = within.reshape(len(angles), -1)
         at, largest = heights.argmax(axis=1), heights.max(axis=1)
         before, after = np.roll(largest, 1), np.roll(largest, -1)
-        if len(some) < len(angles):
+        if len(angles) * _STEP < 360:
             before[0] = after[-1] = -np.inf
         peaks = np.flatnonzero((largest >= before) & (largest >= after))
         starts = []
         for peak in peaks[np.argsort(-largest[peaks], kind="stable")][:_PEAKS]:
             row, column = divmod(int(at[peak]), len(columns))
             starts.append(
-                Motion(float(angles[some[peak]]), float(_POOL * columns[column]), float(_POOL * rows[row]))
+                Motion(float(angles[peak]), float(_POOL * columns[column]), float(_POOL * rows[row]))
             )
         return starts
 
     def _shifts(self, edges: Edges) -> list[Motion]:
         """Where to begin without a turn: the shifts at which the correlation is largest near by."""
-        side, angles, spectra = self._spectra
-        upright = spectra[np.abs(angles).argmin()][None]
-        within, rows, columns = self._correlation(edges, upright, side)
+        within, rows, columns = self._correlation(edges, self._spectra(0.0)[1])
         surface = np.pad(within[0], 1, constant_values=-np.inf)
         h, w = within.shape[1:]
         around = [surface[dy : dy + h, dx : dx + w] for dy in (0, 1, 2) for dx in (0, 1, 2)]
@@ -420,9 +427,10 @@ class Template:
         return [Motion(0, float(_POOL * columns[x]), float(_POOL * rows[y])) for y, x in best]
 
     def _correlation(
-        self, edges: Edges, spectra: NDArray[np.complex64], side: int
+        self, edges: Edges, spectra: NDArray[np.complex64]
     ) -> tuple[NDArray[np.floating], NDArray[np.intp], NDArray[np.intp]]:
         """Correlation (angles, rows, columns) of edges with each spectrum, and the shifts down and right it is at."""
+        side = self._side
         spectrum = np.fft.fft2(_pooled(edges, _POOL).field, (side, side))
         correlation = np.fft.ifft2(spectrum * spectra, axes=(1, 2)).real
         reach = [int(REACH * size / _POOL) for size in edges.field.shape]

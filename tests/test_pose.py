@@ -200,7 +200,8 @@ def test_a_turn_beyond_what_is_looked_for_is_not_aligned() -> None:
     recipe = Recipe(pose="rigid", pose_angle=20, image_size=96)
     reference = learnt(recipe, [part(seed=seed) for seed in range(6)])
     assert found(part(15, seed=9), recipe, reference).failure == ""
-    assert found(part(60, seed=9), recipe, reference).failure != ""
+    assert "turned by 24 degrees (limit 20, pose_angle)" in found(part(24, seed=9), recipe, reference).failure
+    assert found(part(60, seed=9), recipe, reference).failure.startswith("not aligned: ")
 
 
 # ---- there and back ------------------------------------------------------------------------------
