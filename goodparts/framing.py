@@ -127,10 +127,7 @@ def without_padding(frame: Frame, working: NDArray[np.uint8]) -> NDArray[np.uint
 
 
 def valid_cells(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which cells of the grid look at the image rather than at padding, (h, w) bool.
-
-    By their centres; in a straightened image by their corners: nothing of them may lie beyond the border.
-    """
+    """Which cells of the grid look at the image rather than at padding (by their centres), (h, w) bool."""
     if frame.warp is not None:
         return _valid_when_straight(frame, grid)
     inside = []
@@ -147,24 +144,15 @@ def valid_cells(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
 def _valid_when_straight(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
     assert frame.warp is not None
     a, b, c, d, e, f = frame.warp
-    rows, columns = (np.arange(grid[axis] + 1) * frame.working_size[axis] / grid[axis] for axis in (0, 1))
-    inside = np.ones((grid[0] + 1, grid[1] + 1), dtype=bool)
+    rows, columns = ((np.arange(grid[axis]) + 0.5) * frame.working_size[axis] / grid[axis] for axis in (0, 1))
+    valid = np.ones(grid, dtype=bool)
     for axis, at in (
         (0, d * columns + e * rows[:, None] + f),
         (1, a * columns + b * rows[:, None] + c),
     ):
-        first, last = _shown(frame, axis)
-        inside &= (at >= first) & (at <= last)
-    valid = inside[:-1, :-1] & inside[1:, :-1] & inside[:-1, 1:] & inside[1:, 1:]
-    if not valid.any():
-        valid[grid[0] // 2, grid[1] // 2] = True
+        first, last = frame.offset[axis], frame.offset[axis] + frame.resized[axis]
+        valid &= (at >= max(0, first)) & (at <= min(frame.working_size[axis], last))
     return valid
-
-
-def _shown(frame: Frame, axis: int) -> tuple[int, int]:
-    """From where to where in the working image, before it is straightened, the image lies."""
-    first = frame.offset[axis]
-    return max(0, first), min(frame.working_size[axis], first + frame.resized[axis])
 
 
 def cell_shares(frame: Frame, axis: int, cells: int) -> NDArray[np.float64]:

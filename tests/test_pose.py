@@ -333,9 +333,18 @@ def test_recheck_is_refused_where_it_would_send_back_most_parts(recipe: Recipe) 
     images = [part(seed=seed, kind="washer") for seed in range(6)]
     with pytest.raises(RecipeError, match="pose_failure: recheck would send back most parts"):
         Inspector(recipe.replace({"pose_failure": "recheck"})).fit(images)
-    inspector = Inspector(recipe).fit(images)
-    (failure,) = inspector.model.data["not_aligned"]
+
+
+def test_where_no_pose_is_believed_nothing_changes(recipe: Recipe) -> None:
+    """As for grids and washers: a key that can't help does no harm."""
+    images = [part(seed=seed, kind="washer") for seed in range(6)]
+    by_pose = Inspector(recipe).fit(images)
+    as_is = Inspector(recipe.replace({"pose": "as_is"})).fit(images)
+    (failure,) = by_pose.model.data["not_aligned"]
     assert "looks alike turned" in failure
+    assert by_pose.model.calibration.threshold == pytest.approx(as_is.model.calibration.threshold, rel=1e-6)
+    tests = [part(seed=60, kind="washer"), part(seed=61)]
+    np.testing.assert_allclose(list(by_pose.score_many(tests)), list(as_is.score_many(tests)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["letterbox", "crop"])
