@@ -34,6 +34,15 @@ LIGHT = demo.VARIATION[3:]
 SPREADS = {"straight": (1, 0.01), "10 %": (0, 0.1), "15°, 10 %": (15, 0.1), "any angle, 10 %": (180, 0.1)}
 
 
+# Half parts or whole ones, how they lie in training, in tests, and pose_angle
+VERDICTS = (
+    (False, "straight", "straight", 30),
+    (False, "straight", "15°, 10 %", 30),
+    (False, "15°, 10 %", "15°, 10 %", 30),
+    (True, "straight", "any angle, 10 %", 180),
+)
+
+
 @dataclass(frozen=True)
 class Part:
     """A rendered part: pixels (SIZE, SIZE, 3), where it lies (degrees, pixels right and down), its defect's mask."""
@@ -161,12 +170,7 @@ def spread_of(values: list[float]) -> str:
 
 def verdicts() -> None:
     head()
-    for half, learnt, tested, limit in (
-        (False, "straight", "straight", 30),
-        (False, "straight", "15°, 10 %", 30),
-        (False, "15°, 10 %", "15°, 10 %", 30),
-        (True, "straight", "any angle, 10 %", 180),
-    ):
+    for half, learnt, tested, limit in VERDICTS:
         with tempfile.TemporaryDirectory(prefix="goodparts-pose-") as folder:
             root = Path(folder)
             for part, path in placed(root, learnt, tested, half):

@@ -127,7 +127,10 @@ def without_padding(frame: Frame, working: NDArray[np.uint8]) -> NDArray[np.uint
 
 
 def valid_cells(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which cells of the grid look at the image rather than at padding (by their centres), (h, w) bool."""
+    """Which cells of the grid look at the image rather than at padding (by their centres), (h, w) bool.
+
+    In a straightened image also by the centres of their neighbours: beyond its border lies a mirror image.
+    """
     if frame.warp is not None:
         return _valid_when_straight(frame, grid)
     inside = []
@@ -145,14 +148,15 @@ def _valid_when_straight(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool
     assert frame.warp is not None
     a, b, c, d, e, f = frame.warp
     rows, columns = ((np.arange(grid[axis]) + 0.5) * frame.working_size[axis] / grid[axis] for axis in (0, 1))
-    valid = np.ones(grid, dtype=bool)
+    inside = np.ones((grid[0] + 2, grid[1] + 2), dtype=bool)
     for axis, at in (
         (0, d * columns + e * rows[:, None] + f),
         (1, a * columns + b * rows[:, None] + c),
     ):
         first, last = frame.offset[axis], frame.offset[axis] + frame.resized[axis]
-        valid &= (at >= max(0, first)) & (at <= min(frame.working_size[axis], last))
-    return valid
+        inside[1:-1, 1:-1] &= (at >= max(0, first)) & (at <= min(frame.working_size[axis], last))
+    across = inside[:, :-2] & inside[:, 1:-1] & inside[:, 2:]
+    return across[:-2] & across[1:-1] & across[2:]
 
 
 def cell_shares(frame: Frame, axis: int, cells: int) -> NDArray[np.float64]:

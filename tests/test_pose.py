@@ -229,11 +229,12 @@ def test_a_map_comes_back_to_where_the_image_has_it(kind: str) -> None:
 def test_what_was_not_looked_at_is_nan_and_what_lies_beyond_the_border_does_not_count() -> None:
     frame = Frame((100, 100), (100, 100), (0, 0), (100, 100), warp=(1, 0, 20.0, 0, 1, 0.0))
     valid = framing.valid_cells(frame, (10, 10))
-    np.testing.assert_array_equal(valid, np.tile(np.arange(10) < 8, (10, 1)))
+    np.testing.assert_array_equal(valid, np.tile(np.arange(10) < 7, (10, 1)))
     grid = np.where(valid, np.float32(1), np.float32(np.nan))
     found_map = framing.anomaly_map(grid, frame, 2)
     assert np.isnan(found_map[:, :20]).all()  # shifted out of the straightened image
-    np.testing.assert_allclose(found_map[:, 20:], 1, rtol=1e-5)
+    np.testing.assert_allclose(found_map[:, 20:90], 1, rtol=1e-5)
+    assert np.isnan(found_map[:, 90:]).all()  # beside what lay beyond the border
     assert framing.seen_share(frame) == pytest.approx(0.8)
     assert not frame.whole
 
@@ -250,9 +251,9 @@ def test_padding_of_a_letterbox_does_not_count_when_it_is_turned() -> None:
     frame = framing.frame_of((50, 100), Recipe(image_size=100, framing="letterbox"))
     frame = replace(frame, warp=(1, 0, 0.0, 0, 1, -10.0))
     valid = framing.valid_cells(frame, (20, 20))
-    assert valid[7:17].all()
-    assert not valid[:7].any()
-    assert not valid[17:].any()
+    assert valid[8:16].all()
+    assert not valid[:8].any()
+    assert not valid[16:].any()
 
 
 # ---- from end to end -----------------------------------------------------------------------------
