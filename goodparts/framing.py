@@ -8,7 +8,6 @@ axes' operators are small matrices made once for a size, so that smoothing and u
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -81,7 +80,7 @@ def _centre(working: tuple[int, int], resized: tuple[int, int]) -> tuple[int, in
 
 
 def apply(frame: Frame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The working image, (height, width, 3) uint8, of an image (H, W, 3) uint8."""
+    """The working image, (height, width, 3) uint8, of an image (H, W, 3) uint8; not straightened."""
     from PIL import Image
 
     picture = Image.fromarray(image)
@@ -89,35 +88,38 @@ def apply(frame: Frame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     for size in ((frame.resized[1], frame.image_size[0]), (frame.resized[1], frame.resized[0])):
         if size != picture.size:
             picture = picture.resize(size, Image.Resampling.BILINEAR)
-    if frame.resized != frame.working_size or frame.offset != (0, 0):
-        canvas = Image.new("RGB", (frame.working_size[1], frame.working_size[0]), PADDING)
-        canvas.paste(picture, (frame.offset[1], frame.offset[0]))
-        picture = canvas
-    return straighten(frame, np.asarray(picture))
+    if frame.resized == frame.working_size and frame.offset == (0, 0):
+        return np.asarray(picture)
+    canvas = Image.new("RGB", (frame.working_size[1], frame.working_size[0]), PADDING)
+    canvas.paste(picture, (frame.offset[1], frame.offset[0]))
+    return np.asarray(canvas)
 
 
-def straighten(frame: Frame, working: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A working image (height, width, 3) with the frame's warp taken back, if it has one; bicubic.
+def straighten(frame: Frame, working: NDArray[np.uint8], beyond: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A working image (height, width, 3), as `apply` makes it, with the frame's warp taken back; bicubic.
 
-    What lies beyond the border is mirrored, so that no edge arises that is none; `valid_cells` says where.
+    `beyond`, of the same shape, is what is shown where nothing is known: beyond its border.
     """
-    if frame.warp is None:
-        return working
     from PIL import Image
 
+    assert frame.warp is not None
     height, width = frame.working_size
-    a, b, c, d, e, f = frame.warp
-    corners = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1), (width, height, 1)], dtype=np.float64)
-    x, y = corners @ (a, b, c), corners @ (d, e, f)
-    beyond = [  # pixels that are asked for at each side, and two more that the filter wants
-        (max(0, math.ceil(-at.min())) + 2, max(0, math.ceil(at.max() - size)) + 2)
-        for at, size in ((y, height), (x, width))
-    ]
-    mirrored = Image.fromarray(np.pad(working, (*beyond, (0, 0)), mode="symmetric"))
-    shifted = (a, b, c + beyond[1][0], d, e, f + beyond[0][0])
-    return np.asarray(
-        mirrored.transform((width, height), Image.Transform.AFFINE, shifted, Image.Resampling.BICUBIC)
+    known = np.zeros((height, width), dtype=np.uint8)
+    rows, columns = (
+        slice(
+            max(0, frame.offset[axis]),
+            min(frame.working_size[axis], frame.offset[axis] + frame.resized[axis]),
+        )
+        for axis in (0, 1)
     )
+    known[rows, columns] = 255
+
+    def moved(values: NDArray[np.uint8], how: Image.Resampling) -> NDArray[np.uint8]:
+        picture = Image.fromarray(values)
+        return np.asarray(picture.transform((width, height), Image.Transform.AFFINE, frame.warp, how))
+
+    seen = moved(known, Image.Resampling.NEAREST)[..., None] > 0
+    return np.where(seen, moved(working, Image.Resampling.BICUBIC), beyond)
 
 
 def without_padding(frame: Frame, working: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -129,7 +131,7 @@ def without_padding(frame: Frame, working: NDArray[np.uint8]) -> NDArray[np.uint
 def valid_cells(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
     """Which cells of the grid look at the image rather than at padding (by their centres), (h, w) bool.
 
-    In a straightened image also by the centres of their neighbours: beyond its border lies a mirror image.
+    In a straightened image also by the centres of their neighbours: what is shown beyond its border is another image's.
     """
     if frame.warp is not None:
         return _valid_when_straight(frame, grid)

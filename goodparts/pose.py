@@ -140,6 +140,7 @@ class Reference:
     Attributes:
         edges: of the good images, (2, h, w) int8: real and imaginary part in steps of 1/127.
         known: where they are known, (h, w) uint8, 0 or 255.
+        picture: the working image of a good part in this pose, (height, width, 3) uint8: shown where nothing is known.
         typical: median agreement of good images with the mean of the others.
         lowest: below this an image is not aligned.
         alike: motions after which the reference looks like itself: a symmetry, or a period.
@@ -147,6 +148,7 @@ class Reference:
 
     edges: NDArray[np.int8]
     known: NDArray[np.uint8]
+    picture: NDArray[np.uint8]
     typical: float
     lowest: float
     alike: tuple[Motion, ...] = ()
@@ -158,6 +160,8 @@ class Reference:
             or self.edges.dtype != np.int8
             or self.known.shape != self.edges.shape[1:]
             or self.known.dtype != np.uint8
+            or self.picture.ndim != 3
+            or self.picture.dtype != np.uint8
             or not math.isfinite(self.typical + self.lowest)
         ):
             raise ValueError(
@@ -183,6 +187,7 @@ class Reference:
             {
                 "edges": self.edges,
                 "known": self.known,
+                "picture": self.picture,
                 "limits": np.array([self.typical, self.lowest]),
                 "alike": np.array(self.alike, dtype=np.float64).reshape(-1, 3),
             }
@@ -196,7 +201,7 @@ class Reference:
         tensors = safetensors.numpy.load(data)
         typical, lowest = tensors["limits"].tolist()
         alike = tuple(Motion(*motion) for motion in tensors["alike"].tolist())
-        return cls(tensors["edges"], tensors["known"], typical, lowest, alike)
+        return cls(tensors["edges"], tensors["known"], tensors["picture"], typical, lowest, alike)
 
 
 def place(pixels: NDArray[np.uint8], recipe: Recipe, reference: Reference | None) -> Placed:
@@ -209,7 +214,7 @@ def place(pixels: NDArray[np.uint8], recipe: Recipe, reference: Reference | None
     if warp is None:
         return Placed(frame, picture, picture, pose)
     frame = replace(frame, warp=warp)
-    return Placed(frame, framing.straighten(frame, picture), picture, pose)
+    return Placed(frame, framing.straighten(frame, picture, reference.picture), picture, pose)
 
 
 def find(
@@ -551,24 +556,27 @@ def learn(
     sample = [images[index] for index in np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int))]
     shape: list[tuple[int, int]] = []
 
-    def one(image: Any) -> Edges:
+    def one(image: Any) -> tuple[Edges, NDArray[np.uint8]]:
         pixels = read(image)
         frame = framing.frame_of((pixels.shape[0], pixels.shape[1]), recipe)
         if not shape:
             shape.append(small_shape(frame))
-        return edges_of(framing.apply(frame, pixels), frame, shape[0])
+        picture = framing.apply(frame, pixels)
+        return edges_of(picture, frame, shape[0]), picture
 
-    edges = [one(sample[0])]  # its aspect is that of all of them
+    looked_at = [one(sample[0])]  # its aspect is that of all of them
     for more in feeding.ordered(one, sample[1:], workers=workers):
-        edges.append(more)
-        tell("pose", len(edges), 2 * len(sample))
-    template = Template(edges[_pilot(edges, recipe, workers)])
+        looked_at.append(more)
+        tell("pose", len(looked_at), 2 * len(sample))
+    edges, pictures = [each for each, _ in looked_at], [picture for _, picture in looked_at]
+    pilot = _pilot(edges, recipe, workers)
+    template = Template(edges[pilot])
     alike = template.alike(recipe)
     motions: list[Motion | None] = []
     for best, second in feeding.ordered(lambda one: template.search(one, recipe), edges, workers=workers):
         motions.append(None if _failure(best, second, -1.0, FLOOR, alike, recipe) else best.motion)
         tell("pose", len(edges) + len(motions), 2 * len(sample))
-    found = _mean(edges, motions, template)
+    found = _mean(edges, motions, pilot, pictures)
     return replace(found, alike=found.template.alike(recipe))
 
 
@@ -590,14 +598,20 @@ def _pilot(edges: Sequence[Edges], recipe: Recipe, workers: int) -> int:
     return int(pilots[np.argmax(list(feeding.ordered(one, pilots, workers=workers)))])
 
 
-def _mean(edges: Sequence[Edges], motions: Sequence[Motion | None], pilot: Template) -> Reference:
+def _mean(
+    edges: Sequence[Edges],
+    motions: Sequence[Motion | None],
+    pilot: int,
+    pictures: Sequence[NDArray[np.uint8]],
+) -> Reference:
     """The mean of edges that were aligned to a pilot, in the pose of the image that lies most in the middle."""
-    aligned = [(one, motion) for one, motion in zip(edges, motions, strict=True) if motion is not None]
+    aligned = [(index, motion) for index, motion in enumerate(motions) if motion is not None]
     if len(aligned) < 2:
-        return _reference(pilot.edges, [])
+        return _reference(edges[pilot], [], pictures[pilot])
     far = [sum(other.after(motion.inverse).size(SIDE) for _, other in aligned) for _, motion in aligned]
-    back = aligned[int(np.argmin(far))][1].inverse
-    moved = [_moved(one, motion.after(back)) for one, motion in aligned]
+    middle, pose = aligned[int(np.argmin(far))]
+    back = pose.inverse
+    moved = [_moved(edges[index], motion.after(back)) for index, motion in aligned]
     seen = np.sum([one.known > 0 for one in moved], axis=0)
     total = np.sum([np.where(one.known > 0, one.field, 0) for one in moved], axis=0)
     known = np.where(2 * seen >= len(moved), np.uint8(255), np.uint8(0))
@@ -607,10 +621,10 @@ def _mean(edges: Sequence[Edges], motions: Sequence[Motion | None], pilot: Templ
         others = np.where(own, total - one.field, total) / np.maximum(seen - own, 1)
         qualities.append(_agreement(Edges(others.astype(np.complex64), known), one))
     mean = np.where(known > 0, total / np.maximum(seen, 1), 0)
-    return _reference(Edges(mean.astype(np.complex64), known), qualities)
+    return _reference(Edges(mean.astype(np.complex64), known), qualities, pictures[middle])
 
 
-def _reference(edges: Edges, qualities: Sequence[float]) -> Reference:
+def _reference(edges: Edges, qualities: Sequence[float], picture: NDArray[np.uint8]) -> Reference:
     """With a limit as the quality gate's are: from the median twice as far as 95 % of the good images go, and at least
     `_MARGIN`, wider for few images; never below `FLOOR`."""
     typical, lowest = 1.0, FLOOR
@@ -621,7 +635,7 @@ def _reference(edges: Edges, qualities: Sequence[float]) -> Reference:
         lowest = max(FLOOR, typical - few * max(_MARGIN, 2 * (typical - low)))
     parts = np.stack([edges.field.real, edges.field.imag])
     stored = np.rint(127 * np.clip(parts, -1, 1)).astype(np.int8)
-    return Reference(stored, edges.known, typical, lowest)
+    return Reference(stored, edges.known, picture, typical, lowest)
 
 
 def require_use(failures: Sequence[str], recipe: Recipe) -> None:

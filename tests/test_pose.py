@@ -239,12 +239,13 @@ def test_what_was_not_looked_at_is_nan_and_what_lies_beyond_the_border_does_not_
     assert not frame.whole
 
 
-def test_beyond_the_border_the_picture_is_mirrored() -> None:
+def test_beyond_the_border_a_good_part_is_shown() -> None:
     frame = Frame((8, 8), (8, 8), (0, 0), (8, 8), warp=(1, 0, 3.0, 0, 1, 0.0))
     picture = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
-    straight = framing.straighten(frame, picture)
+    beyond = np.full((8, 8, 3), 7, np.uint8)
+    straight = framing.straighten(frame, picture, beyond)
     np.testing.assert_array_equal(straight[:, :5], picture[:, 3:])
-    np.testing.assert_array_equal(straight[:, 5:], picture[:, :4:-1])
+    np.testing.assert_array_equal(straight[:, 5:], beyond[:, 5:])
 
 
 def test_padding_of_a_letterbox_does_not_count_when_it_is_turned() -> None:
