@@ -19,6 +19,7 @@ from goodparts.errors import DatasetError
 from goodparts.images import PIXEL_LIMIT, image_size, read_mask
 from goodparts.inspection import BAD, RECHECK, Inspection, ZoneScore
 from goodparts.pixel_metrics import PixelMetrics
+from goodparts.pose import Pose
 from goodparts.rates import clopper_pearson
 
 if TYPE_CHECKING:
@@ -38,10 +39,11 @@ class TestImage:
         label: True for a bad part (the ground truth).
         score: anomaly score.
         p_value: conformal p-value against the held-out good scores.
-        verdict: "GOOD" or "BAD" at the deployed threshold; "RECHECK" from the quality gate.
+        verdict: "GOOD" or "BAD" at the deployed threshold; "RECHECK" for an image that can't be judged.
         borderline: whether the verdict lies within the engine's precision.
         reasons: why the image can't be judged, in words; empty unless the verdict is RECHECK.
         zones: score and threshold of each zone of the region of interest; empty if there is none.
+        pose: how the part lies against the reference; None where the recipe does not look for it.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class TestImage:
     borderline: bool
     reasons: tuple[str, ...] = ()
     zones: tuple[ZoneScore, ...] = ()
+    pose: Pose | None = None
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
@@ -162,6 +165,7 @@ def evaluate(
                 borderline=inspection.borderline,
                 reasons=inspection.reasons,
                 zones=inspection.zones,
+                pose=inspection.pose,
             )
         )
         if truth is not None or not sample.label:

@@ -54,7 +54,8 @@ def export(model: Model, path: str | Path, *, format: str = "onnx", precision: s
 
     Raises:
         ModelError: the model has no threshold yet.
-        OutputError: wrong suffix, format or precision, too large, or it can't be written there.
+        OutputError: wrong suffix, format or precision, too large, or it can't be written there; or the model aligns
+            images (`pose`), which is not part of the graph.
     """
     path = Path(path)
     for name, value, choices in (("format", format, tuple(SUFFIXES)), ("precision", precision, PRECISIONS)):
@@ -64,6 +65,11 @@ def export(model: Model, path: str | Path, *, format: str = "onnx", precision: s
         other = next((name for name, suffix in SUFFIXES.items() if suffix == path.suffix.lower()), None)
         hint = f", or take format {other}" if other else ""
         raise OutputError(f"{path}: expected a file ending in {SUFFIXES[format]} for format {format}{hint}")
+    if model.reference is not None:
+        raise OutputError(
+            f"export: this model aligns images (pose = {model.recipe.pose}), which is not part of the graph; fit with "
+            "pose = as_is on images that are aligned beforehand, or run this model with goodparts"
+        )
     described = metadata(model, precision)
     network = exported(model, precision)
     if format == "onnx":
@@ -149,7 +155,7 @@ def _add_map(network: onnx.ModelProto, model: Model) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     graph, size = network.graph, model.recipe.image_size
-    roi, masked = model.roi, model.recipe.framing == "letterbox" or model.roi is not None
+    roi, masked = model.roi, model.masked
     rows, columns = framing.operators(
         Frame(size, size, (0, 0), size), model.grid, model.recipe.smoothing_sigma
     )

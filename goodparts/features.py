@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import augment, feeding, framing, light, quality, whitening
+from goodparts import augment, feeding, framing, light, pose, quality, whitening
 from goodparts.feature_store import PatchFeatures, patch_features
 from goodparts.framing import Frame
 from goodparts.images import ImageLike, name_of
+from goodparts.pose import Placed
 from goodparts.quality import ImageStatistics
 from goodparts.recipe import Recipe
 from goodparts.whitening import Whitening
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from goodparts.engines.openvino import Engine
     from goodparts.graph import Graph
     from goodparts.light import Light
+    from goodparts.pose import Reference
     from goodparts.roi import Roi
 
 Progress = Callable[[str, int, int], None]
@@ -51,6 +53,7 @@ class GoodFeatures:
         cells: mean brightness of the cells of each working image, as `light.measure` takes it, (n, 3, 64).
         left_out: images of which nothing may enter the bank, (n,) bool.
         roi: the region of interest; None: everything is looked at.
+        unaligned: why the pose of each image was not found; empty where it was, or is not looked for.
     """
 
     features: PatchFeatures
@@ -62,6 +65,7 @@ class GoodFeatures:
     cells: NDArray[np.float32]
     left_out: NDArray[np.bool_]
     roi: Roi | None = None
+    unaligned: tuple[str, ...] = ()
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
@@ -137,6 +141,7 @@ def learn_whitening(
     workers: int,
     tell: Progress,
     roi: Roi | None = None,
+    reference: Reference | None = None,
 ) -> Whitening | None:
     """What whitens the features of good images, from some of them; None where the recipe leaves them as they are.
 
@@ -148,14 +153,13 @@ def learn_whitening(
     sample = [images[index] for index in range(0, len(images), -(-len(images) // whitening.SAMPLE))]
 
     def one(image: ImageLike) -> NDArray[np.float32]:
-        pixels = read(image)
-        frame = framing.frame_of(pixels.shape[:2], recipe)
+        placed = pose.place(read(image), recipe, reference)
         if roi is not None:
-            roi.require_fit(frame.image_size, name_of(image))
+            roi.require_fit(placed.frame.image_size, name_of(image))
             looked_at = roi.looked_at(recipe, extractor.grid)
         else:
-            looked_at = framing.valid_cells(frame, extractor.grid)
-        return extractor(framing.apply(frame, pixels))[looked_at.ravel()]
+            looked_at = framing.valid_cells(placed.frame, extractor.grid)
+        return extractor(placed.working)[looked_at.ravel()]
 
     def told() -> Iterator[NDArray[np.float32]]:
         with closing(feeding.ordered(one, sample, workers=workers)) as extracted:
@@ -176,8 +180,11 @@ def extract(
     workers: int,
     tell: Progress,
     roi: Roi | None = None,
+    reference: Reference | None = None,
 ) -> Iterator[GoodFeatures]:
     """The features of all images and of the copies of them that the recipe asks for, for as long as the block lasts.
+
+    Images are aligned to the reference, if there is one.
 
     Raises:
         ImageError: one of them can't be read, or does not fit the region of interest.
@@ -188,12 +195,11 @@ def extract(
     with patch_features((len(images), patches, extractor.dimensions), recipe) as features:
         valid = np.ones((len(images), patches), dtype=bool)
 
-        def one(index: int) -> tuple[Frame, str, ImageStatistics, NDArray[np.float32]]:
-            pixels = read(images[index])
-            frame = framing.frame_of(pixels.shape[:2], recipe)
-            working = framing.apply(frame, pixels)
+        def one(index: int) -> tuple[Placed, str, ImageStatistics, NDArray[np.float32]]:
+            placed = pose.place(read(images[index]), recipe, reference)
+            frame, working = placed.frame, placed.working
             cells = framing.valid_cells(frame, extractor.grid)
-            judged = framing.without_padding(frame, working)
+            judged = framing.without_padding(frame, placed.picture)
             if roi is not None:
                 roi.require_fit(frame.image_size, name_of(images[index]))
                 cells = roi.looked_at(recipe, extractor.grid)
@@ -203,12 +209,13 @@ def extract(
             valid[index] = np.stack(
                 [cells, *(augment.valid_cells(copy, cells, frame) for copy in copies)]
             ).ravel()
-            return frame, digest(working), quality.measure(judged), light.measure(working)
+            return placed, digest(working), quality.measure(judged), light.measure(working)
 
-        frames, digests, statistics, cells = [], [], [], []
+        frames, digests, statistics, cells, unaligned = [], [], [], [], []
         with closing(feeding.ordered(one, range(len(images)), workers=workers)) as extracted:
-            for frame, hashed, measured, brightness in extracted:
-                frames.append(frame)
+            for placed, hashed, measured, brightness in extracted:
+                frames.append(placed.frame)
+                unaligned.append(placed.pose.failure if placed.pose else "")
                 digests.append(hashed)
                 statistics.append(measured)
                 cells.append(brightness)
@@ -224,6 +231,7 @@ def extract(
             np.stack(cells),
             everyone,
             roi,
+            tuple(unaligned),
         )
 
 

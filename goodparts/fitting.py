@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import dataset, framing, held_out, light, memory_bank, one_image
+from goodparts import dataset, framing, held_out, light, memory_bank, one_image, pose
 from goodparts.backbones import Backbone, load_backbone, trim
 from goodparts.calibration import (
     COPIES,
@@ -34,7 +34,6 @@ from goodparts.calibration import (
 )
 from goodparts.errors import DatasetError
 from goodparts.features import Extractor, GoodFeatures, Progress, Read, digest, extract, learn_whitening
-from goodparts.framing import Frame
 from goodparts.images import ImageLike
 from goodparts.light import Light
 from goodparts.memory_bank import MemoryBank
@@ -69,14 +68,23 @@ def fit(
     if roi is not None:
         require_usable(roi, recipe, extractor.grid)
     clock.lap("load")
-    whitening = learn_whitening(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi)
+    reference = None
+    if recipe.pose != "as_is":
+        reference = pose.learn(images, recipe, read=read, workers=workers, tell=tell)
+        clock.lap("pose")
+    whitening = learn_whitening(
+        images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi, reference=reference
+    )
     if whitening is not None:
         extractor = Extractor(backbone, recipe, whitening)
         clock.lap("whitening")
-    with extract(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi) as features:
+    with extract(
+        images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi, reference=reference
+    ) as features:
         alone = extractor if len(images) == 1 else None  # copies of an only image are still to come
         del extractor
         clock.lap("features")
+        pose.require_use(features.unaligned, recipe)
         if recipe.robust and len(images) > 1:
             features = features.without(_unlike_the_rest(features, recipe, workers, tell))
             clock.lap("robust")
@@ -108,11 +116,12 @@ def fit(
             statistics=statistics,
         ),
         grid=features.grid,
-        data=_describe(images, features.frames, roi),
+        data=_describe(images, features, roi, recipe),
         circumstances=_circumstances(good, clock.seconds),
         roi=roi,
         light=_light(features, recipe),
         whitening=whitening,
+        reference=reference,
     )
 
 
@@ -122,12 +131,25 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
     tell = progress or silent
     clock = _Clock()
     known = set(before.digests)
-    images = [image for image in good_images(good) if working_digest(read(image), recipe) not in known]
+    images = [
+        image
+        for image in good_images(good)
+        if digest(pose.place(read(image), recipe, model.reference).working) not in known
+    ]
     if not images:
         raise DatasetError(f"{called(good)}: no good image that this model has not learnt from already")
     first = int(model.data["good_images"])
     extractor = Extractor(model.backbone, recipe, model.whitening)
-    with extract(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=model.roi) as features:
+    with extract(
+        images,
+        extractor,
+        recipe,
+        read=read,
+        workers=workers,
+        tell=tell,
+        roi=model.roi,
+        reference=model.reference,
+    ) as features:
         del extractor
         clock.lap("features")
         bank = memory_bank.extend(
@@ -166,7 +188,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         bank=bank,
         calibration=calibration.decide(recipe),
         data={
-            **_describe(images, features.frames, model.roi),
+            **_describe(images, features, model.roi, recipe),
             "good_images": first + len(images),
             "parent": model.identity,
             "parent_data": model.data,
@@ -201,11 +223,6 @@ def image_names(images: Sequence[ImageLike]) -> list[str]:
 def called(good: Good) -> str:
     """What to call these images in a message."""
     return str(good) if isinstance(good, str | os.PathLike) else "good"
-
-
-def working_digest(pixels: NDArray[np.uint8], recipe: Recipe) -> str:
-    """The digest of the working image of pixels (H, W, 3) uint8."""
-    return digest(framing.apply(framing.frame_of(pixels.shape[:2], recipe), pixels))
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -305,9 +322,11 @@ def _light(features: GoodFeatures, recipe: Recipe) -> Light | None:
     return light.learn(features.cells[~features.left_out], recipe.light, looked_at)
 
 
-def _describe(images: Sequence[ImageLike], frames: Sequence[Frame], roi: Roi | None) -> dict[str, object]:
+def _describe(
+    images: Sequence[ImageLike], features: GoodFeatures, roi: Roi | None, recipe: Recipe
+) -> dict[str, object]:
     """What was learnt from, for the manifest; part of the identity, so no places and no times."""
-    paths = _paths(images)
+    paths, frames = _paths(images), features.frames
     sizes = Counter(size_text(frame.image_size) for frame in frames)
     share = framing.seen_share if roi is None else roi.seen_share
     described: dict[str, object] = {
@@ -315,6 +334,8 @@ def _describe(images: Sequence[ImageLike], frames: Sequence[Frame], roi: Roi | N
         "image_sizes": dict(sizes.most_common()),
         "seen_share": round(sum(share(frame) * n for frame, n in Counter(frames).items()) / len(frames), 6),
     }
+    if recipe.pose != "as_is":
+        described["not_aligned"] = dict(Counter(filter(None, features.unaligned)).most_common())
     if paths is not None:
         common = os.path.commonpath([path.absolute().parent for path in paths])
         described["file_list"] = dataset.hash_file_list([path.absolute() for path in paths], common)

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.errors import ImageError
 from goodparts.recipe import Recipe, size_text
+
+Scalar = TypeVar("Scalar", np.uint8, np.float32)
+Warp = tuple[float, float, float, float, float, float]
+"""(a, b, c, d, e, f): what lies at (x, y) lay at (a x + b y + c, d x + e y + f) before; whole numbers lie between
+pixels."""
 
 PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is padded with
 
@@ -29,17 +35,20 @@ class Frame:
         resized: (h, w) to which the whole image is resized ...
         offset: ... and (top, left) in working pixels where it then lies: negative where it is cropped.
         working_size: (height, width) of the working image.
+        warp: where in the working image that framing makes each point of the straightened one lies (`pose`); None: it
+            is taken as it is.
     """
 
     image_size: tuple[int, int]
     resized: tuple[int, int]
     offset: tuple[int, int]
     working_size: tuple[int, int]
+    warp: Warp | None = None
 
     @property
     def whole(self) -> bool:
         """Whether the image fills the working image and nothing of it is cut off."""
-        return self.resized == self.working_size and self.offset == (0, 0)
+        return self.resized == self.working_size and self.offset == (0, 0) and self.warp is None
 
 
 def frame_of(image_size: tuple[int, int], recipe: Recipe) -> Frame:
@@ -71,7 +80,7 @@ def _centre(working: tuple[int, int], resized: tuple[int, int]) -> tuple[int, in
 
 
 def apply(frame: Frame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The working image, (height, width, 3) uint8, of an image (H, W, 3) uint8."""
+    """The working image, (height, width, 3) uint8, of an image (H, W, 3) uint8; not straightened."""
     from PIL import Image
 
     picture = Image.fromarray(image)
@@ -79,11 +88,38 @@ def apply(frame: Frame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     for size in ((frame.resized[1], frame.image_size[0]), (frame.resized[1], frame.resized[0])):
         if size != picture.size:
             picture = picture.resize(size, Image.Resampling.BILINEAR)
-    if frame.whole:
+    if frame.resized == frame.working_size and frame.offset == (0, 0):
         return np.asarray(picture)
     canvas = Image.new("RGB", (frame.working_size[1], frame.working_size[0]), PADDING)
     canvas.paste(picture, (frame.offset[1], frame.offset[0]))
     return np.asarray(canvas)
+
+
+def straighten(frame: Frame, working: NDArray[np.uint8], beyond: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A working image (height, width, 3), as `apply` makes it, with the frame's warp taken back; bicubic.
+
+    `beyond`, of the same shape, is what is shown where nothing is known: beyond its border.
+    """
+    from PIL import Image
+
+    assert frame.warp is not None
+    height, width = frame.working_size
+    known = np.zeros((height, width), dtype=np.uint8)
+    rows, columns = (
+        slice(
+            max(0, frame.offset[axis]),
+            min(frame.working_size[axis], frame.offset[axis] + frame.resized[axis]),
+        )
+        for axis in (0, 1)
+    )
+    known[rows, columns] = 255
+
+    def moved(values: NDArray[np.uint8], how: Image.Resampling) -> NDArray[np.uint8]:
+        picture = Image.fromarray(values)
+        return np.asarray(picture.transform((width, height), Image.Transform.AFFINE, frame.warp, how))
+
+    seen = moved(known, Image.Resampling.NEAREST)[..., None] > 0
+    return np.where(seen, moved(working, Image.Resampling.BICUBIC), beyond)
 
 
 def without_padding(frame: Frame, working: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -93,7 +129,12 @@ def without_padding(frame: Frame, working: NDArray[np.uint8]) -> NDArray[np.uint
 
 
 def valid_cells(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which cells of the grid look at the image rather than at padding (by their centres), (h, w) bool."""
+    """Which cells of the grid look at the image rather than at padding (by their centres), (h, w) bool.
+
+    In a straightened image also by the centres of their neighbours: what is shown beyond its border is another image's.
+    """
+    if frame.warp is not None:
+        return _valid_when_straight(frame, grid)
     inside = []
     for axis in (0, 1):
         centres = (np.arange(grid[axis]) + 0.5) * frame.working_size[axis] / grid[axis]
@@ -103,6 +144,21 @@ def valid_cells(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
             looking[np.abs(centres - first - frame.resized[axis] / 2).argmin()] = True
         inside.append(looking)
     return np.logical_and.outer(inside[0], inside[1])
+
+
+def _valid_when_straight(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    assert frame.warp is not None
+    a, b, c, d, e, f = frame.warp
+    rows, columns = ((np.arange(grid[axis]) + 0.5) * frame.working_size[axis] / grid[axis] for axis in (0, 1))
+    inside = np.ones((grid[0] + 2, grid[1] + 2), dtype=bool)
+    for axis, at in (
+        (0, d * columns + e * rows[:, None] + f),
+        (1, a * columns + b * rows[:, None] + c),
+    ):
+        first, last = frame.offset[axis], frame.offset[axis] + frame.resized[axis]
+        inside[1:-1, 1:-1] &= (at >= max(0, first)) & (at <= min(frame.working_size[axis], last))
+    across = inside[:, :-2] & inside[:, 1:-1] & inside[:, 2:]
+    return across[:-2] & across[1:-1] & across[2:]
 
 
 def cell_shares(frame: Frame, axis: int, cells: int) -> NDArray[np.float64]:
@@ -119,6 +175,9 @@ def cell_shares(frame: Frame, axis: int, cells: int) -> NDArray[np.float64]:
 
 def seen_pixels(frame: Frame) -> NDArray[np.bool_]:
     """Which pixels of the image lie in the working image, (H, W) bool."""
+    if frame.warp is not None:
+        whole = np.full(frame.working_size, 255, dtype=np.uint8)
+        return _from_straight(frame, whole, interpolate=False) > 0
     inside = []
     for axis in (0, 1):
         seen = np.zeros(frame.image_size[axis], dtype=bool)
@@ -129,6 +188,8 @@ def seen_pixels(frame: Frame) -> NDArray[np.bool_]:
 
 def seen_share(frame: Frame) -> float:
     """Share of the image's pixels that lie in the working image, 0 to 1."""
+    if frame.warp is not None:
+        return float(seen_pixels(frame).mean())
     share = 1.0
     for axis in (0, 1):
         first, last = _seen_rows(frame, axis)
@@ -151,6 +212,8 @@ def anomaly_map(
         (H, W) float32; NaN where the image was cropped away, or not looked at.
     """
     values: NDArray[np.float32]
+    if frame.warp is not None:
+        return _map_of_straight(distance_grid, frame, sigma, seen)
     rows, columns = operators(frame, (distance_grid.shape[0], distance_grid.shape[1]), sigma)
     hidden = np.isnan(distance_grid)
     if hidden.any():
@@ -169,6 +232,40 @@ def anomaly_map(
     if seen is not None:
         values[~seen] = np.nan
     return values
+
+
+def _map_of_straight(
+    distance_grid: NDArray[np.float32], frame: Frame, sigma: float, seen: NDArray[np.bool_] | None
+) -> NDArray[np.float32]:
+    """The map of the straightened working image, turned and moved back to where the image has it."""
+    size = frame.working_size
+    values = anomaly_map(distance_grid, Frame(size, size, (0, 0), size), sigma)
+    moved = _from_straight(frame, values, interpolate=True)
+    looked = np.where(np.isnan(distance_grid), np.uint8(0), np.uint8(255))
+    moved[_from_straight(frame, looked, interpolate=False) == 0] = np.nan
+    if seen is not None:
+        moved[~seen] = np.nan
+    return moved
+
+
+def _from_straight(frame: Frame, values: NDArray[Scalar], *, interpolate: bool) -> NDArray[Scalar]:
+    """Values (h, w) all over the straightened working image, at the pixels of the image (H, W); 0 outside."""
+    from PIL import Image
+
+    assert frame.warp is not None
+    a, b, c, d, e, f = frame.warp
+    # pixel of the image -> working image -> straightened -> cell of the values
+    scale = [frame.resized[axis] / frame.image_size[axis] for axis in (1, 0)]
+    cells = [values.shape[axis] / frame.working_size[axis] for axis in (1, 0)]
+    back = np.linalg.inv([[a, b], [d, e]])
+    onto = np.diag(cells) @ back
+    (u, v), (r, s) = (onto @ np.diag(scale)).tolist()
+    w, t = (onto @ (np.array([frame.offset[1], frame.offset[0]]) - (c, f))).tolist()
+    coefficients = (u, v, w, r, s, t)
+    how = Image.Resampling.BILINEAR if interpolate else Image.Resampling.NEAREST
+    height, width = frame.image_size
+    moved = Image.fromarray(values).transform((width, height), Image.Transform.AFFINE, coefficients, how)
+    return np.array(moved)
 
 
 def operators(

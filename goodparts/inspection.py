@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from goodparts.pose import Pose
 from goodparts.quality import ImageStatistics
 from goodparts.regions import Region
 
@@ -54,7 +55,8 @@ class Inspection:
             multiple of a zone's threshold, and then values of the anomaly map are multiples likewise.
         threshold: the score above which an image is BAD.
         p_value: conformal: (1 + held-out good scores >= score) / (1 + held-out good scores), in (0, 1].
-        verdict: "GOOD" or "BAD"; with the quality gate on, "RECHECK" for an image that can't be judged.
+        verdict: "GOOD" or "BAD"; "RECHECK" for an image that can't be judged: with the quality gate on, or with
+            pose_failure = recheck.
         borderline: whether the score lies closer to the threshold than the engine's precision can tell.
         distance_grid: patch distances, (h, w) float32; NaN where the recipe did not look.
         anomaly_map: smoothed distances at the size of the image, (H, W) float32; NaN where it did not look.
@@ -64,6 +66,7 @@ class Inspection:
         reasons: why the image can't be judged, in words; empty unless the verdict is RECHECK.
         statistics: what the image looks like, for the quality gate and `Drift`; None with the gate off.
         zones: score and threshold of each zone of the region of interest; empty if there is none.
+        pose: how the part lies against the reference; None where the recipe does not look for it.
     """
 
     path: Path | None
@@ -80,6 +83,7 @@ class Inspection:
     reasons: tuple[str, ...] = ()
     statistics: ImageStatistics | None = None
     zones: tuple[ZoneScore, ...] = ()
+    pose: Pose | None = None
 
     @property
     def bad(self) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import calibration, dataset, features, feeding, fitting, framing, quality
+from goodparts import calibration, dataset, features, feeding, fitting, framing, pose, quality
 from goodparts import model as model_file
 from goodparts.errors import DatasetError, ModelError, RecipeError
 from goodparts.features import Progress
@@ -27,6 +27,7 @@ from goodparts.framing import Frame
 from goodparts.images import PIXEL_LIMIT, ImageLike, name_of, read_image
 from goodparts.inspection import BAD, GOOD, RECHECK, Inspection, ZoneScore
 from goodparts.model import Model
+from goodparts.pose import Placed
 from goodparts.precision import SAMPLE, UNCHECKED, PrecisionCheck, has_bf16, in_use, margin
 from goodparts.recipe import Recipe
 from goodparts.regions import find_regions, label_regions, remove_small
@@ -241,7 +242,7 @@ class Inspector:
         engine = self._many
 
         def one(image: ImageLike) -> float:
-            _, _, distances, score = self._measure(engine, self._read(image), name_of(image))
+            _, distances, score = self._measure(engine, self._read(image), name_of(image))
             return self._judged(distances, score)[0]
 
         return feeding.ordered(one, images, workers=self.workers)
@@ -305,7 +306,7 @@ class Inspector:
 
         def scores(image: ImageLike) -> list[float]:
             pixels = self._read(image)
-            return [self._measure(engine, pixels, name_of(image))[3] for engine in engines]
+            return [self._measure(engine, pixels, name_of(image))[2] for engine in engines]
 
         found = []
         for pair in feeding.ordered(scores, sample, workers=self.workers):
@@ -344,22 +345,22 @@ class Inspector:
 
     def _measure(
         self, engine: Engine, pixels: NDArray[np.uint8], name: object
-    ) -> tuple[Frame, NDArray[np.uint8], NDArray[np.float32], float]:
-        """(frame, working image, distance grid (h, w) with NaN where it did not look, anomaly score of all patches)."""
-        frame, roi = framing.frame_of(pixels.shape[:2], self.recipe), self.model.roi
+    ) -> tuple[Placed, NDArray[np.float32], float]:
+        """(working image, distance grid (h, w) with NaN where it did not look, anomaly score of all patches)."""
+        placed, roi = pose.place(pixels, self.recipe, self.model.reference), self.model.roi
+        frame = placed.frame
         if roi is not None:
             roi.require_fit(frame.image_size, name)
             cells = roi.looked_at(self.recipe, self.model.grid)
         else:
             cells = framing.valid_cells(frame, self.model.grid)
-        working = framing.apply(frame, pixels)
-        inputs: dict[str, NDArray[Any]] = {"image": working[None]}
+        inputs: dict[str, NDArray[Any]] = {"image": placed.working[None]}
         if self.model.asks_valid:
             inputs["valid"] = cells[None].astype(np.float32)
         outputs = engine(inputs)
         distances = outputs["distance_grid"][0]
         distances[~cells] = np.nan
-        return frame, working, distances, float(outputs["score"][0])
+        return placed, distances, float(outputs["score"][0])
 
     def _judged(self, distances: NDArray[np.float32], score: float) -> tuple[float, tuple[ZoneScore, ...]]:
         """The score that decides, and those of the zones: of several the largest multiple of a zone's threshold."""
@@ -384,19 +385,22 @@ class Inspector:
 
     def _inspect(self, engine: Engine, pixels: NDArray[np.uint8], path: Path | None) -> Inspection:
         name = "image" if path is None else path
-        frame, working, distances, whole = self._measure(engine, pixels, name)
+        placed, distances, whole = self._measure(engine, pixels, name)
+        frame = placed.frame
         score, zones = self._judged(distances, whole)
         decision, roi = self.model.calibration, self.model.roi
         statistics: ImageStatistics | None = None
         reasons: tuple[str, ...] = ()
         if self.recipe.quality_gate and decision.limits is not None:
             judged = (
-                framing.without_padding(frame, working)
+                framing.without_padding(frame, placed.picture)
                 if roi is None
-                else working[roi.judged(self.recipe, self.model.grid)]
+                else placed.picture[roi.judged(self.recipe, self.model.grid)]
             )
             statistics = quality.measure(judged, distances)
             reasons = quality.reasons(statistics, decision.limits)
+        if placed.pose is not None and placed.pose.failure and self.recipe.pose_failure == "recheck":
+            reasons += (placed.pose.failure,)
         threshold = decision.threshold
         anomaly_map = self._map(distances, frame)
         if roi is not None and roi.several:
@@ -426,6 +430,7 @@ class Inspector:
             reasons=reasons,
             statistics=statistics,
             zones=zones,
+            pose=placed.pose,
         )
 
     def _bad_parts(
@@ -451,9 +456,9 @@ class Inspector:
 
         def one(image: ImageLike) -> tuple[float, NDArray[np.float32], list[Any], bool]:
             pixels = self._read(image)
-            frame, working, distances, score = self._measure(engine, pixels, name_of(image))
-            seen = features.digest(working) in known
-            anomaly_map = self._map(distances, frame)
+            placed, distances, score = self._measure(engine, pixels, name_of(image))
+            seen = features.digest(placed.working) in known
+            anomaly_map = self._map(distances, placed.frame)
             return score, anomaly_map, zone_parts(self.model.roi, distances, anomaly_map, recipe), seen
 
         collector = calibration.GoodScoresCollector(calibration.SEPARATE, zone_names(self.model.roi))

@@ -6,6 +6,7 @@
     calibration.json    held-out good scores, thresholds and their rules
     roi.json            the region of interest, if there is one
     light.json          the light of good images, where the recipe brings others to it
+    pose.safetensors    the reference that images are aligned to, where the recipe aligns them
     manifest.json       format, sha256 of every member, identity, what it was fitted on, when, with what, and
                         how far bf16 moves scores
 
@@ -34,6 +35,7 @@ from goodparts.errors import ModelError, RecipeError
 from goodparts.files import replacing
 from goodparts.light import Light
 from goodparts.memory_bank import MemoryBank
+from goodparts.pose import Reference
 from goodparts.position import window_of
 from goodparts.precision import UNCHECKED, PrecisionCheck
 from goodparts.recipe import EARLIER, Recipe
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 FORMAT = 3  # 1 knew neither `precision` nor `roi` nor `light`, 2 neither whitening nor spacing
 SUFFIX = ".goodparts"
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
-_ROI, _LIGHT = "roi.json", "light.json"
+_ROI, _LIGHT, _POSE = "roi.json", "light.json", "pose.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,7 @@ class Model:
         roi: what is looked at; None: everything.
         light: that of good images; None: images are taken as they are.
         whitening: what features are mapped by; None: they stay as they are.
+        reference: what images are aligned to; None: they are not.
         written: the recipe as the file spells it that this was read from; empty: read from none.
     """
 
@@ -79,12 +82,18 @@ class Model:
     roi: Roi | None = None
     light: Light | None = None
     whitening: Whitening | None = None
+    reference: Reference | None = None
     written: str = ""
 
     @property
     def asks_valid(self) -> bool:
         """Whether the pipeline has the input `valid`: with a region of interest that is a constant of the model."""
-        return self.recipe.framing == "letterbox" and self.roi is None
+        return self.masked and self.roi is None
+
+    @property
+    def masked(self) -> bool:
+        """Whether there are patches that must not count: of padding, beyond the border, or of no interest."""
+        return self.recipe.framing == "letterbox" or self.recipe.pose != "as_is" or self.roi is not None
 
     @property
     def recipe_text(self) -> str:
@@ -100,8 +109,8 @@ class Model:
     def pipeline(self) -> Graph:
         """From pixels to distances and score: the graph that `inspect` runs and an export writes.
 
-        `image` (n, H, W, 3) uint8, letterboxed also `valid` (n, h, w) float32, to `distance_grid` (n, h, w) and `score`
-        (n,) float32. With a region of interest `valid` is a constant, the patches that are looked at.
+        `image` (n, H, W, 3) uint8, letterboxed or aligned also `valid` (n, h, w) float32, to `distance_grid` (n, h, w)
+        and `score` (n,) float32. With a region of interest `valid` is a constant, the patches that are looked at.
         """
         from goodparts import features, graph
 
@@ -110,7 +119,7 @@ class Model:
             self.bank,
             self.grid,
             self.recipe,
-            masked=self.recipe.framing == "letterbox" or self.roi is not None,
+            masked=self.masked,
             opset=to_features.model.opset_import[0].version,
         )
         if self.roi is not None:
@@ -175,7 +184,7 @@ def load(path: str | Path) -> Model:
     path = Path(path)
     with _told_of(path), zipfile.ZipFile(path) as archive:
         manifest = _manifest(path, archive)
-        optional = [name for name in (_ROI, _LIGHT) if name in manifest["sha256"]]
+        optional = [name for name in (_ROI, _LIGHT, _POSE) if name in manifest["sha256"]]
         members = {name: archive.read(name) for name in (*_MEMBERS, *optional)}
     for name, digest in _hashes(members).items():
         if manifest["sha256"].get(name) != digest:
@@ -259,6 +268,8 @@ def _members(model: Model) -> dict[str, bytes]:
     optional = {_ROI: model.roi.to_json().encode()} if model.roi is not None else {}
     if model.light is not None:
         optional[_LIGHT] = model.light.to_json().encode()
+    if model.reference is not None:
+        optional[_POSE] = model.reference.to_bytes()
     return {
         "recipe.toml": model.recipe_text.encode(),
         "backbone.onnx": model.backbone.model.SerializeToString(deterministic=True),
@@ -282,6 +293,8 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
     grid = tuple(manifest["grid"])
     if window_of(recipe, grid) is not None and "cells" not in tensors:
         raise ValueError("bank.safetensors lacks the cells that position_window asks for")
+    if (recipe.pose == "as_is") != (_POSE not in members):
+        raise ValueError(f"pose = {recipe.pose} does not go with the members {', '.join(sorted(members))}")
     return Model(
         recipe=recipe,
         backbone=Backbone(
@@ -314,6 +327,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         whitening=Whitening(tensors["whitening.mean"], tensors["whitening.matrix"])
         if "whitening.mean" in tensors
         else None,
+        reference=Reference.from_bytes(members[_POSE]) if _POSE in members else None,
         written=written,
     )
 

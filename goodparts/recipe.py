@@ -58,6 +58,20 @@ class Recipe:
     )
     resize_size: int = _key(256, "crop only: the shorter side before cropping, pixels", limits=(16, 4096))
 
+    pose: str = _key(
+        "as_is",
+        "shift: parts that lie elsewhere are brought to where good ones lie; rigid: those that are turned, too",
+        choices=("as_is", "shift", "rigid"),
+    )
+    pose_angle: float = _key(
+        30.0, "rigid only: the farthest turn that is looked for, degrees", limits=(3, 180)
+    )
+    pose_failure: str = _key(
+        "plain",
+        "what becomes of an image whose pose is not found for sure: taken as it is, or RECHECK",
+        choices=("plain", "recheck"),
+    )
+
     roi: str = _key(
         "",
         "file with the zones to look at: a mask image (nonzero is looked at) or polygons (JSON); empty: everywhere",
@@ -226,6 +240,20 @@ class Recipe:
             raise RecipeError(
                 f"light: {self.light} measures the whole working image, which framing = letterbox pads; take "
                 "framing = stretch or crop, or light = as_is"
+            )
+        if self.pose != "as_is" and self.roi:
+            raise RecipeError(
+                f"roi: zones are drawn on the image and pose = {self.pose} moves it; take pose = as_is, or no roi"
+            )
+        if self.pose != "as_is" and self.augment:
+            raise RecipeError(
+                f"augment: copies of parts that pose = {self.pose} has straightened would undo it; take one of the two"
+            )
+        turned = [kind for kind in self.augment if not kind.startswith("brightness")]
+        if self.position_window and turned:
+            raise RecipeError(
+                f"position_window: {', '.join(turned)} of augment would move patches to other places; leave out one "
+                "of the two"
             )
         if self.framing == "crop" and max(self.image_size) > self.resize_size:
             width_height = size_text(self.image_size)

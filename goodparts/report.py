@@ -225,6 +225,7 @@ class _Card:
     p_value: str
     reasons: str  # why it could not be judged
     zones: str  # of several, those that are BAD, or the worst
+    pose: str  # by what it was straightened, or why not
     file: str  # of the panel, relative to the page, as a URL; empty if it lies elsewhere
     picture: _Picture | None
 
@@ -253,6 +254,7 @@ def _cards(
                 p_value=f"{image.p_value:.2g}",
                 reasons="; ".join(image.reasons),
                 zones=_zones_in_words(image.zones),
+                pose=image.pose.in_words if image.pose and (image.pose.used or image.pose.failure) else "",
                 file=quote(panel.relative_to(out).as_posix(), errors="surrogateescape")
                 if panel and inside
                 else "",

@@ -90,6 +90,11 @@ def say_learnt(inspector: Inspector) -> None:
     if model.roi is not None:
         zones = f", {len(model.roi.zones)} zones: {', '.join(model.roi.names)}" if model.roi.several else ""
         click.echo(f"Looks at {100 * model.data['seen_share']:.3g} % of the picture{zones}")
+    if model.reference is not None:
+        failures = model.data["not_aligned"]
+        good, failed = model.data["good_images"], sum(failures.values())
+        why = f"; the others: {next(iter(failures))}" if failures else ""
+        click.echo(wrapped(f"Aligned  {good - failed} of {good} good images{why}", indent=9))
 
 
 def _figure(evaluation: Evaluation, name: str) -> str:
@@ -139,6 +144,8 @@ def inspection_line(found: Inspection) -> str:
     multiple = (
         f"{found.score / found.threshold:6.3f} x threshold" if found.threshold else f"score {found.score:.4g}"
     )
+    if found.pose is not None and (found.pose.used or found.pose.failure):
+        where += f"  {found.pose.in_words}"
     return (
         f"{found.verdict:4}  {multiple}  p {found.p_value:.4f} (1 good part in {round(1 / found.p_value)})"
         f"  {found.path}{where}{borderline}"
@@ -157,6 +164,7 @@ def inspection_record(found: Inspection) -> dict[str, Any]:
         "reasons": list(found.reasons),
         "regions": [dataclasses.asdict(region) for region in found.regions],
         "zones": [{**dataclasses.asdict(zone), "bad": zone.bad} for zone in found.zones],
+        "pose": None if found.pose is None else dataclasses.asdict(found.pose),
     }
 
 

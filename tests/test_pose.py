@@ -1,0 +1,409 @@
+"""Pose: what is found and how exactly, what is never believed, and that maps come back to where the defect is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from goodparts import Inspector, Recipe, framing, pose
+from goodparts import model as model_file
+from goodparts.cli.printing import inspection_line, inspection_record
+from goodparts.errors import DatasetError, ModelError, OutputError, RecipeError
+from goodparts.framing import Frame
+from goodparts.inspection import BAD, GOOD, RECHECK
+
+Pixels = NDArray[np.uint8]
+SHAPE = (96, 96)
+
+
+def part(
+    angle: float = 0.0,
+    x: float = 0.0,
+    y: float = 0.0,
+    *,
+    seed: int = 0,
+    shape: tuple[int, int] = SHAPE,
+    spot: bool = False,
+    kind: str = "bracket",
+) -> Pixels:
+    """A part turned clockwise by `angle` degrees about the picture's middle, then moved by x and y pixels."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: shape[0], : shape[1]] + 0.5
+    right, down = columns - shape[1] / 2 - x, rows - shape[0] / 2 - y
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    u, v = cos * right + sin * down, cos * down - sin * right  # in the part's own coordinates
+
+    def box(left: float, top: float, width: float, height: float) -> NDArray[np.float64]:
+        away = np.maximum(np.abs(u - left - width / 2) - width / 2, np.abs(v - top - height / 2) - height / 2)
+        return np.clip(0.5 - away, 0, 1)
+
+    def disc(at: tuple[float, float], radius: float) -> NDArray[np.float64]:
+        return np.clip(0.5 + radius - np.hypot(u - at[0], v - at[1]), 0, 1)
+
+    if kind == "bracket":
+        body = np.maximum(box(-26, -18, 44, 12), box(-26, -18, 12, 40))
+        body = np.maximum(body, disc((14, 12), 9)) - 0.8 * disc((10, -12), 3) - 0.7 * disc((-20, 14), 4)
+    elif kind == "washer":
+        body = disc((0, 0), 28) - disc((0, 0), 12)
+    elif kind == "grating":
+        body = 0.5 + 0.5 * np.sin(2 * math.pi * u / 12) * np.sin(2 * math.pi * v / 12)
+    else:
+        body = np.abs(rng.normal(0, 0.5, shape))
+    grey = 30 + 170 * body
+    if spot:
+        grey = grey + (250 - grey) * disc((-20, -4), 5)
+    noisy = grey[..., None] * rng.uniform(0.95, 1.05) + rng.normal(0, 3, (*shape, 3))
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def same(pixels: Pixels) -> Pixels:
+    return pixels
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def learnt(recipe: Recipe, images: Sequence[Pixels]) -> pose.Reference:
+    return pose.learn(images, recipe, read=same, workers=1, tell=silent)
+
+
+@pytest.fixture(scope="module")
+def rigid() -> Recipe:
+    return Recipe(pose="rigid", pose_angle=180, image_size=96)
+
+
+@pytest.fixture(scope="module")
+def reference(rigid: Recipe) -> pose.Reference:
+    return learnt(rigid, [part(seed=seed) for seed in range(6)])
+
+
+def found(pixels: Pixels, recipe: Recipe, reference: pose.Reference) -> pose.Pose:
+    pose_ = pose.place(pixels, recipe, reference).pose
+    assert pose_ is not None
+    return pose_
+
+
+# ---- finding -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spot", [False, True])
+@pytest.mark.parametrize(
+    ("angle", "x", "y"), [(0, 7, -4), (0, 0.6, 0.8), (12, 3, 5), (-28, -8, 2), (91, 4, 0), (179, -3, -3)]
+)
+def test_the_pose_is_found_whatever_is_wrong_with_the_part(
+    rigid: Recipe, reference: pose.Reference, angle: float, x: float, y: float, spot: bool
+) -> None:
+    got = found(part(angle, x, y, seed=9, spot=spot), rigid, reference)
+    assert got.failure == ""
+    assert got.used
+    assert abs((got.angle - angle + 180) % 360 - 180) < 0.5
+    np.testing.assert_allclose(got.shift, (x, y), atol=0.4)
+    assert got.quality > reference.lowest
+    assert got.quality > got.before
+
+
+def test_straightened_it_looks_as_the_others(rigid: Recipe, reference: pose.Reference) -> None:
+    upright, moved = part(seed=5), part(20, 5, -3, seed=5)
+    placed = pose.place(moved, rigid, reference)
+    valid = np.kron(framing.valid_cells(placed.frame, (24, 24)), np.ones((4, 4), bool))
+    apart = np.abs(placed.working.astype(float) - upright).mean(axis=2)
+    assert apart[valid].mean() < 5
+    assert np.abs(moved.astype(float) - upright).mean() > 12
+    np.testing.assert_array_equal(placed.picture, moved)
+
+
+def test_what_lies_as_the_reference_is_left_as_it_is(rigid: Recipe, reference: pose.Reference) -> None:
+    pixels = part(seed=8)
+    placed = pose.place(pixels, rigid, reference)
+    assert placed.pose is not None
+    assert not placed.pose.used
+    assert placed.pose.failure == ""
+    assert placed.frame.warp is None
+    np.testing.assert_array_equal(placed.working, pixels)
+
+
+def test_a_stretched_picture_turns_as_the_part_does() -> None:
+    shape = (96, 144)
+    recipe = Recipe(pose="rigid", image_size=96)
+    reference = learnt(recipe, [part(seed=seed, shape=shape) for seed in range(6)])
+    assert reference.shape == (108, 160)
+    got = found(part(25, 6, -4, seed=9, shape=shape), recipe, reference)
+    assert got.angle == pytest.approx(25, abs=0.5)
+    np.testing.assert_allclose(got.shift, (6, -4), atol=0.5)
+
+
+def test_the_reference_is_the_part_that_lies_in_the_middle(rigid: Recipe) -> None:
+    recipe = rigid.replace({"pose_angle": 40})
+    angles = (-15, -8, 0, 8, 15)
+    reference = learnt(recipe, [part(angle, seed=index) for index, angle in enumerate(angles)])
+    assert found(part(0, seed=20), recipe, reference).angle == pytest.approx(0, abs=1)
+
+
+def test_shift_looks_for_shifts_alone() -> None:
+    recipe = Recipe(pose="shift", image_size=96)
+    reference = learnt(recipe, [part(seed=seed) for seed in range(6)])
+    got = found(part(0, 9, -6, seed=7), recipe, reference)
+    assert got.angle == 0
+    np.testing.assert_allclose(got.shift, (9, -6), atol=0.3)
+    turned = found(part(40, seed=7), recipe, reference)
+    assert "not aligned: edges agree to" in turned.failure
+
+
+# ---- what is not believed ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "why"),
+    [
+        ("washer", "rigid", "looks alike turned by"),
+        ("grating", "shift", "looks alike shifted by"),
+        ("grating", "rigid", "looks alike"),
+    ],
+)
+def test_of_a_part_that_looks_alike_in_other_poses_none_is_taken(kind: str, how: str, why: str) -> None:
+    recipe = Recipe(pose=how, image_size=96)
+    reference = learnt(recipe, [part(seed=seed, kind=kind) for seed in range(6)])
+    placed = pose.place(part(10 if how == "rigid" else 0, 4, 3, seed=9, kind=kind), recipe, reference)
+    assert placed.pose is not None
+    assert why in placed.pose.failure
+    assert not placed.pose.used
+    np.testing.assert_array_equal(placed.working, placed.picture)
+
+
+def test_a_washer_can_still_be_shifted() -> None:
+    recipe = Recipe(pose="shift", image_size=96)
+    reference = learnt(recipe, [part(seed=seed, kind="washer") for seed in range(6)])
+    np.testing.assert_allclose(
+        found(part(0, 6, 5, seed=9, kind="washer"), recipe, reference).shift, (6, 5), atol=0.3
+    )
+
+
+@pytest.mark.parametrize("kind", ["washer", "grating", "noise"])
+def test_another_part_is_not_aligned(rigid: Recipe, reference: pose.Reference, kind: str) -> None:
+    got = found(part(seed=3, kind=kind), rigid, reference)
+    assert got.failure.startswith("not aligned: ")
+    assert not got.used
+
+
+def test_an_empty_picture_is_not_aligned(rigid: Recipe, reference: pose.Reference) -> None:
+    assert "edges agree to" in found(np.full((*SHAPE, 3), 90, np.uint8), rigid, reference).failure
+
+
+def test_a_turn_beyond_what_is_looked_for_is_not_aligned() -> None:
+    recipe = Recipe(pose="rigid", pose_angle=20, image_size=96)
+    reference = learnt(recipe, [part(seed=seed) for seed in range(6)])
+    assert found(part(15, seed=9), recipe, reference).failure == ""
+    assert "turned by 24 degrees (limit 20, pose_angle)" in found(part(24, seed=9), recipe, reference).failure
+    assert found(part(60, seed=9), recipe, reference).failure.startswith("not aligned: ")
+
+
+# ---- there and back ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["stretch", "letterbox", "crop"])
+def test_a_map_comes_back_to_where_the_image_has_it(kind: str) -> None:
+    frame = framing.frame_of((120, 180), Recipe(image_size=96, framing=kind, resize_size=100))
+    cos, sin = math.cos(0.3), math.sin(0.3)
+    frame = replace(frame, warp=(cos, -sin, 12.0, sin, cos, -9.0))
+    at = (50.3, 40.8)  # (x, y) in the straightened working image
+    y, x = np.mgrid[:48, :48] * 2 + 1.0
+    grid = np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 72).astype(np.float32)
+    found_map = framing.anomaly_map(grid, frame, 0)
+    assert found_map.shape == (120, 180)
+    before = cos * at[0] - sin * at[1] + 12, sin * at[0] + cos * at[1] - 9
+    expected = [
+        (before[i] - frame.offset[1 - i]) * frame.image_size[1 - i] / frame.resized[1 - i] for i in (0, 1)
+    ]
+    row, column = np.unravel_index(np.nanargmax(found_map), found_map.shape)
+    assert abs(column + 0.5 - expected[0]) < 2
+    assert abs(row + 0.5 - expected[1]) < 2
+
+
+def test_what_was_not_looked_at_is_nan_and_what_lies_beyond_the_border_does_not_count() -> None:
+    frame = Frame((100, 100), (100, 100), (0, 0), (100, 100), warp=(1, 0, 20.0, 0, 1, 0.0))
+    valid = framing.valid_cells(frame, (10, 10))
+    np.testing.assert_array_equal(valid, np.tile(np.arange(10) < 7, (10, 1)))
+    grid = np.where(valid, np.float32(1), np.float32(np.nan))
+    found_map = framing.anomaly_map(grid, frame, 2)
+    assert np.isnan(found_map[:, :20]).all()  # shifted out of the straightened image
+    np.testing.assert_allclose(found_map[:, 20:90], 1, rtol=1e-5)
+    assert np.isnan(found_map[:, 90:]).all()  # beside what lay beyond the border
+    assert framing.seen_share(frame) == pytest.approx(0.8)
+    assert not frame.whole
+
+
+def test_beyond_the_border_a_good_part_is_shown() -> None:
+    frame = Frame((8, 8), (8, 8), (0, 0), (8, 8), warp=(1, 0, 3.0, 0, 1, 0.0))
+    picture = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    beyond = np.full((8, 8, 3), 7, np.uint8)
+    straight = framing.straighten(frame, picture, beyond)
+    np.testing.assert_array_equal(straight[:, :5], picture[:, 3:])
+    np.testing.assert_array_equal(straight[:, 5:], beyond[:, 5:])
+
+
+def test_padding_of_a_letterbox_does_not_count_when_it_is_turned() -> None:
+    frame = framing.frame_of((50, 100), Recipe(image_size=100, framing="letterbox"))
+    frame = replace(frame, warp=(1, 0, 0.0, 0, 1, -10.0))
+    valid = framing.valid_cells(frame, (20, 20))
+    assert valid[8:16].all()
+    assert not valid[:8].any()
+    assert not valid[16:].any()
+
+
+# ---- from end to end -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recipe(mini_backbone: Path) -> Recipe:
+    return Recipe(
+        backbone=str(mini_backbone),
+        layers=("layer1", "layer2"),
+        image_size=96,
+        sampling_ratio=0.3,
+        pose="rigid",
+        precision="f32",
+    )
+
+
+def some(count: int, first: int, spread: float) -> list[Pixels]:
+    """Good parts that lie a little differently each."""
+    rng = np.random.default_rng(first)
+    return [
+        part(*(spread * rng.uniform(-1, 1, 3) * (15, 5, 5)), seed=first + index) for index in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def aligned(recipe: Recipe) -> Inspector:
+    """Learnt from parts that lie straight. Read only."""
+    return Inspector(recipe).fit(some(16, 100, 0.1))
+
+
+def test_moved_good_parts_are_good_and_bad_ones_are_marked_where_the_defect_is(
+    aligned: Inspector, recipe: Recipe
+) -> None:
+    as_is = Inspector(recipe.replace({"pose": "as_is"})).fit(some(16, 100, 0.1))
+    moved = some(8, 200, 1)
+    assert [one.verdict for one in as_is.inspect_many(moved)].count(BAD) >= 6
+    assert [one.verdict for one in aligned.inspect_many(moved)].count(GOOD) >= 7
+    bad = aligned.inspect(part(14, 6, -4, seed=300, spot=True))
+    assert bad.verdict == BAD
+    assert bad.pose is not None
+    assert bad.pose.used
+    turn = math.radians(14)
+    x = 48 + 6 + math.cos(turn) * -20 - math.sin(turn) * -4
+    y = 48 - 4 + math.sin(turn) * -20 + math.cos(turn) * -4
+    assert bad.mask[round(y), round(x)]
+    peak = np.unravel_index(np.nanargmax(bad.anomaly_map), SHAPE)
+    assert math.hypot(peak[0] - y, peak[1] - x) < 8
+    assert np.isnan(bad.anomaly_map).any()
+    assert not bad.mask[np.isnan(bad.anomaly_map)].any()
+
+
+def test_it_is_told_to_people_and_machines(aligned: Inspector) -> None:
+    inspection = aligned.inspect(part(14, 6, -4, seed=300))
+    assert "turned +1" in inspection_line(inspection)
+    record = inspection_record(inspection)["pose"]
+    assert record["used"]
+    assert record["angle"] == pytest.approx(14, abs=0.7)
+    assert aligned.model.data["not_aligned"] == {}
+    assert 0.9 < aligned.model.data["seen_share"] <= 1
+
+
+@pytest.mark.parametrize(("failure", "verdict"), [("recheck", RECHECK), ("plain", BAD)])
+def test_what_is_not_aligned_is_sent_back_or_taken_as_it_is(
+    aligned: Inspector, recipe: Recipe, failure: str, verdict: str
+) -> None:
+    inspector = Inspector(recipe.replace({"pose_failure": failure})).fit(some(16, 100, 0.1))
+    inspection = inspector.inspect(part(seed=3, kind="washer"))
+    assert inspection.verdict == verdict
+    assert inspection.pose is not None
+    assert inspection.reasons == ((inspection.pose.failure,) if failure == "recheck" else ())
+    assert "not aligned" in inspection_line(inspection)
+    if failure == "plain":
+        assert not np.isnan(inspection.anomaly_map).any()
+
+
+def test_recheck_is_refused_where_it_would_send_back_most_parts(recipe: Recipe) -> None:
+    images = [part(seed=seed, kind="washer") for seed in range(6)]
+    with pytest.raises(RecipeError, match="pose_failure: recheck would send back most parts"):
+        Inspector(recipe.replace({"pose_failure": "recheck"})).fit(images)
+
+
+def test_where_no_pose_is_believed_nothing_changes(recipe: Recipe) -> None:
+    """As for grids and washers: a key that can't help does no harm."""
+    images = [part(seed=seed, kind="washer") for seed in range(6)]
+    by_pose = Inspector(recipe).fit(images)
+    as_is = Inspector(recipe.replace({"pose": "as_is"})).fit(images)
+    (failure,) = by_pose.model.data["not_aligned"]
+    assert "looks alike turned" in failure
+    assert by_pose.model.calibration.threshold == pytest.approx(as_is.model.calibration.threshold, rel=1e-6)
+    tests = [part(seed=60, kind="washer"), part(seed=61)]
+    np.testing.assert_allclose(list(by_pose.score_many(tests)), list(as_is.score_many(tests)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["letterbox", "crop"])
+def test_other_framings_align_as_well(recipe: Recipe, kind: str) -> None:
+    recipe = recipe.replace({"framing": kind, "resize_size": 96, "image_size": 88 if kind == "crop" else 96})
+    shape = (96, 128) if kind == "letterbox" else SHAPE
+    inspector = Inspector(recipe).fit([part(seed=seed, shape=shape) for seed in range(8)])
+    inspection = inspector.inspect(part(10, 5, -3, seed=30, shape=shape))
+    assert inspection.pose is not None
+    assert inspection.pose.angle == pytest.approx(10, abs=0.7)
+    np.testing.assert_allclose(inspection.pose.shift, (5, -3), atol=0.6)
+    assert inspection.anomaly_map.shape == shape
+
+
+def test_loaded_again_it_is_the_same(aligned: Inspector, tmp_path: Path) -> None:
+    loaded = Inspector.load(aligned.save(tmp_path / "part.goodparts"))
+    assert loaded.model.identity == aligned.model.identity
+    pixels = part(12, 3, 4, seed=40)
+    first, second = aligned.inspect(pixels), loaded.inspect(pixels)
+    assert first.pose == second.pose
+    assert first.score == second.score
+    np.testing.assert_array_equal(first.anomaly_map, second.anomaly_map)
+
+
+def test_a_model_without_its_reference_is_damaged(aligned: Inspector, tmp_path: Path) -> None:
+    path = model_file.save(replace(aligned.model, reference=None), tmp_path / "part.goodparts")
+    with pytest.raises(ModelError, match="pose = rigid does not go with the members"):
+        model_file.load(path)
+
+
+def test_what_was_learnt_from_is_known_again_when_it_is_aligned(aligned: Inspector, tmp_path: Path) -> None:
+    learnt_from, new = some(16, 100, 0.1), some(4, 500, 1)
+    copy = Inspector.load(aligned.save(tmp_path / "part.goodparts"))
+    with pytest.raises(DatasetError, match="no good image that this model has not learnt from"):
+        copy.update(learnt_from)
+    with pytest.raises(DatasetError, match="were learnt from"):
+        copy.calibrate(learnt_from)
+    copy.update([*learnt_from, *new])
+    assert copy.model.data["good_images"] == 20
+    assert copy.model.reference is not None
+    assert aligned.model.reference is not None
+    np.testing.assert_array_equal(copy.model.reference.edges, aligned.model.reference.edges)
+
+
+def test_held_out_scores_are_those_of_aligned_images(recipe: Recipe) -> None:
+    """Good parts that lie anyhow: aligned, they are more alike."""
+    images = some(16, 700, 1)
+    by_pose = [
+        float(np.mean(Inspector(recipe.replace({"pose": kind})).fit(images).model.calibration.scores))
+        for kind in ("as_is", "rigid")
+    ]
+    assert by_pose[1] < 0.8 * by_pose[0]
+
+
+def test_it_is_refused_where_it_can_not_be_done(aligned: Inspector, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="roi: zones are drawn on the image and pose = shift moves it"):
+        Recipe(pose="shift", roi="zones.json")
+    with pytest.raises(OutputError, match="aligns images"):
+        aligned.export(tmp_path / "part.onnx")
+    assert not (tmp_path / "part.onnx").exists()
