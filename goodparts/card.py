@@ -194,6 +194,14 @@ def least_alike(calibration: Calibration, most: int) -> list[tuple[str, float]]:
     return [(names[index], scores[index]) for index in order]
 
 
+def describe_tiles(model: Model) -> str | None:
+    """How images of the usual size are tiled, in words; None: they are not."""
+    if model.tiling is None:
+        return None
+    width, height = next(iter(model.data["image_sizes"])).split("x")
+    return model.tiling.in_words((int(height), int(width)))
+
+
 def _learnt(model: Model) -> list[str]:
     backbone, bank, data = model.backbone, model.bank, model.data
     sizes = ", ".join(f"{count} of {size}" for size, count in list(data["image_sizes"].items())[:3])
@@ -204,6 +212,8 @@ def _learnt(model: Model) -> list[str]:
         f"Memory bank: {len(bank.features):,} patch features of {bank.features.shape[1]} dimensions.",
         f"On this machine {precision.describe(model.recipe, model.precision)}.",
     ]
+    if (tiled := describe_tiles(model)) is not None:
+        lines.append(f"Looked at in tiles: {tiled}.")
     left_out = model.calibration.left_out
     if left_out:
         lines.append(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import feeding, framing, light, quality
+from goodparts import feeding, framing, light, quality, tiles
 from goodparts.feature_store import PatchFeatures, patch_features
 from goodparts.framing import Frame
 from goodparts.images import ImageLike, name_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from goodparts.graph import Graph
     from goodparts.light import Light
     from goodparts.roi import Roi
+    from goodparts.tiles import Tiling
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
@@ -40,15 +41,17 @@ class GoodFeatures:
     """The patch features of n good images.
 
     Attributes:
-        features: (n, patches, d).
+        features: (n, patches, d); of tiled images those of one tile after the other.
         valid: which patches look at the image rather than at padding, and at the region of interest, (n, patches) bool.
-        frames: how each image lies in its working image.
-        grid: (h, w) of the patches.
+        frames: how each image lies in its working image; tiled, in the canvas, which is the working image then.
+        grid: (h, w) of the patches; of one tile if there are tiles.
         digests: of each working image's pixels; equal for equal images.
         statistics: what each working image looks like, without its distance.
-        cells: mean brightness of the cells of each working image, as `light.measure` takes it, (n, 3, 64).
+        cells: mean brightness of the cells of each working image, as `light.measure` takes it, (n, 3, 64);
+            zeros where images are tiled.
         left_out: images of which nothing may enter the bank, (n,) bool.
         roi: the region of interest; None: everything is looked at.
+        tiling: how images are tiled; None: they are not.
     """
 
     features: PatchFeatures
@@ -60,6 +63,7 @@ class GoodFeatures:
     cells: NDArray[np.float32]
     left_out: NDArray[np.bool_]
     roi: Roi | None = None
+    tiling: Tiling | None = None
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
@@ -87,7 +91,9 @@ class Extractor:
         graph = features_graph(backbone, recipe)
         self.grid = grid_of(graph)
         self.dimensions = graph.model.graph.output[0].type.tensor_type.shape.dim[3].dim_value
-        self._engine: Engine = Engine(graph, {"image": (1, *recipe.image_size, 3)}, throughput=True)
+        self._engine: Engine = Engine(
+            graph, {"image": (1, *recipe.image_size, 3)}, throughput=not recipe.tiling
+        )
 
     def __call__(self, working: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Patch features, (patches, d) float32, of a working image (height, width, 3) uint8."""
@@ -122,6 +128,7 @@ def extract(
     workers: int,
     tell: Progress,
     roi: Roi | None = None,
+    tiling: Tiling | None = None,
 ) -> Iterator[GoodFeatures]:
     """The features of all images, for as long as the block lasts.
 
@@ -130,25 +137,36 @@ def extract(
         OutputError: no room for their features in the temporary folder.
     """
     patches = extractor.grid[0] * extractor.grid[1]
-    with patch_features((len(images), patches, extractor.dimensions), recipe) as features:
-        valid = np.ones((len(images), patches), dtype=bool)
+    views = 1 if tiling is None else len(tiling)
+    whole, grid = tiles.whole(tiling, recipe, extractor.grid)
+    with patch_features((len(images), patches, extractor.dimensions), recipe, views) as features:
+        valid = np.ones((len(images), views * patches), dtype=bool)
 
         def one(index: int) -> tuple[Frame, str, ImageStatistics, NDArray[np.float32]]:
             pixels = read(images[index])
-            frame = framing.frame_of(pixels.shape[:2], recipe)
+            frame = framing.frame_of(pixels.shape[:2], whole)
             working = framing.apply(frame, pixels)
-            features.put(index, extractor(working))
             judged = framing.without_padding(frame, working)
+            looked_at = None
             if roi is not None:
                 roi.require_fit(frame.image_size, name_of(images[index]))
-                valid[index] = roi.looked_at(recipe, extractor.grid).ravel()
-                judged = working[roi.judged(recipe, extractor.grid)]
+                looked_at = roi.looked_at(whole, grid)
+                judged = working[roi.judged(whole, grid)]
             elif not frame.whole:
-                valid[index] = framing.valid_cells(frame, extractor.grid).ravel()
-            return frame, digest(working), quality.measure(judged), light.measure(working)
+                looked_at = framing.valid_cells(frame, grid)
+            if looked_at is not None:
+                valid[index] = looked_at.ravel() if tiling is None else tiling.of_tiles(looked_at)
+            for view in range(views):
+                if valid[index, view * patches : (view + 1) * patches].any():
+                    shown = working if tiling is None else tiling.pixels(working, view)
+                    features.put(index, extractor(shown), view)
+            cells = light.measure(working) if tiling is None else np.zeros((3, light.CELLS**2), np.float32)
+            return frame, digest(working), quality.measure(judged), cells
 
         frames, digests, statistics, cells = [], [], [], []
-        with closing(feeding.ordered(one, range(len(images)), workers=workers)) as extracted:
+        with closing(
+            feeding.ordered(one, range(len(images)), workers=tiles.abreast(workers, recipe))
+        ) as extracted:
             for frame, hashed, measured, brightness in extracted:
                 frames.append(frame)
                 digests.append(hashed)
@@ -166,6 +184,7 @@ def extract(
             np.stack(cells),
             everyone,
             roi,
+            tiling,
         )
 
 

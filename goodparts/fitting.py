@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import dataset, framing, held_out, light, memory_bank
+from goodparts import dataset, framing, held_out, light, memory_bank, tiles
 from goodparts.backbones import Backbone, load_backbone, trim
 from goodparts.calibration import (
     FOLDS,
@@ -65,10 +65,14 @@ def fit(
     recipe = with_layers(recipe, backbone)
     backbone = cut_down(backbone, recipe)
     extractor = Extractor(backbone, recipe)
+    tiling = tiles.plan(read(images[0]).shape[:2], recipe, extractor.grid) if recipe.tiling else None
+    whole, grid = tiles.whole(tiling, recipe, extractor.grid)
     if roi is not None:
-        require_usable(roi, recipe, extractor.grid)
+        require_usable(roi, whole, grid)
     clock.lap("load")
-    with extract(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi) as features:
+    with extract(
+        images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi, tiling=tiling
+    ) as features:
         del extractor
         clock.lap("features")
         if recipe.robust:
@@ -101,6 +105,7 @@ def fit(
         circumstances=_circumstances(good, clock.seconds),
         roi=roi,
         light=_light(features, recipe),
+        tiling=tiling,
     )
 
 
@@ -110,14 +115,17 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
     tell = progress or silent
     clock = _Clock()
     known = set(before.digests)
+    whole, _ = model.whole
     images = [
-        image for image in good_images(good, least=1) if working_digest(read(image), recipe) not in known
+        image for image in good_images(good, least=1) if working_digest(read(image), whole) not in known
     ]
     if not images:
         raise DatasetError(f"{called(good)}: no good image that this model has not learnt from already")
     first = int(model.data["good_images"])
     extractor = Extractor(model.backbone, recipe)
-    with extract(images, extractor, recipe, read=read, workers=workers, tell=tell, roi=model.roi) as features:
+    with extract(
+        images, extractor, recipe, read=read, workers=workers, tell=tell, roi=model.roi, tiling=model.tiling
+    ) as features:
         del extractor
         clock.lap("features")
         bank = memory_bank.extend(
@@ -135,7 +143,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         scored = held_out.score(features, bank, recipe, first_image=first, workers=workers, tell=tell)
         with closing(scored):
             for one in scored:
-                zones = zone_parts(features.roi, one.distance_grid, one.anomaly_map, recipe)
+                zones = zone_parts(features.roi, one.distance_grid, one.anomaly_map, whole)
                 more.add(names[one.index], one.score, one.anomaly_map, zones)
                 statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
         clock.lap("calibration")
@@ -192,7 +200,7 @@ def called(good: Good) -> str:
 
 
 def working_digest(pixels: NDArray[np.uint8], recipe: Recipe) -> str:
-    """The digest of the working image of pixels (H, W, 3) uint8."""
+    """The digest of the working image of pixels (H, W, 3) uint8; `recipe` is that for the whole image."""
     return digest(framing.apply(framing.frame_of(pixels.shape[:2], recipe), pixels))
 
 
@@ -257,12 +265,13 @@ def _held_out_scores(
         scored = held_out.score_by_folds(features, recipe, folds, workers=workers, tell=tell)
     else:
         scored = held_out.score(features, bank, recipe, workers=workers, tell=tell)
+    whole, _ = tiles.whole(features.tiling, recipe, features.grid)
     collector = GoodScoresCollector(FOLDS if recipe.calibration_folds else HELD_OUT, zone_names(features.roi))
     statistics = []
     with closing(scored):  # no worker may read the features once they are gone
         for one in scored:
             if not features.left_out[one.index]:
-                zones = zone_parts(features.roi, one.distance_grid, one.anomaly_map, recipe)
+                zones = zone_parts(features.roi, one.distance_grid, one.anomaly_map, whole)
                 collector.add(names[one.index], one.score, one.anomaly_map, zones)
                 statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
     return collector.result(recipe.pixel_threshold_quantile), tuple(statistics)

@@ -5,6 +5,7 @@
     bank.safetensors    memory bank, origins, mean and search space
     calibration.json    held-out good scores, thresholds and their rules
     roi.json            the region of interest, if there is one
+    tiles.json          how images are tiled, if they are
     light.json          the light of good images, where the recipe brings others to it
     manifest.json       format, sha256 of every member, identity, what it was fitted on, when, with what, and
                         how far bf16 moves scores
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import tomli_w
 
+from goodparts import tiles
 from goodparts.backbones import Backbone
 from goodparts.calibration import Calibration
 from goodparts.errors import ModelError, RecipeError
@@ -36,14 +38,15 @@ from goodparts.memory_bank import MemoryBank
 from goodparts.precision import UNCHECKED, PrecisionCheck
 from goodparts.recipe import Recipe
 from goodparts.roi import Roi
+from goodparts.tiles import Tiling
 
 if TYPE_CHECKING:
     from goodparts.graph import Graph
 
-FORMAT = 2  # 1 knew neither `precision` nor `roi` nor `light`
+FORMAT = 2  # 1 knew neither `precision` nor `roi` nor `light` nor tiles
 SUFFIX = ".goodparts"
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
-_ROI, _LIGHT = "roi.json", "light.json"
+_ROI, _LIGHT, _TILES = "roi.json", "light.json", "tiles.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +58,13 @@ class Model:
         backbone: cut down to the recipe's layers.
         bank: the memory bank.
         calibration: thresholds and what they rest on.
-        grid: (h, w) of the patch grid of a working image.
+        grid: (h, w) of the patch grid of a working image, or of a tile.
         data: what it was fitted on: counts, hash of the file list, image sizes. Part of the identity.
         circumstances: when, where, how long, with which versions. Not part of the identity.
         precision: how far bf16 moves scores on the machine of fitting. Not part of the identity.
         roi: what is looked at; None: everything.
         light: that of good images; None: images are taken as they are.
+        tiling: how images are tiled; None: they are not.
         written: the recipe as the file spells it that this was read from; empty: read from none.
     """
 
@@ -74,12 +78,21 @@ class Model:
     precision: PrecisionCheck = UNCHECKED
     roi: Roi | None = None
     light: Light | None = None
+    tiling: Tiling | None = None
     written: str = ""
 
     @property
     def asks_valid(self) -> bool:
-        """Whether the pipeline has the input `valid`: with a region of interest that is a constant of the model."""
+        """Whether the pipeline has the input `valid`: with a region of interest that is a constant of the model, unless
+        it differs from tile to tile."""
+        if self.tiling is not None:
+            return self.roi is not None
         return self.recipe.framing == "letterbox" and self.roi is None
+
+    @property
+    def whole(self) -> tuple[Recipe, tuple[int, int]]:
+        """The recipe and the patch grid for the whole image; where it is tiled, as if it were not."""
+        return tiles.whole(self.tiling, self.recipe, self.grid)
 
     @property
     def recipe_text(self) -> str:
@@ -96,7 +109,8 @@ class Model:
         """From pixels to distances and score: the graph that `inspect` runs and an export writes.
 
         `image` (n, H, W, 3) uint8, letterboxed also `valid` (n, h, w) float32, to `distance_grid` (n, h, w) and `score`
-        (n,) float32. With a region of interest `valid` is a constant, the patches that are looked at.
+        (n,) float32. With a region of interest `valid` is a constant, the patches that are looked at. Tiled images go
+        through it tile by tile, and `valid` is an input again.
         """
         from goodparts import features, graph
 
@@ -108,7 +122,7 @@ class Model:
             masked=self.recipe.framing == "letterbox" or self.roi is not None,
             opset=to_features.model.opset_import[0].version,
         )
-        if self.roi is not None:
+        if self.roi is not None and self.tiling is None:
             looked_at = self.roi.looked_at(self.recipe, self.grid)
             search.constants["valid"] = looked_at[None].astype(np.float32)
         return graph.pipeline_graph(to_features, search)
@@ -170,7 +184,7 @@ def load(path: str | Path) -> Model:
     path = Path(path)
     with _told_of(path), zipfile.ZipFile(path) as archive:
         manifest = _manifest(path, archive)
-        optional = [name for name in (_ROI, _LIGHT) if name in manifest["sha256"]]
+        optional = [name for name in (_ROI, _LIGHT, _TILES) if name in manifest["sha256"]]
         members = {name: archive.read(name) for name in (*_MEMBERS, *optional)}
     for name, digest in _hashes(members).items():
         if manifest["sha256"].get(name) != digest:
@@ -247,6 +261,8 @@ def _members(model: Model) -> dict[str, bytes]:
     optional = {_ROI: model.roi.to_json().encode()} if model.roi is not None else {}
     if model.light is not None:
         optional[_LIGHT] = model.light.to_json().encode()
+    if model.tiling is not None:
+        optional[_TILES] = model.tiling.to_json().encode()
     return {
         "recipe.toml": model.recipe_text.encode(),
         "backbone.onnx": model.backbone.model.SerializeToString(deterministic=True),
@@ -267,6 +283,10 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
     recipe = Recipe.from_toml(written, source="recipe.toml")
     if (recipe.light == "as_is") != (_LIGHT not in members):
         raise ValueError(f"light = {recipe.light} does not go with the members {', '.join(sorted(members))}")
+    if bool(recipe.tiling) != (_TILES in members):
+        raise ValueError(
+            f"tiling = {recipe.tiling!r} does not go with the members {', '.join(sorted(members))}"
+        )
     return Model(
         recipe=recipe,
         backbone=Backbone(
@@ -294,6 +314,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         precision=PrecisionCheck(**manifest["precision"]) if "precision" in manifest else UNCHECKED,
         roi=Roi.from_json(members[_ROI].decode()) if _ROI in members else None,
         light=Light.from_json(members[_LIGHT].decode()) if _LIGHT in members else None,
+        tiling=Tiling.from_json(members[_TILES].decode()) if _TILES in members else None,
         written=written,
     )
 

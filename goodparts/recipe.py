@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ class Recipe:
     )
 
     image_size: tuple[int, int] = _key(
-        (320, 320), "working size in pixels: 224, or WIDTHxHEIGHT", limits=(16, 4096)
+        (320, 320), "working size in pixels: 224, or WIDTHxHEIGHT", limits=(16, 16384)
     )
     framing: str = _key(
         "stretch",
@@ -57,6 +58,15 @@ class Recipe:
         choices=("stretch", "letterbox", "crop"),
     )
     resize_size: int = _key(256, "crop only: the shorter side before cropping, pixels", limits=(16, 4096))
+
+    tiling: str = _key(
+        "",
+        "look at large images in tiles of image_size: WIDTHxHEIGHT+OVERLAP in pixels of the image, such as 640x640+64; "
+        "auto: for the smallest_defect; empty: whole",
+    )
+    smallest_defect: float = _key(
+        0.0, "tiling = auto only: pixels of the image that a defect is across at least", limits=(0, 1e6)
+    )
 
     roi: str = _key(
         "",
@@ -191,11 +201,34 @@ class Recipe:
                 f"light: {self.light} measures the whole working image, which framing = letterbox pads; take "
                 "framing = stretch or crop, or light = as_is"
             )
+        self._require_tiles()
         if self.framing == "crop" and max(self.image_size) > self.resize_size:
             width_height = size_text(self.image_size)
             raise RecipeError(
                 f"image_size: the crop {width_height} does not fit into resize_size {self.resize_size}; "
                 "raise resize_size or take framing = stretch"
+            )
+
+    def _require_tiles(self) -> None:
+        """RecipeError where `tiling` can't be read, or does not go with another key."""
+        if not self.tiling:
+            return
+        if self.tiling != "auto":
+            tile_size(self.tiling)
+        elif not self.smallest_defect:
+            raise RecipeError(
+                "smallest_defect: tiling = auto reduces images as far as it allows; say how many pixels of the image "
+                "a defect is across at least, such as smallest_defect = 12"
+            )
+        if self.framing != "stretch":
+            raise RecipeError(
+                f"tiling: tiles cover the whole image, so framing = {self.framing} does not go with them; take "
+                "framing = stretch, or tiling = '' (off)"
+            )
+        if self.light != "as_is":
+            raise RecipeError(
+                f"tiling: a tile does not show the light of the whole image, which light = {self.light} measures; take "
+                "light = as_is, or tiling = '' (off)"
             )
 
     @classmethod
@@ -277,6 +310,23 @@ def describe(item: dataclasses.Field[Any]) -> str:
 def size_text(size: tuple[int, int]) -> str:
     """`(height, width)` as people write it: WIDTHxHEIGHT."""
     return f"{size[1]}x{size[0]}"
+
+
+def tile_size(tiling: str) -> tuple[tuple[int, int], int]:
+    """((height, width), overlap) of tiles from WIDTHxHEIGHT+OVERLAP; RecipeError if it is something else."""
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?(?:\+(\d{1,6}))?", tiling.strip().lower())
+    if not match:
+        raise RecipeError(
+            "tiling: expected WIDTHxHEIGHT+OVERLAP in pixels of the image, such as 640x640+64, or auto, "
+            f"found {tiling!r}"
+        )
+    width, overlap = int(match[1]), int(match[3] or 0)
+    height = int(match[2] or width)
+    if min(width, height) < 16 or overlap >= min(width, height):
+        raise RecipeError(
+            f"tiling: expected tiles of at least 16x16 pixels, and an overlap less than that, found {tiling!r}"
+        )
+    return (height, width), overlap
 
 
 def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:
