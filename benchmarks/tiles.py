@@ -1,12 +1,12 @@
 """Small defects on images of 12 megapixels, whole and in tiles: what is found, time, memory (see docs/tiles.md).
 
-    python benchmarks/tiles.py                                        # the table
-    python benchmarks/tiles.py --sizes 2,3,4,6,8,12,16 --tilings auto # what size of defect is found, in working pixels
-    python benchmarks/tiles.py --data plates --only ""                # just write the images, as a data set
+    python benchmarks/tiles.py                       # the table
+    python benchmarks/tiles.py --across 2,3,4,6,8    # how many working pixels a defect has to be across to be found
+    python benchmarks/tiles.py --data plates --only -          # just write the images, as a data set
 
-Plates of ground metal with drilled holes are generated, 4,000 x 3,000 pixels, no two alike in position, light and grain.
-Of the bad ones each has one defect of `--defect` pixels: a pit, a bright speck or a short scratch. Every setting is run
-in a process of its own, whose peak memory is measured. Time is that of `inspect`, one image after the other.
+Plates of ground metal with drilled holes are generated, 4,000 x 3,000 pixels, no two alike in position, light and
+grain. Each of the bad ones has one defect of `--defect` pixels: a pit, a bright speck or a short scratch. Every setting
+is run in a process of its own, whose peak memory is measured. Time is that of `inspect`, one image after the other.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ from goodparts.metrics import auroc
 from goodparts.pixel_metrics import PixelMetrics
 
 SIZE = (3000, 4000)
-HOLES = 24
+SPACING = 700  # pixels between holes, about
 SETTINGS: dict[str, dict[str, Any]] = {
     "whole, 320 px": {},
-    "whole, 1024 px": {"image_size": "1024x768"},
-    "tiles of 1280 px, reduced by 4": {"tiling": "1280x1280+160"},
-    "tiles of 640 px, reduced by 2": {"tiling": "640x640+80"},
-    "tiles of 320 px, as they are": {"tiling": "320x320+40"},
+    "whole, 1024x768": {"image_size": "1024x768"},
+    "tiles of 1280 px, reduced by 4": {"tiling": "1280x1280+256"},
+    "tiles of 640 px, reduced by 2": {"tiling": "640x640+128"},
+    "tiles of 320 px, as they are": {"tiling": "320x320+64"},
 }
 
 
-def plate(seed: int, defect: float = 0.0, size: tuple[int, int] = SIZE) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def plate(
+    seed: int, defect: float = 0.0, size: tuple[int, int] = SIZE
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A plate (H, W, 3) uint8 and where it is damaged (H, W) bool; `defect`: pixels across, 0: a good one."""
     rng = np.random.default_rng(seed)
     height, width = size
@@ -54,10 +56,11 @@ def plate(seed: int, defect: float = 0.0, size: tuple[int, int] = SIZE) -> tuple
     grey = 135 + 11 * grain + lines + slow
     y, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
     dy, dx = rng.uniform(-12, 12, 2)
+    down, across = max(1, round(height / SPACING)), max(1, round(width / SPACING))
     holes = []
-    for index in range(HOLES):
-        cy = (index // 6 + 0.5) * height / 4 + dy
-        cx = (index % 6 + 0.5) * width / 6 + dx
+    for index in range(down * across):
+        cy = (index // across + 0.5) * height / down + dy
+        cx = (index % across + 0.5) * width / across + dx
         holes.append((cy, cx))
         top, left = int(cy) - 130, int(cx) - 130
         near = slice(top, top + 260), slice(left, left + 260)
@@ -118,11 +121,14 @@ def run_one(data: Path, keys: Mapping[str, Any]) -> dict[str, float]:
     process = psutil.Process()
     began = time.perf_counter()
     inspector = Inspector(Recipe().replace(keys)).fit(data)
-    found: dict[str, float] = {"fit": time.perf_counter() - began, "fit_peak": peak(process)}
-    labels, scores, seconds, hits, regions = [], [], 0.0, 0, 0
+    found: dict[str, float] = {"fit": time.perf_counter() - began, "fit_peak": peak(process) / 2**30}
+    inspector.save(data / "model.goodparts")
+    labels, scores, seconds, hits = [], [], 0.0, 0
     pixels = PixelMetrics()
     for sample in labelled.test:
         image = read_image(sample.path)
+        if not labels:
+            inspector.inspect_pixels(image)  # compiles the engine
         began = time.perf_counter()
         inspection = inspector.inspect_pixels(image)
         seconds += time.perf_counter() - began
@@ -130,11 +136,7 @@ def run_one(data: Path, keys: Mapping[str, Any]) -> dict[str, float]:
         scores.append(inspection.score)
         mask = read_mask(sample.masks[0]) if sample.masks else np.zeros(image.shape[:2], dtype=bool)
         pixels.add(inspection.anomaly_map[::2, ::2], mask[::2, ::2])
-        if sample.label:
-            peak_at = np.unravel_index(np.nanargmax(inspection.anomaly_map), mask.shape)
-            reach = slice(max(0, peak_at[0] - 16), peak_at[0] + 17), slice(max(0, peak_at[1] - 16), peak_at[1] + 17)
-            hits += bool(mask[reach].any())
-        regions += len(inspection.regions)
+        hits += sample.label and hit(inspection.anomaly_map, mask)
     bad = np.array(labels)
     verdicts = np.array(scores) > inspector.model.calibration.threshold
     return found | {
@@ -142,39 +144,119 @@ def run_one(data: Path, keys: Mapping[str, Any]) -> dict[str, float]:
         "pixel_auroc": pixels.result()["pixel_auroc"],
         "hits": hits,
         "bad": int(bad.sum()),
-        "good": int((~bad).sum()),
         "missed": int((bad & ~verdicts).sum()),
+        "good": int((~bad).sum()),
         "rejected": int((~bad & verdicts).sum()),
         "seconds": seconds / len(labels),
     }
+
+
+def hit(anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> bool:
+    """Whether the map's peak lies on the defect, give or take 16 pixels."""
+    row, column = divmod(int(np.nanargmax(anomaly_map)), mask.shape[1])
+    return bool(mask[max(0, row - 16) : row + 17, max(0, column - 16) : column + 17].any())
+
+
+def inspect_one(data: Path) -> dict[str, float]:
+    """Load the model that `run_one` left, inspect one image from its file, and measure memory."""
+    inspector = Inspector.load(data / "model.goodparts")
+    inspector.inspect(read_dataset(data).test[0].path)
+    return {"inspect_peak": peak(psutil.Process()) / 2**30}
+
+
+def print_across(sizes: list[float], train: int, test: int) -> None:
+    """A table of what is found, by working pixels across: tiles as they are, on smaller plates."""
+    size = (960, 1280)
+    inspector = Inspector(Recipe(tiling="320x320+64", precision="f32"))
+    inspector.fit([plate(index, size=size)[0] for index in range(train)])
+    threshold = inspector.model.calibration.threshold
+    good = np.array(list(inspector.score_many(plate(1000 + index, size=size)[0] for index in range(test))))
+    print(f"{(good > threshold).sum()} of {test} good plates rejected\n")
+    print("| pixels across | image AUROC | peak on the defect | missed |\n|---|---|---|---|")
+    for across in sizes:
+        scores, hits = [], 0
+        for index in range(test):
+            pixels, mask = plate(2000 + index, across, size)
+            inspection = inspector.inspect_pixels(pixels)
+            scores.append(inspection.score)
+            hits += hit(inspection.anomaly_map, mask)
+        bad = np.repeat([False, True], test)
+        found = 100 * auroc(bad, np.concatenate([good, scores]))
+        print(
+            f"| {across:g} | {found:.1f} | {hits} of {test} | {(np.array(scores) <= threshold).sum()} |",
+            flush=True,
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="where the images are or shall be written; a temporary folder else")
+    parser.add_argument(
+        "--data", type=Path, help="where the images are, or shall be written; else a temporary folder"
+    )
     parser.add_argument("--train", type=int, default=8)
     parser.add_argument("--test", type=int, default=12, help="good images, and as many bad ones")
     parser.add_argument("--defect", type=float, default=12, help="pixels across")
-    parser.add_argument("--only", default=None, help="only the settings with this word in their name; '-': none")
+    parser.add_argument("--across", help="sizes of defects in working pixels, for the other table")
+    parser.add_argument(
+        "--only", default="", help="only the settings with this word in their name; '-': none"
+    )
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--inspect", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one is not None:
+    if options.across:
+        print_across([float(size) for size in options.across.split(",")], options.train, options.test)
+    elif options.one is not None:
         print(json.dumps(run_one(options.data, options.one)))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        data = options.data or Path(folder) / "plates"
-        if not data.exists():
-            write_plates(data, options.train, options.test, options.defect)
-        print("| | image AUROC | pixel AUROC | peak of the map on the defect | missed | rejected | fit | a image | peak of fit |")
-        for name, keys in SETTINGS.items():
-            if options.only is None or options.only in name:
-                command = [sys.executable, __file__, "--data", str(data), "--one", json.dumps(keys)]
-                ran = subprocess.run(command, capture_output=True, text=True, check=False)
-                if ran.returncode:
-                    raise SystemExit(ran.stderr)
-                print(name, ran.stdout.strip(), flush=True)
+    elif options.inspect:
+        print(json.dumps(inspect_one(options.data)))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            data = options.data or Path(folder) / "plates"
+            if not data.exists():
+                write_plates(data, options.train, options.test, options.defect)
+            print_table(data, options.only)
+
+
+def print_table(data: Path, word: str) -> None:
+    head = (
+        "image AUROC",
+        "pixel AUROC",
+        "peak on the defect",
+        "missed",
+        "rejected",
+        "fit",
+        "an image",
+        "GiB, fit",
+        "inspect",
+    )
+    print(f"| | {' | '.join(head)} |\n|{'---|' * (len(head) + 1)}")
+    for name, keys in SETTINGS.items():
+        if word in name:
+            found = _in_a_process(data, "--one", json.dumps(keys)) | _in_a_process(data, "--inspect")
+            cells = (
+                f"{100 * found['image_auroc']:.1f}",
+                f"{100 * found['pixel_auroc']:.2f}",
+                f"{found['hits']} of {found['bad']}",
+                f"{found['missed']} of {found['bad']}",
+                f"{found['rejected']} of {found['good']}",
+                f"{found['fit']:.0f} s",
+                f"{found['seconds']:.2f} s",
+                f"{found['fit_peak']:.2f}",
+                f"{found['inspect_peak']:.2f}",
+            )
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def _in_a_process(data: Path, *options: str) -> dict[str, Any]:
+    ran = subprocess.run(
+        [sys.executable, __file__, "--data", str(data), *options], capture_output=True, text=True, check=False
+    )
+    if ran.returncode:
+        raise SystemExit(ran.stderr)
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
 
 
 if __name__ == "__main__":

@@ -122,10 +122,11 @@ def exported(model: Model, precision: str = "f32") -> onnx.ModelProto:
     import onnx
     from onnx import numpy_helper
 
-    if model.tiling is not None and model.roi is not None:
+    if model.tiling is not None and (model.roi is not None or model.recipe.image_score == "reweighted"):
+        key = "roi" if model.roi is not None else "image_score = reweighted"
         raise OutputError(
-            "export: the region of interest of a tiled model differs from tile to tile and can't be put into the file; "
-            "fit without roi or without tiling, and leave out what lies outside when the tiles are merged"
+            f"export: the file holds the pipeline of one tile, and {key} differs from tile to tile; fit without "
+            f"{'roi' if model.roi is not None else 'it (max, top_mean)'} or without tiling"
         )
     pipeline = model.pipeline()
     network, constants = pipeline.model, pipeline.constants

@@ -147,15 +147,13 @@ def extract(
             frame = framing.frame_of(pixels.shape[:2], whole)
             working = framing.apply(frame, pixels)
             judged = framing.without_padding(frame, working)
-            looked_at = None
             if roi is not None:
                 roi.require_fit(frame.image_size, name_of(images[index]))
                 looked_at = roi.looked_at(whole, grid)
                 judged = working[roi.judged(whole, grid)]
-            elif not frame.whole:
+            else:
                 looked_at = framing.valid_cells(frame, grid)
-            if looked_at is not None:
-                valid[index] = looked_at.ravel() if tiling is None else tiling.of_tiles(looked_at)
+            valid[index] = looked_at.ravel() if tiling is None else tiling.of_tiles(looked_at)
             for view in range(views):
                 if valid[index, view * patches : (view + 1) * patches].any():
                     shown = working if tiling is None else tiling.pixels(working, view)

@@ -232,7 +232,10 @@ def score_against(
     from goodparts import graph
     from goodparts.engines.openvino import Engine
 
+    tiling = good.tiling
     masked = not good.valid.all()  # padding, or a region of interest
+    if tiling is not None:
+        masked = recipe.image_score == "reweighted"  # other scores are made of the merged distances
     search = graph.search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
     shapes: dict[str, tuple[int, ...]] = {
         "patch_features": (1, *good.grid, good.features.shape[2]),
@@ -240,7 +243,6 @@ def score_against(
     }
     if masked:
         shapes["valid"] = (1, *good.grid)
-    tiling = good.tiling
     side_by_side = tiling is None and graph.side_by_side(bank, good.grid)
     engine = Engine(search, shapes, throughput=side_by_side)
     origins = bank.origins

@@ -83,10 +83,12 @@ class Model:
 
     @property
     def asks_valid(self) -> bool:
-        """Whether the pipeline has the input `valid`: with a region of interest that is a constant of the model, unless
-        it differs from tile to tile."""
+        """Whether the pipeline has the input `valid`: with a region of interest that is a constant of the model.
+
+        It differs from tile to tile, but there the score is made of the merged distances, unless it is `reweighted`.
+        """
         if self.tiling is not None:
-            return self.roi is not None
+            return self.recipe.image_score == "reweighted"
         return self.recipe.framing == "letterbox" and self.roi is None
 
     @property
@@ -119,7 +121,7 @@ class Model:
             self.bank,
             self.grid,
             self.recipe,
-            masked=self.recipe.framing == "letterbox" or self.roi is not None,
+            masked=self.asks_valid or (self.roi is not None and self.tiling is None),
             opset=to_features.model.opset_import[0].version,
         )
         if self.roi is not None and self.tiling is None:

@@ -5,8 +5,9 @@
                           one distance grid of the canvas, as if the working size were so large ◄──┘ merge
 
 Tiles begin where cells of the canvas begin, so cells of tiles that overlap coincide. There the distances are averaged,
-with weights that fall to zero towards a tile's edge, where the network sees less of the surroundings: no seam is left,
-and all that comes after it (maps, zones, thresholds, pictures) knows nothing of tiles.
+with weights that fall to zero before a tile's edge, where the network sees less of the surroundings: such cells are
+neither learnt nor scored. So no seam is left, and all that comes after it (maps, zones, thresholds, pictures) knows
+nothing of tiles.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ NEEDED = 6.0
 ABREAST = 3
 """Images that are worked on side by side at the most: each takes memory for its pixels and its map."""
 
-_OVERLAP = 1 / 8  # of a tile, in auto
+_OVERLAP = 1 / 5  # of a tile, in auto
+_UNUSED = 1 / 4  # of an overlap, at a tile's edge
 
 if TYPE_CHECKING:
     from goodparts.roi import Roi
@@ -85,19 +87,24 @@ class Tiling:
         return np.ascontiguousarray(canvas[top : top + self.tile[0], left : left + self.tile[1]])
 
     def cells(self, cells: NDArray[np.bool_], index: int) -> NDArray[np.bool_]:
-        """A tile's share of cells (h, w) of the canvas."""
-        return cells[self._window(index)]
+        """A tile's share of cells (h, w) of the canvas, without those that have no weight in it."""
+        return cells[self._window(index)] & (self.weight(index) > 0)
 
     def of_tiles(self, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Cells (h, w) of the canvas as features of good images are kept, tile by tile: (tiles x patches,)."""
         return np.concatenate([self.cells(cells, index).ravel() for index in range(len(self))])
 
+    def weight(self, index: int) -> NDArray[np.float32]:
+        """Weights of a tile's cells, (h, w) float32."""
+        row, column = divmod(index, len(self.columns))
+        return np.multiply.outer(self.weights[0][row], self.weights[1][column])
+
     @cached_property
     def weights(self) -> tuple[tuple[NDArray[np.float32], ...], tuple[NDArray[np.float32], ...]]:
         """Weights of a tile's rows of cells, for each row of tiles, and of its columns likewise; their product counts.
 
-        Across an overlap of k cells sin^2 (pi / 2 x (i + 1/2) / k), so that those of two neighbours sum to one; 1
-        elsewhere, at the borders of the image, too.
+        Across the middle of an overlap they rise from 0 to 1 as a squared sine, so that those of two neighbours sum to
+        one; at the borders of the image they are 1.
         """
         return (
             _weights(self.rows, self.tile[0], self.cell[0]),
@@ -125,8 +132,7 @@ class Tiling:
             if not self.cells(cells, index).any():
                 continue
             distances, score = search(index)
-            row, column = divmod(index, len(self.columns))
-            share = np.multiply.outer(self.weights[0][row], self.weights[1][column])
+            share = self.weight(index)
             total[self._window(index)] += share * distances
             weight[self._window(index)] += share
             scores.append(score)
@@ -250,9 +256,10 @@ def _weights(begins: Sequence[int], tile: int, cell: int) -> tuple[NDArray[np.fl
 
 
 def _fall(weights: NDArray[np.float32], shared: int) -> None:
-    """Let the first weights fall towards the edge, across `shared` cells."""
-    if shared:
-        weights[:shared] *= np.sin(np.pi / 2 * (np.arange(shared, dtype=np.float32) + 0.5) / shared) ** 2
+    """Let the first weights fall towards the edge, which overlaps another tile by `shared` cells."""
+    unused = int(_UNUSED * shared)
+    at = (np.arange(shared) + 0.5 - unused) / max(1, shared - 2 * unused)
+    weights[:shared] *= (np.sin(np.pi / 2 * np.clip(at, 0, 1)) ** 2).astype(np.float32)
 
 
 def _factor(scale: Sequence[float]) -> str:
