@@ -265,8 +265,15 @@ def _smoothed(values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
     weights /= weights.sum()
-    total = np.zeros_like(values)
-    for offset, weight in zip(offsets, weights, strict=True):
-        mirrored = (np.arange(size) + offset) % (2 * size)
-        total += weight * values[np.where(mirrored >= size, 2 * size - 1 - mirrored, mirrored)]
-    return total
+    at = np.arange(-radius, size + radius) % (2 * size)
+    padded = values[np.where(at >= size, 2 * size - 1 - at, at)]
+    filters = np.zeros((_BLOCK, _BLOCK + 2 * radius))
+    np.add.at(filters, (np.arange(_BLOCK)[:, None], np.arange(_BLOCK)[:, None] + offsets + radius), weights)
+    smoothed = np.zeros_like(values)
+    for first in range(0, size, _BLOCK):
+        count = min(_BLOCK, size - first)
+        part = padded[first : first + count + 2 * radius]
+        columns = np.flatnonzero(part.any(axis=0))
+        near = slice(int(columns[0]), int(columns[-1]) + 1)
+        smoothed[first : first + count, near] = filters[:count, : count + 2 * radius] @ part[:, near]
+    return smoothed

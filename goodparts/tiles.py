@@ -32,6 +32,9 @@ NEEDED = 6.0
 ABREAST = 3
 """Images that are worked on side by side at the most: each takes memory for its pixels and its map."""
 
+LARGEST = 16384
+"""Working pixels of a canvas along one side."""
+
 _OVERLAP = 1 / 5  # of a tile, in auto
 _UNUSED = 1 / 4  # of an overlap, at a tile's edge
 
@@ -196,7 +199,8 @@ def plan(image_size: tuple[int, int], recipe: Recipe, grid: tuple[int, int]) -> 
         grid: (h, w) of the patches of a tile.
 
     Raises:
-        RecipeError: image_size is not so many whole cells, or the overlap leaves nothing of a tile.
+        RecipeError: image_size is not so many whole cells, the overlap leaves nothing of a tile, or the canvas would be
+            too large.
     """
     if not recipe.tiling:
         return None
@@ -216,6 +220,11 @@ def plan(image_size: tuple[int, int], recipe: Recipe, grid: tuple[int, int]) -> 
     canvas, begins = [], []
     for axis in (0, 1):
         length, starts = _along(image_size[axis], size[axis], overlap, tile[axis], cell[axis], recipe)
+        if length > LARGEST:
+            raise RecipeError(
+                f"tiling: {recipe.tiling}: an image of {size_text(image_size)} pixels would be {length} working pixels "
+                f"long, and {LARGEST} is the most; take larger tiles, which reduce it further, or cut the image"
+            )
         canvas.append(length)
         begins.append(starts)
     return Tiling((canvas[0], canvas[1]), tile, cell, begins[0], begins[1])

@@ -160,6 +160,11 @@ def test_an_overlap_rounded_up_to_cells_leaves_a_tile_room() -> None:
         plan(SIZE, recipe_of("64x64+60"), GRID)
 
 
+def test_a_canvas_has_its_limits() -> None:
+    with pytest.raises(RecipeError, match=r"tiling: 32x32\+8: .* 60000x30 .* 120000 working pixels.*larger tiles"):
+        plan((30, 60000), recipe_of("32x32+8"), GRID)
+
+
 def test_json() -> None:
     tiling = planned(SIZE, recipe_of())
     assert Tiling.from_json(tiling.to_json()) == tiling
