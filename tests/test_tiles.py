@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from goodparts import Inspector, Recipe, framing, tiles
 from goodparts import model as model_file
@@ -468,3 +469,35 @@ def test_fit_says_how_images_are_tiled(
     assert ended.value.code in (0, None)
     out = " ".join(capsys.readouterr().out.split())
     assert "Tiles 96x96 px in 2 x 2 tiles of 64x64 px, 32 px overlap or more, not reduced" in out
+
+
+@pytest.mark.parametrize("of_a_model", [False, True])
+def test_roi_counts_the_patches_of_all_tiles(
+    of_a_model: bool,
+    plain: Recipe,
+    good: list[NDArray[np.uint8]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    zones, image = tmp_path / "zones.json", tmp_path / "plate.png"
+    zones.write_text(json.dumps(ZONES), encoding="utf-8")
+    Image.fromarray(good[0]).save(image)
+    file = zones
+    if of_a_model:
+        file = Inspector(plain.replace({"roi": str(zones)})).fit(good[:3]).save(tmp_path / "part.goodparts")
+    keys = [
+        "--backbone",
+        plain.backbone,
+        "--layers",
+        "layer2,layer3",
+        "--image-size",
+        "64",
+        "--tiling",
+        plain.tiling,
+    ]
+    with pytest.raises(SystemExit) as ended:
+        cli(["roi", str(file), str(image), "--out", str(tmp_path / "roi.png"), "--json", *keys])
+    assert ended.value.code in (0, None)
+    found = json.loads(capsys.readouterr().out)
+    assert found["of_patches"] == 25 * 41
+    assert found["patches"] == 25 * (19 + 11)
