@@ -196,8 +196,8 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="where the images are, or shall be written; else a temporary folder"
     )
-    parser.add_argument("--train", type=int, default=8)
-    parser.add_argument("--test", type=int, default=12, help="good images, and as many bad ones")
+    parser.add_argument("--train", type=int, default=6)
+    parser.add_argument("--test", type=int, default=8, help="good images, and as many bad ones")
     parser.add_argument("--defect", type=float, default=12, help="pixels across")
     parser.add_argument("--across", help="sizes of defects in working pixels, for the other table")
     parser.add_argument(
