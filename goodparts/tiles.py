@@ -153,7 +153,7 @@ class Tiling:
         tile = (round(self.tile[0] * scale[0]), round(self.tile[1] * scale[1]))
         text = f"{size_text(image_size)} px in {len(self.columns)} x {len(self.rows)} tiles of {size_text(tile)} px"
         overlaps = [
-            (self.tile[axis] - (begins[1] - begins[0])) * scale[axis]
+            (self.tile[axis] - int(np.diff(begins).max())) * scale[axis]
             for axis, begins in enumerate((self.rows, self.columns))
             if len(begins) > 1
         ]
