@@ -234,6 +234,14 @@ def least_alike(calibration: Calibration, most: int) -> list[tuple[str, float]]:
     return [(names[index], scores[index]) for index in order]
 
 
+def describe_tiles(model: Model) -> str | None:
+    """How images of the usual size are tiled, in words; None: they are not."""
+    if model.tiling is None:
+        return None
+    width, height = next(iter(model.data["image_sizes"])).split("x")
+    return model.tiling.in_words((int(height), int(width)))
+
+
 def _learnt(model: Model) -> list[str]:
     backbone, bank, data = model.backbone, model.bank, model.data
     images = data["good_images"]
@@ -252,6 +260,8 @@ def _learnt(model: Model) -> list[str]:
             f"The bank also learnt from {copies} {'copy' if copies == 1 else 'copies'} of each image "
             f"({', '.join(model.recipe.augment)})."
         )
+    if (tiled := describe_tiles(model)) is not None:
+        lines.append(f"Looked at in tiles: {tiled}.")
     left_out = model.calibration.left_out
     if left_out:
         lines.append(

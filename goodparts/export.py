@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from goodparts.graph import Graph
     from goodparts.model import Model
+    from goodparts.tiles import Tiling
 
 INTERFACE = 1  # of inputs, outputs and metadata; raised when one of them changes its meaning
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
@@ -105,7 +106,8 @@ def metadata(model: Model, precision: str = "f32") -> dict[str, str]:
         else "",
         "image_size": size_text(recipe.image_size),
         "color": "RGB",
-        "framing": recipe.framing,
+        "framing": recipe.framing if model.tiling is None else "tiles",
+        "tiles": json.dumps(_tiles(model.tiling, recipe.smoothing_sigma)) if model.tiling is not None else "",
         "resize_size": str(recipe.resize_size) if recipe.framing == "crop" else "",
         "padding": ",".join(map(str, framing.PADDING)) if recipe.framing == "letterbox" else "",
         "precision": precision,
@@ -126,6 +128,12 @@ def exported(model: Model, precision: str = "f32") -> onnx.ModelProto:
     import onnx
     from onnx import numpy_helper
 
+    if model.tiling is not None and (model.roi is not None or model.recipe.image_score == "reweighted"):
+        key = "roi" if model.roi is not None else "image_score = reweighted"
+        raise OutputError(
+            f"export: the file holds the pipeline of one tile, and {key} differs from tile to tile; fit without "
+            f"{'roi' if model.roi is not None else 'it (max, top_mean)'} or without tiling"
+        )
     pipeline = model.pipeline()
     network, constants = pipeline.model, pipeline.constants
     size = network.ByteSize() + sum(value.nbytes for value in constants.values())
@@ -193,6 +201,20 @@ def _add_map(network: onnx.ModelProto, model: Model) -> None:
     graph.output.append(helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, ["n", *size]))
     order = {"score": 0, "anomaly_map": 1, "distance_grid": 2}
     graph.output.sort(key=lambda item: order[item.name])
+
+
+def _tiles(tiling: Tiling, sigma: float) -> dict[str, object]:
+    """How tiles lie and how their distances are merged: all that another program needs, see docs/export.md."""
+    rows, columns = ([weights.tolist() for weights in axis] for axis in tiling.weights)
+    return {
+        "canvas": size_text(tiling.canvas),
+        "cell": size_text(tiling.cell),
+        "rows": tiling.rows,
+        "columns": tiling.columns,
+        "row_weights": rows,
+        "column_weights": columns,
+        "smoothing_sigma": sigma,
+    }
 
 
 def _zones(model: Model) -> tuple[ZoneDecision, ...]:

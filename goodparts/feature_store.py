@@ -31,30 +31,34 @@ _READ = 1 << 16  # bytes of the file that are read at once where only some of th
 class PatchFeatures:
     """The patch features of n images, (n, patches, d), and their projections, which the greedy choice works on.
 
-    Patches are counted through all images: row r is patch r % patches of image r // patches.
+    Patches are counted through all images: row r is patch r % patches of image r // patches. An image's patches may
+    come from several views of it, such as tiles, which are put and read one at a time.
     """
 
     def __init__(
-        self, features: FeatureStore, projected: FeatureStore | None, projection: Projection
+        self, features: FeatureStore, projected: FeatureStore | None, projection: Projection, views: int = 1
     ) -> None:
         self.projection = projection
+        self.views = views
         self._features = features
         self._projected = projected
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(n, patches, d)."""
-        return self._features.shape
+        """(n, patches of all views, d)."""
+        stored, patches, d = self._features.shape
+        return stored // self.views, patches * self.views, d
 
-    def put(self, image: int, features: NDArray[np.float32]) -> None:
-        """Keep the features (patches, d) of one image. Several threads may put different images."""
-        self._features.put(image, features)
+    def put(self, image: int, features: NDArray[np.float32], view: int = 0) -> None:
+        """Keep the features (patches, d) of one view of an image. Several threads may put different ones."""
+        at = image * self.views + view
+        self._features.put(at, features)
         if self._projected is not None:
-            self._projected.put(image, self.projection.of(features))
+            self._projected.put(at, self.projection.of(features))
 
-    def image(self, image: int) -> NDArray[np.float32]:
-        """The features of one image, (patches, d) float32."""
-        return self._features.image(image)
+    def image(self, image: int, view: int = 0) -> NDArray[np.float32]:
+        """The features of one view of an image, (patches, d) float32."""
+        return self._features.image(image * self.views + view)
 
     def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The features of these rows, (r, d) float32."""
@@ -68,26 +72,28 @@ class PatchFeatures:
 
 
 @contextmanager
-def patch_features(shape: tuple[int, int, int], recipe: Recipe) -> Iterator[PatchFeatures]:
-    """Room for patch features (n, patches, d), for as long as the block lasts.
+def patch_features(shape: tuple[int, int, int], recipe: Recipe, views: int = 1) -> Iterator[PatchFeatures]:
+    """Room for patch features (n, views x patches, d), for as long as the block lasts.
 
     Args:
-        shape: (n, patches, d).
+        shape: (n, patches of a view, d).
         recipe: memory_limit; sampling, projection_dimensions and seed, for the projection.
+        views: of each image.
 
     Raises:
         OutputError: when features are put: the temporary folder has no room for them.
     """
-    projection = Projection.draw(shape[2], recipe)
+    n, patches, d = views * shape[0], shape[1], shape[2]
+    projection = Projection.draw(d, recipe)
     with ExitStack() as stack:
         room = recipe.memory_limit * 2**30
         projected = None
         if recipe.sampling == "greedy" and projection.matrix is not None:
-            projected = FeatureStore((*shape[:2], projection.matrix.shape[1]), room)
+            projected = FeatureStore((n, patches, projection.matrix.shape[1]), room)
             stack.enter_context(closing(projected))
             room = min(room - projected.in_memory, room * _SHARE)
-        features = stack.enter_context(closing(FeatureStore(shape, room)))
-        yield PatchFeatures(features, projected, projection)
+        features = stack.enter_context(closing(FeatureStore((n, patches, d), room)))
+        yield PatchFeatures(features, projected, projection, views)
 
 
 class FeatureStore:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import augment, feeding, framing, light, pose, quality, whitening
+from goodparts import augment, feeding, framing, light, pose, quality, tiles, whitening
 from goodparts.feature_store import PatchFeatures, patch_features
 from goodparts.framing import Frame
 from goodparts.images import ImageLike, name_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from goodparts.light import Light
     from goodparts.pose import Reference
     from goodparts.roi import Roi
+    from goodparts.tiles import Tiling
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
@@ -43,17 +44,20 @@ class GoodFeatures:
     """The patch features of n good images.
 
     Attributes:
-        features: (n, views x patches, d): all of an image's, the image itself first, then its copies (`augment`).
+        features: (n, views x patches, d): all of an image's; of a tiled image those of one tile after the other, else
+            the image itself first, then its copies (`augment`).
         valid: which patches look at the image rather than at padding, and at the region of interest,
             (n, views x patches) bool.
-        frames: how each image lies in its working image.
-        grid: (h, w) of the patches.
+        frames: how each image lies in its working image; tiled, in the canvas, which is the working image then.
+        grid: (h, w) of the patches; of one tile if there are tiles.
         digests: of each working image's pixels; equal for equal images.
         statistics: what each working image looks like, without its distance.
-        cells: mean brightness of the cells of each working image, as `light.measure` takes it, (n, 3, 64).
+        cells: mean brightness of the cells of each working image, as `light.measure` takes it, (n, 3, 64);
+            zeros where images are tiled.
         left_out: images of which nothing may enter the bank, (n,) bool.
         roi: the region of interest; None: everything is looked at.
         unaligned: why the pose of each image was not found; empty where it was, or is not looked for.
+        tiling: how images are tiled; None: they are not.
     """
 
     features: PatchFeatures
@@ -66,6 +70,7 @@ class GoodFeatures:
     left_out: NDArray[np.bool_]
     roi: Roi | None = None
     unaligned: tuple[str, ...] = ()
+    tiling: Tiling | None = None
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
@@ -80,9 +85,7 @@ class GoodFeatures:
 
     def itself(self, index: int) -> NDArray[np.float32]:
         """The features of an image without its copies, (h, w, d) float32: what it is scored by."""
-        h, w = self.grid
-        first = index * self.features.shape[1]
-        return self.features.rows(np.arange(first, first + h * w)).reshape(h, w, -1)
+        return self.features.image(index).reshape(*self.grid, -1)
 
     def seen(self, index: int) -> NDArray[np.bool_] | None:
         """Which pixels of an image lie in the region of interest, (H, W) bool; None: all of them."""
@@ -105,7 +108,9 @@ class Extractor:
         graph = features_graph(backbone, recipe, whitening)
         self.grid = grid_of(graph)
         self.dimensions = graph.model.graph.output[0].type.tensor_type.shape.dim[3].dim_value
-        self._engine: Engine = Engine(graph, {"image": (1, *recipe.image_size, 3)}, throughput=True)
+        self._engine: Engine = Engine(
+            graph, {"image": (1, *recipe.image_size, 3)}, throughput=not recipe.tiling
+        )
 
     def __call__(self, working: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Patch features, (patches, d) float32, of a working image (height, width, 3) uint8."""
@@ -142,6 +147,7 @@ def learn_whitening(
     tell: Progress,
     roi: Roi | None = None,
     reference: Reference | None = None,
+    tiling: Tiling | None = None,
 ) -> Whitening | None:
     """What whitens the features of good images, from some of them; None where the recipe leaves them as they are.
 
@@ -150,19 +156,30 @@ def learn_whitening(
     """
     if not whitening.wanted(recipe, extractor.dimensions):
         return None
-    sample = [images[index] for index in range(0, len(images), -(-len(images) // whitening.SAMPLE))]
+    whole, grid = tiles.whole(tiling, recipe, extractor.grid)
+    views = [0]
+    if tiling is not None:
+        cells = tiling.looked_at(roi, recipe)
+        views = [view for view in range(len(tiling)) if tiling.cells(cells, view).any()]
+    count = len(images) * len(views)
 
-    def one(image: ImageLike) -> NDArray[np.float32]:
-        placed = pose.place(read(image), recipe, reference)
+    def one(index: int) -> NDArray[np.float32]:
+        image = images[index // len(views)]
+        placed = pose.place(read(image), whole, reference)
         if roi is not None:
             roi.require_fit(placed.frame.image_size, name_of(image))
-            looked_at = roi.looked_at(recipe, extractor.grid)
+            looked_at = roi.looked_at(whole, grid)
         else:
-            looked_at = framing.valid_cells(placed.frame, extractor.grid)
-        return extractor(placed.working)[looked_at.ravel()]
+            looked_at = framing.valid_cells(placed.frame, grid)
+        if tiling is None:
+            return extractor(placed.working)[looked_at.ravel()]
+        view = views[index % len(views)]
+        return extractor(tiling.pixels(placed.working, view))[tiling.cells(looked_at, view).ravel()]
+
+    sample = range(0, count, -(-count // whitening.SAMPLE))
 
     def told() -> Iterator[NDArray[np.float32]]:
-        with closing(feeding.ordered(one, sample, workers=workers)) as extracted:
+        with closing(feeding.ordered(one, sample, workers=tiles.abreast(workers, recipe))) as extracted:
             for done, patches in enumerate(extracted, 1):
                 tell("whitening", done, len(sample))
                 yield patches
@@ -181,6 +198,7 @@ def extract(
     tell: Progress,
     roi: Roi | None = None,
     reference: Reference | None = None,
+    tiling: Tiling | None = None,
 ) -> Iterator[GoodFeatures]:
     """The features of all images and of the copies of them that the recipe asks for, for as long as the block lasts.
 
@@ -191,28 +209,40 @@ def extract(
         OutputError: no room for their features in the temporary folder.
     """
     copies = augment.copies(recipe.augment)
-    patches = (1 + len(copies)) * extractor.grid[0] * extractor.grid[1]
-    with patch_features((len(images), patches, extractor.dimensions), recipe) as features:
-        valid = np.ones((len(images), patches), dtype=bool)
+    patches = extractor.grid[0] * extractor.grid[1]
+    views = 1 + len(copies) if tiling is None else len(tiling)
+    whole, grid = tiles.whole(tiling, recipe, extractor.grid)
+    with patch_features((len(images), patches, extractor.dimensions), recipe, views) as features:
+        valid = np.ones((len(images), views * patches), dtype=bool)
 
         def one(index: int) -> tuple[Placed, str, ImageStatistics, NDArray[np.float32]]:
-            placed = pose.place(read(images[index]), recipe, reference)
+            placed = pose.place(read(images[index]), whole, reference)
             frame, working = placed.frame, placed.working
-            cells = framing.valid_cells(frame, extractor.grid)
+            looked_at = framing.valid_cells(frame, grid)
             judged = framing.without_padding(frame, placed.picture)
             if roi is not None:
                 roi.require_fit(frame.image_size, name_of(images[index]))
-                cells = roi.looked_at(recipe, extractor.grid)
-                judged = working[roi.judged(recipe, extractor.grid)]
-            views = (working, *(augment.apply(copy, working, frame) for copy in copies))
-            features.put(index, np.concatenate([extractor(view) for view in views]))
-            valid[index] = np.stack(
-                [cells, *(augment.valid_cells(copy, cells, frame) for copy in copies)]
-            ).ravel()
-            return placed, digest(working), quality.measure(judged), light.measure(working)
+                looked_at = roi.looked_at(whole, grid)
+                judged = working[roi.judged(whole, grid)]
+            for view in range(views):
+                if tiling is not None:
+                    seen, shown = tiling.cells(looked_at, view), tiling.pixels(working, view)
+                elif view:
+                    copy = copies[view - 1]
+                    seen = augment.valid_cells(copy, looked_at, frame)
+                    shown = augment.apply(copy, working, frame)
+                else:
+                    seen, shown = looked_at, working
+                valid[index, view * patches : (view + 1) * patches] = seen.ravel()
+                if seen.any():
+                    features.put(index, extractor(shown), view)
+            cells = light.measure(working) if tiling is None else np.zeros((3, light.CELLS**2), np.float32)
+            return placed, digest(working), quality.measure(judged), cells
 
         frames, digests, statistics, cells, unaligned = [], [], [], [], []
-        with closing(feeding.ordered(one, range(len(images)), workers=workers)) as extracted:
+        with closing(
+            feeding.ordered(one, range(len(images)), workers=tiles.abreast(workers, recipe))
+        ) as extracted:
             for placed, hashed, measured, brightness in extracted:
                 frames.append(placed.frame)
                 unaligned.append(placed.pose.failure if placed.pose else "")
@@ -232,6 +262,7 @@ def extract(
             everyone,
             roi,
             tuple(unaligned),
+            tiling,
         )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import dataset, framing, held_out, light, memory_bank, one_image, pose
+from goodparts import dataset, framing, held_out, light, memory_bank, one_image, pose, tiles
 from goodparts.backbones import Backbone, load_backbone, trim
 from goodparts.calibration import (
     COPIES,
@@ -55,6 +55,11 @@ def fit(
 ) -> Model:
     """Learn a model from images of good parts only; see `Inspector.fit`."""
     images = good_images(good)
+    if len(images) == 1 and recipe.tiling:
+        raise DatasetError(
+            f"{called(good)}: 1 good image, and with tiling = {recipe.tiling} at least 2 are needed; add one, or leave "
+            "out tiling"
+        )
     require_enough(recipe, len(images))
     roi = read_roi(recipe.roi, lambda: read(images[0]).shape[:2]) if recipe.roi else None
     if roi is not None and roi.several:
@@ -65,21 +70,39 @@ def fit(
     recipe = with_layers(recipe, backbone)
     backbone = cut_down(backbone, recipe)
     extractor = Extractor(backbone, recipe)
+    tiling = tiles.plan(read(images[0]).shape[:2], recipe, extractor.grid) if recipe.tiling else None
+    whole, grid = tiles.whole(tiling, recipe, extractor.grid)
     if roi is not None:
-        require_usable(roi, recipe, extractor.grid)
+        require_usable(roi, whole, grid)
     clock.lap("load")
     reference = None
     if recipe.pose != "as_is":
         reference = pose.learn(images, recipe, read=read, workers=workers, tell=tell)
         clock.lap("pose")
     whitening = learn_whitening(
-        images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi, reference=reference
+        images,
+        extractor,
+        recipe,
+        read=read,
+        workers=workers,
+        tell=tell,
+        roi=roi,
+        reference=reference,
+        tiling=tiling,
     )
     if whitening is not None:
         extractor = Extractor(backbone, recipe, whitening)
         clock.lap("whitening")
     with extract(
-        images, extractor, recipe, read=read, workers=workers, tell=tell, roi=roi, reference=reference
+        images,
+        extractor,
+        recipe,
+        read=read,
+        workers=workers,
+        tell=tell,
+        roi=roi,
+        reference=reference,
+        tiling=tiling,
     ) as features:
         alone = extractor if len(images) == 1 else None  # copies of an only image are still to come
         del extractor
@@ -122,6 +145,7 @@ def fit(
         light=_light(features, recipe),
         whitening=whitening,
         reference=reference,
+        tiling=tiling,
     )
 
 
@@ -131,10 +155,11 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
     tell = progress or silent
     clock = _Clock()
     known = set(before.digests)
+    whole, _ = model.whole
     images = [
         image
         for image in good_images(good)
-        if digest(pose.place(read(image), recipe, model.reference).working) not in known
+        if digest(pose.place(read(image), whole, model.reference).working) not in known
     ]
     if not images:
         raise DatasetError(f"{called(good)}: no good image that this model has not learnt from already")
@@ -149,6 +174,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         tell=tell,
         roi=model.roi,
         reference=model.reference,
+        tiling=model.tiling,
     ) as features:
         del extractor
         clock.lap("features")
@@ -168,7 +194,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         scored = held_out.score(features, bank, recipe, first_image=first, workers=workers, tell=tell)
         with closing(scored):
             for one in scored:
-                zones = zone_parts(features.roi, one.distance_grid, one.anomaly_map, recipe)
+                zones = zone_parts(features.roi, one.distance_grid, one.anomaly_map, whole)
                 more.add(names[one.index], one.score, one.anomaly_map, zones)
                 statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
         clock.lap("calibration")
@@ -286,12 +312,13 @@ def _held_out_scores(
         scored = held_out.score_by_folds(features, recipe, folds, workers=workers, tell=tell)
     else:
         scored = held_out.score(features, bank, recipe, workers=workers, tell=tell)
+    whole, _ = tiles.whole(features.tiling, recipe, features.grid)
     collector = GoodScoresCollector(FOLDS if recipe.calibration_folds else HELD_OUT, zone_names(features.roi))
     statistics = []
     with closing(scored):  # no worker may read the features once they are gone
         for one in scored:
             if not features.left_out[one.index]:
-                zones = zone_parts(features.roi, one.distance_grid, one.anomaly_map, recipe)
+                zones = zone_parts(features.roi, one.distance_grid, one.anomaly_map, whole)
                 collector.add(names[one.index], one.score, one.anomaly_map, zones)
                 statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
     return collector.result(recipe.pixel_threshold_quantile), tuple(statistics)

@@ -8,6 +8,7 @@ axes' operators are small matrices made once for a size, so that smoothing and u
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -24,6 +25,9 @@ Warp = tuple[float, float, float, float, float, float]
 pixels."""
 
 PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is padded with
+
+_DENSE = 128  # cells each way up to which an anomaly map is two plain matrix products
+_BLOCK = 256  # pixels that are worked on at once in larger ones
 
 
 @dataclass(frozen=True)
@@ -217,12 +221,11 @@ def anomaly_map(
     rows, columns = operators(frame, (distance_grid.shape[0], distance_grid.shape[1]), sigma)
     hidden = np.isnan(distance_grid)
     if hidden.any():
-        weights = rows @ (~hidden).astype(np.float32) @ columns.T
-        shown = np.where(hidden, np.float32(0), distance_grid)
-        smoothed = rows @ shown @ columns.T / np.maximum(weights, np.float32(1e-12))
-        values = np.asarray(smoothed, dtype=np.float32)
+        weights = _applied(rows, (~hidden).astype(np.float32), columns)
+        values = _applied(rows, np.where(hidden, np.float32(0), distance_grid), columns)
+        values /= np.maximum(weights, np.float32(1e-12), out=weights)
     else:
-        values = np.asarray(rows @ distance_grid @ columns.T, dtype=np.float32)
+        values = _applied(rows, distance_grid, columns)
     top, bottom = _seen_rows(frame, 0)
     left, right = _seen_rows(frame, 1)
     if (top, bottom, left, right) != (0, frame.image_size[0], 0, frame.image_size[1]):
@@ -284,6 +287,29 @@ def operators(
     return _operator(*_axis(frame, 0), grid[0], sigma), _operator(*_axis(frame, 1), grid[1], sigma)
 
 
+def _applied(
+    rows: NDArray[np.float32], grid: NDArray[np.float32], columns: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """`rows @ grid @ columns.T`; of large grids block by block, since operators are zero far from their diagonal."""
+    if max(grid.shape) <= _DENSE:
+        return np.asarray(rows @ grid @ columns.T, dtype=np.float32)
+    down = np.empty((len(rows), grid.shape[1]), dtype=np.float32)
+    for part, near in _bands(rows):
+        np.matmul(rows[part, near], grid[near], out=down[part])
+    values = np.empty((len(rows), len(columns)), dtype=np.float32)
+    for part, near in _bands(columns):
+        values[:, part] = down[:, near] @ columns[part, near].T
+    return values
+
+
+def _bands(operator: NDArray[np.float32]) -> Iterator[tuple[slice, slice]]:
+    """Blocks of an operator's rows, and the columns in which they are not zero."""
+    for first in range(0, len(operator), _BLOCK):
+        part = slice(first, min(first + _BLOCK, len(operator)))
+        near = np.flatnonzero(operator[part].any(axis=0))
+        yield part, slice(int(near[0]), int(near[-1]) + 1)
+
+
 def _axis(frame: Frame, axis: int) -> tuple[int, int, int, int]:
     return frame.image_size[axis], frame.resized[axis], frame.offset[axis], frame.working_size[axis]
 
@@ -308,38 +334,43 @@ def _operator(
 ) -> NDArray[np.float32]:
     """One axis of `anomaly_map`: (seen rows of the image, cells) float32, rows summing to one."""
     pixels = np.arange(working, dtype=np.float64)
-    operator = _bilinear((pixels + 0.5) * cells / working - 0.5, cells)
+    operator = _between((pixels + 0.5) * cells / working - 0.5, np.eye(cells))
     if sigma > 0:
-        operator = _gaussian(working, sigma) @ operator
+        operator = _smoothed(operator, sigma)
     first, last = _seen(size, resized, offset, working)
     seen = np.arange(first, last, dtype=np.float64)
     at = (seen + 0.5) * resized / size + offset - 0.5
     inside = np.clip(at, max(0, offset), min(working, offset + resized) - 1)
-    matrix = (_bilinear(inside, working) @ operator).astype(np.float32)
+    matrix = _between(inside, operator).astype(np.float32)
     matrix.flags.writeable = False
     return matrix
 
 
-def _bilinear(at: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
-    """Linear interpolation at these positions among `cells` values, the outermost held: (len(at), cells)."""
-    at = np.clip(at, 0, cells - 1)
-    low = np.minimum(np.floor(at).astype(int), cells - 1)
-    high = np.minimum(low + 1, cells - 1)
-    matrix = np.zeros((len(at), cells))
-    rows = np.arange(len(at))
-    np.add.at(matrix, (rows, low), 1 - (at - low))
-    np.add.at(matrix, (rows, high), at - low)
-    return matrix
+def _between(at: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values (n, k) at these positions among their rows, linear between two, the outermost held: (len(at), k)."""
+    last = len(values) - 1
+    at = np.clip(at, 0, last)
+    low = np.minimum(np.floor(at).astype(int), last)
+    high = np.minimum(low + 1, last)
+    share = (at - low)[:, None]
+    return np.asarray((1 - share) * values[low] + share * values[high])
 
 
-def _gaussian(size: int, sigma: float) -> NDArray[np.float64]:
-    """Gaussian filter as a matrix (size, size): cut at 4 sigma, mirrored at the borders."""
-    radius = int(4 * sigma + 0.5)
+def _smoothed(values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """Gaussian along the rows of values (n, k): cut at 4 sigma, mirrored at the ends."""
+    size, radius = len(values), int(4 * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
     weights /= weights.sum()
-    mirrored = (np.arange(size)[:, None] + offsets) % (2 * size)
-    mirrored = np.where(mirrored >= size, 2 * size - 1 - mirrored, mirrored)
-    matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], mirrored), weights)
-    return matrix
+    at = np.arange(-radius, size + radius) % (2 * size)
+    padded = values[np.where(at >= size, 2 * size - 1 - at, at)]
+    filters = np.zeros((_BLOCK, _BLOCK + 2 * radius))
+    np.add.at(filters, (np.arange(_BLOCK)[:, None], np.arange(_BLOCK)[:, None] + offsets + radius), weights)
+    smoothed = np.zeros_like(values)
+    for first in range(0, size, _BLOCK):
+        count = min(_BLOCK, size - first)
+        part = padded[first : first + count + 2 * radius]
+        columns = np.flatnonzero(part.any(axis=0))
+        near = slice(int(columns[0]), int(columns[-1]) + 1)
+        smoothed[first : first + count, near] = filters[:count, : count + 2 * radius] @ part[:, near]
+    return smoothed

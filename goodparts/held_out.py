@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import feeding, framing, memory_bank, position
+from goodparts import feeding, framing, memory_bank, position, tiles
 from goodparts.coreset import Points
 from goodparts.features import GoodFeatures, Progress
 from goodparts.memory_bank import Entries, MemoryBank
@@ -347,7 +347,10 @@ def score_against(
     from goodparts import graph
     from goodparts.engines.openvino import Engine
 
+    tiling = good.tiling
     masked = not good.looked_at.all()  # padding, or a region of interest
+    if tiling is not None:
+        masked = recipe.image_score == "reweighted"  # other scores are made of the merged distances
     search = graph.search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
     shapes: dict[str, tuple[int, ...]] = {
         "patch_features": (1, *good.grid, good.features.shape[2]),
@@ -355,33 +358,42 @@ def score_against(
     }
     if masked:
         shapes["valid"] = (1, *good.grid)
-    engine = Engine(search, shapes, throughput=graph.side_by_side(bank, good.grid, recipe))
+    side_by_side = tiling is None and graph.side_by_side(bank, good.grid, recipe)
+    engine = Engine(search, shapes, throughput=side_by_side)
     origins = bank.origins
     vars(bank).pop("search_bank", None)  # the engine has a copy
 
     def one(index: int) -> HeldOut:
         own = index + first_image
         hidden = (origins == own) | ((only_for >= 0) & (only_for != own))
-        inputs = {
-            "patch_features": good.itself(index)[None],
-            "excluded": np.where(hidden, np.float32(graph.FAR), np.float32(0)),
-        }
-        cells = good.looked_at[index]
-        if masked:
-            inputs["valid"] = cells[None].astype(np.float32)
-        outputs = engine(inputs)
-        distances = outputs["distance_grid"][0]
-        distances[~cells] = np.nan
+        excluded = np.where(hidden, np.float32(graph.FAR), np.float32(0))
+        valid = good.valid[index].reshape(-1, *good.grid)
+
+        def search_view(view: int) -> tuple[NDArray[np.float32], float]:
+            inputs = {
+                "patch_features": good.features.image(index, view).reshape(1, *good.grid, -1),
+                "excluded": excluded,
+            }
+            if masked:
+                inputs["valid"] = valid[view][None].astype(np.float32)
+            outputs = engine(inputs)
+            return outputs["distance_grid"][0], float(outputs["score"][0])
+
+        if tiling is None:
+            distances, found = search_view(0)
+            distances[~valid[0]] = np.nan
+        else:
+            distances, found = tiling.measure(search_view, tiling.looked_at(good.roi, recipe), recipe)
         return HeldOut(
             index=index,
-            score=float(outputs["score"][0]),
+            score=found,
             distance_grid=distances,
             anomaly_map=framing.anomaly_map(
                 distances, good.frames[index], recipe.smoothing_sigma, good.seen(index)
             ),
         )
 
-    with closing(feeding.ordered(one, images, workers=workers)) as scored:
+    with closing(feeding.ordered(one, images, workers=tiles.abreast(workers, recipe))) as scored:
         for done, held_out in enumerate(scored, 1):
             tell("calibration", done, len(images))
             yield held_out

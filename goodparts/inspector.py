@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import calibration, dataset, features, feeding, fitting, framing, pose, quality
+from goodparts import calibration, dataset, features, feeding, fitting, framing, pose, quality, tiles
 from goodparts import model as model_file
 from goodparts.errors import DatasetError, ModelError, RecipeError
 from goodparts.features import Progress
@@ -235,7 +235,7 @@ class Inspector:
             inspection = self._inspect(engine, pixels, _path_of(image))
             return inspection if then is None else then(index, pixels, inspection)
 
-        return feeding.ordered(one, enumerate(images), workers=self.workers)
+        return feeding.ordered(one, enumerate(images), workers=self._abreast)
 
     def score_many(self, images: Iterable[ImageLike]) -> Iterator[float]:
         """Only the anomaly scores, in order; needs no threshold."""
@@ -245,7 +245,7 @@ class Inspector:
             _, distances, score = self._measure(engine, self._read(image), name_of(image))
             return self._judged(distances, score)[0]
 
-        return feeding.ordered(one, images, workers=self.workers)
+        return feeding.ordered(one, images, workers=self._abreast)
 
     def evaluate(self, data: Dataset | str | os.PathLike[str]) -> Evaluation:
         """Inspect a labelled test set (its folder, or a `Dataset`); see `goodparts.evaluation.evaluate`."""
@@ -309,7 +309,7 @@ class Inspector:
             return [self._measure(engine, pixels, name_of(image))[2] for engine in engines]
 
         found = []
-        for pair in feeding.ordered(scores, sample, workers=self.workers):
+        for pair in feeding.ordered(scores, sample, workers=self._abreast):
             found.append(pair)
             tell("precision", len(found), len(sample))
         return PrecisionCheck.compare(*zip(*found, strict=True))
@@ -317,6 +317,10 @@ class Inspector:
     @cached_property
     def _margin(self) -> float:
         return margin(self.precision, self.model.precision)
+
+    @property
+    def _abreast(self) -> int:
+        return tiles.abreast(self.workers, self.recipe)
 
     def _read(self, image: ImageLike) -> NDArray[np.uint8]:
         return read_image(image, pixel_limit=self.pixel_limit)
@@ -339,7 +343,9 @@ class Inspector:
         return Engine(
             self.model.pipeline(),
             shapes,
-            throughput=throughput and side_by_side(self.model.bank, self.model.grid, self.recipe),
+            throughput=throughput
+            and self.model.tiling is None
+            and side_by_side(self.model.bank, self.model.grid, self.recipe),
             precision=precision or self.precision,
         )
 
@@ -347,20 +353,31 @@ class Inspector:
         self, engine: Engine, pixels: NDArray[np.uint8], name: object
     ) -> tuple[Placed, NDArray[np.float32], float]:
         """(working image, distance grid (h, w) with NaN where it did not look, anomaly score of all patches)."""
-        placed, roi = pose.place(pixels, self.recipe, self.model.reference), self.model.roi
-        frame = placed.frame
+        roi, tiling = self.model.roi, self.model.tiling
+        recipe, grid = self.model.whole
+        placed = pose.place(pixels, recipe, self.model.reference)
+        frame, working = placed.frame, placed.working
         if roi is not None:
             roi.require_fit(frame.image_size, name)
-            cells = roi.looked_at(self.recipe, self.model.grid)
+            cells = roi.looked_at(recipe, grid)
         else:
-            cells = framing.valid_cells(frame, self.model.grid)
-        inputs: dict[str, NDArray[Any]] = {"image": placed.working[None]}
-        if self.model.asks_valid:
-            inputs["valid"] = cells[None].astype(np.float32)
-        outputs = engine(inputs)
-        distances = outputs["distance_grid"][0]
-        distances[~cells] = np.nan
-        return placed, distances, float(outputs["score"][0])
+            cells = framing.valid_cells(frame, grid)
+
+        def search(shown: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
+            inputs: dict[str, NDArray[Any]] = {"image": shown[None]}
+            if self.model.asks_valid:
+                inputs["valid"] = valid[None].astype(np.float32)
+            outputs = engine(inputs)
+            return outputs["distance_grid"][0], float(outputs["score"][0])
+
+        if tiling is None:
+            distances, score = search(working, cells)
+            distances[~cells] = np.nan
+        else:
+            distances, score = tiling.measure(
+                lambda tile: search(tiling.pixels(working, tile), tiling.cells(cells, tile)), cells, recipe
+            )
+        return placed, distances, score
 
     def _judged(self, distances: NDArray[np.float32], score: float) -> tuple[float, tuple[ZoneScore, ...]]:
         """The score that decides, and those of the zones: of several the largest multiple of a zone's threshold."""
@@ -370,7 +387,7 @@ class Inspector:
         if not roi.several:
             alone = decision.threshold
             return score, () if alone is None else (ZoneScore(roi.names[0], score, alone),)
-        scores = roi.scores(distances, self.recipe)
+        scores = roi.scores(distances, self.model.whole[0])
         zones = tuple(
             ZoneScore(zone.name, found, zone.threshold)
             for zone, found in zip(decision.zones, scores, strict=True)
@@ -395,7 +412,7 @@ class Inspector:
             judged = (
                 framing.without_padding(frame, placed.picture)
                 if roi is None
-                else placed.picture[roi.judged(self.recipe, self.model.grid)]
+                else placed.picture[roi.judged(*self.model.whole)]
             )
             statistics = quality.measure(judged, distances)
             reasons = quality.reasons(statistics, decision.limits)
@@ -459,12 +476,13 @@ class Inspector:
             placed, distances, score = self._measure(engine, pixels, name_of(image))
             seen = features.digest(placed.working) in known
             anomaly_map = self._map(distances, placed.frame)
-            return score, anomaly_map, zone_parts(self.model.roi, distances, anomaly_map, recipe), seen
+            zones = zone_parts(self.model.roi, distances, anomaly_map, self.model.whole[0])
+            return score, anomaly_map, zones, seen
 
         collector = calibration.GoodScoresCollector(calibration.SEPARATE, zone_names(self.model.roi))
         learnt_from = []
         for done, (score, anomaly_map, zones, seen) in enumerate(
-            feeding.ordered(one, images, workers=self.workers), 1
+            feeding.ordered(one, images, workers=self._abreast), 1
         ):
             collector.add(names[done - 1], score, anomaly_map, zones)
             if seen:

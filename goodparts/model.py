@@ -5,6 +5,7 @@
     bank.safetensors    memory bank, origins, mean and search space; spacing, whitening and cells, if there are any
     calibration.json    held-out good scores, thresholds and their rules
     roi.json            the region of interest, if there is one
+    tiles.json          how images are tiled, if they are
     light.json          the light of good images, where the recipe brings others to it
     pose.safetensors    the reference that images are aligned to, where the recipe aligns them
     manifest.json       format, sha256 of every member, identity, what it was fitted on, when, with what, and
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import tomli_w
 
+from goodparts import tiles
 from goodparts.backbones import Backbone
 from goodparts.calibration import Calibration
 from goodparts.errors import ModelError, RecipeError
@@ -40,15 +42,18 @@ from goodparts.position import window_of
 from goodparts.precision import UNCHECKED, PrecisionCheck
 from goodparts.recipe import EARLIER, Recipe
 from goodparts.roi import Roi
+from goodparts.tiles import Tiling
 from goodparts.whitening import Whitening
 
 if TYPE_CHECKING:
     from goodparts.graph import Graph
 
-FORMAT = 3  # 1 knew neither `precision` nor `roi` nor `light`, 2 neither whitening nor spacing
+FORMAT = (
+    3  # 1 knew neither `precision` nor `roi` nor `light`, 2 neither whitening nor spacing nor tiles nor poses
+)
 SUFFIX = ".goodparts"
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
-_ROI, _LIGHT, _POSE = "roi.json", "light.json", "pose.safetensors"
+_ROI, _LIGHT, _POSE, _TILES = "roi.json", "light.json", "pose.safetensors", "tiles.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +65,7 @@ class Model:
         backbone: cut down to the recipe's layers.
         bank: the memory bank.
         calibration: thresholds and what they rest on.
-        grid: (h, w) of the patch grid of a working image.
+        grid: (h, w) of the patch grid of a working image, or of a tile.
         data: what it was fitted on: counts, hash of the file list, image sizes. Part of the identity.
         circumstances: when, where, how long, with which versions. Not part of the identity.
         precision: how far bf16 moves scores on the machine of fitting. Not part of the identity.
@@ -68,6 +73,7 @@ class Model:
         light: that of good images; None: images are taken as they are.
         whitening: what features are mapped by; None: they stay as they are.
         reference: what images are aligned to; None: they are not.
+        tiling: how images are tiled; None: they are not.
         written: the recipe as the file spells it that this was read from; empty: read from none.
     """
 
@@ -83,17 +89,28 @@ class Model:
     light: Light | None = None
     whitening: Whitening | None = None
     reference: Reference | None = None
+    tiling: Tiling | None = None
     written: str = ""
 
     @property
     def asks_valid(self) -> bool:
-        """Whether the pipeline has the input `valid`: with a region of interest that is a constant of the model."""
+        """Whether the pipeline has the input `valid`: with a region of interest that is a constant of the model.
+
+        It differs from tile to tile, but there the score is made of the merged distances, unless it is `reweighted`.
+        """
+        if self.tiling is not None:
+            return self.recipe.image_score == "reweighted"
         return self.masked and self.roi is None
 
     @property
     def masked(self) -> bool:
         """Whether there are patches that must not count: of padding, beyond the border, or of no interest."""
         return self.recipe.framing == "letterbox" or self.recipe.pose != "as_is" or self.roi is not None
+
+    @property
+    def whole(self) -> tuple[Recipe, tuple[int, int]]:
+        """The recipe and the patch grid for the whole image; where it is tiled, as if it were not."""
+        return tiles.whole(self.tiling, self.recipe, self.grid)
 
     @property
     def recipe_text(self) -> str:
@@ -110,7 +127,8 @@ class Model:
         """From pixels to distances and score: the graph that `inspect` runs and an export writes.
 
         `image` (n, H, W, 3) uint8, letterboxed or aligned also `valid` (n, h, w) float32, to `distance_grid` (n, h, w)
-        and `score` (n,) float32. With a region of interest `valid` is a constant, the patches that are looked at.
+        and `score` (n,) float32. With a region of interest `valid` is a constant, the patches that are looked at. Tiled
+        images go through it tile by tile, and `valid` is an input again.
         """
         from goodparts import features, graph
 
@@ -119,10 +137,10 @@ class Model:
             self.bank,
             self.grid,
             self.recipe,
-            masked=self.masked,
+            masked=self.asks_valid or (self.masked and self.tiling is None),
             opset=to_features.model.opset_import[0].version,
         )
-        if self.roi is not None:
+        if self.roi is not None and self.tiling is None:
             looked_at = self.roi.looked_at(self.recipe, self.grid)
             search.constants["valid"] = looked_at[None].astype(np.float32)
         return graph.pipeline_graph(to_features, search)
@@ -184,7 +202,7 @@ def load(path: str | Path) -> Model:
     path = Path(path)
     with _told_of(path), zipfile.ZipFile(path) as archive:
         manifest = _manifest(path, archive)
-        optional = [name for name in (_ROI, _LIGHT, _POSE) if name in manifest["sha256"]]
+        optional = [name for name in (_ROI, _LIGHT, _POSE, _TILES) if name in manifest["sha256"]]
         members = {name: archive.read(name) for name in (*_MEMBERS, *optional)}
     for name, digest in _hashes(members).items():
         if manifest["sha256"].get(name) != digest:
@@ -270,6 +288,8 @@ def _members(model: Model) -> dict[str, bytes]:
         optional[_LIGHT] = model.light.to_json().encode()
     if model.reference is not None:
         optional[_POSE] = model.reference.to_bytes()
+    if model.tiling is not None:
+        optional[_TILES] = model.tiling.to_json().encode()
     return {
         "recipe.toml": model.recipe_text.encode(),
         "backbone.onnx": model.backbone.model.SerializeToString(deterministic=True),
@@ -295,6 +315,10 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         raise ValueError("bank.safetensors lacks the cells that position_window asks for")
     if (recipe.pose == "as_is") != (_POSE not in members):
         raise ValueError(f"pose = {recipe.pose} does not go with the members {', '.join(sorted(members))}")
+    if bool(recipe.tiling) != (_TILES in members):
+        raise ValueError(
+            f"tiling = {recipe.tiling!r} does not go with the members {', '.join(sorted(members))}"
+        )
     return Model(
         recipe=recipe,
         backbone=Backbone(
@@ -328,6 +352,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         if "whitening.mean" in tensors
         else None,
         reference=Reference.from_bytes(members[_POSE]) if _POSE in members else None,
+        tiling=Tiling.from_json(members[_TILES].decode()) if _TILES in members else None,
         written=written,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ class Recipe:
     )
 
     image_size: tuple[int, int] = _key(
-        (320, 320), "working size in pixels: 224, or WIDTHxHEIGHT", limits=(16, 4096)
+        (320, 320), "working size in pixels: 224, or WIDTHxHEIGHT", limits=(16, 16384)
     )
     framing: str = _key(
         "stretch",
@@ -70,6 +71,15 @@ class Recipe:
         "plain",
         "what becomes of an image whose pose is not found for sure: taken as it is, or RECHECK",
         choices=("plain", "recheck"),
+    )
+
+    tiling: str = _key(
+        "",
+        "look at large images in tiles of image_size: WIDTHxHEIGHT+OVERLAP in pixels of the image, such as 640x640+64; "
+        "auto: for the smallest_defect; empty: whole",
+    )
+    smallest_defect: float = _key(
+        0.0, "tiling = auto only: pixels of the image that a defect is across at least", limits=(0, 1e6)
     )
 
     roi: str = _key(
@@ -241,6 +251,39 @@ class Recipe:
                 f"light: {self.light} measures the whole working image, which framing = letterbox pads; take "
                 "framing = stretch or crop, or light = as_is"
             )
+        self._require_one_way()
+        self._require_tiles()
+        if self.framing == "crop" and max(self.image_size) > self.resize_size:
+            width_height = size_text(self.image_size)
+            raise RecipeError(
+                f"image_size: the crop {width_height} does not fit into resize_size {self.resize_size}; "
+                "raise resize_size or take framing = stretch"
+            )
+
+    def _require_tiles(self) -> None:
+        """RecipeError where `tiling` can't be read, or does not go with another key."""
+        if not self.tiling:
+            return
+        if self.tiling != "auto":
+            tile_size(self.tiling)
+        elif not self.smallest_defect:
+            raise RecipeError(
+                "smallest_defect: tiling = auto reduces images as far as it allows; say how many pixels of the image "
+                "a defect is across at least, such as smallest_defect = 12"
+            )
+        if self.framing != "stretch":
+            raise RecipeError(
+                f"tiling: tiles cover the whole image, so framing = {self.framing} does not go with them; take "
+                "framing = stretch, or tiling = '' (off)"
+            )
+        if self.light != "as_is":
+            raise RecipeError(
+                f"tiling: a tile does not show the light of the whole image, which light = {self.light} measures; take "
+                "light = as_is, or tiling = '' (off)"
+            )
+
+    def _require_one_way(self) -> None:
+        """That no two keys move patches in ways that do not go together."""
         if self.pose != "as_is" and self.roi:
             raise RecipeError(
                 f"roi: zones are drawn on the image and pose = {self.pose} moves it; take pose = as_is, or no roi"
@@ -255,12 +298,15 @@ class Recipe:
                 f"position_window: {', '.join(turned)} of augment would move patches to other places; leave out one "
                 "of the two"
             )
-        if self.framing == "crop" and max(self.image_size) > self.resize_size:
-            width_height = size_text(self.image_size)
-            raise RecipeError(
-                f"image_size: the crop {width_height} does not fit into resize_size {self.resize_size}; "
-                "raise resize_size or take framing = stretch"
-            )
+        for key, value, off in (
+            ("augment", ", ".join(self.augment), ""),
+            ("pose", self.pose, "as_is"),
+            ("position_window", f"{self.position_window:g}", "0"),
+        ):
+            if self.tiling and value != off:
+                raise RecipeError(
+                    f"tiling: {self.tiling} does not go with {key} = {value}; leave out one of the two"
+                )
 
     @classmethod
     def preset(cls, name: str) -> Self:
@@ -341,6 +387,23 @@ def describe(item: dataclasses.Field[Any]) -> str:
 def size_text(size: tuple[int, int]) -> str:
     """`(height, width)` as people write it: WIDTHxHEIGHT."""
     return f"{size[1]}x{size[0]}"
+
+
+def tile_size(tiling: str) -> tuple[tuple[int, int], int]:
+    """((height, width), overlap) of tiles from WIDTHxHEIGHT+OVERLAP; RecipeError if it is something else."""
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?(?:\+(\d{1,6}))?", tiling.strip().lower())
+    if not match:
+        raise RecipeError(
+            "tiling: expected WIDTHxHEIGHT+OVERLAP in pixels of the image, such as 640x640+64, or auto, "
+            f"found {tiling!r}"
+        )
+    width, overlap = int(match[1]), int(match[3] or 0)
+    height = int(match[2] or width)
+    if min(width, height) < 16 or overlap >= min(width, height):
+        raise RecipeError(
+            f"tiling: expected tiles of at least 16x16 pixels, and an overlap less than that, found {tiling!r}"
+        )
+    return (height, width), overlap
 
 
 def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:

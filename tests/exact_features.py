@@ -18,7 +18,8 @@ class _Array:
         self.projection = Projection.draw(features.shape[2], recipe)
         self._features = features
 
-    def image(self, image: int) -> NDArray[np.float32]:
+    def image(self, image: int, view: int = 0) -> NDArray[np.float32]:
+        assert view == 0
         return self._features[image]
 
     def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -194,6 +194,7 @@ def test_unknown_commands_and_flags_are_the_users_error(goodparts: Run) -> None:
 VALUES: dict[str, tuple[str, Any]] = {
     "backbone": ("mine.onnx", "mine.onnx"),
     "roi": ("zones.json", "zones.json"),
+    "tiling": ("640x480+64", "640x480+64"),
     "layers": ("a,b", ("a", "b")),
     "layer_weights": ("1,2.5", (1.0, 2.5)),
     "grid_layer": ("b", "b"),

@@ -53,7 +53,7 @@ def export(model: Path, file_format: str, out: Path | None, precision: str, as_j
     h, w = loaded.grid
     for file in files:
         click.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
-    click.echo(f"in   image          uint8   (n, {height}, {width}, 3) RGB, framing {loaded.recipe.framing}")
+    click.echo(f"in   image          uint8   (n, {height}, {width}, 3) RGB, framing {described['framing']}")
     if loaded.asks_valid:
         click.echo(
             f"     valid          float32 (n, {h}, {w}), 1 where a cell looks at the image, 0 at padding"
@@ -66,6 +66,14 @@ def export(model: Path, file_format: str, out: Path | None, precision: str, as_j
     roi = loaded.roi
     if roi is not None and roi.several:
         click.echo(f"     zone_scores    float32 (n, {len(roi.zones)}): {', '.join(roi.names)}")
+    if loaded.tiling is not None:
+        click.echo(
+            wrapped(
+                "This is the pipeline of one tile: the metadata `tiles` says how tiles lie, docs/export.md how their "
+                "distance grids are merged into that of the image, whose score decides.",
+                indent=0,
+            )
+        )
     if loaded.recipe.quality_gate:
         click.echo(
             wrapped(

@@ -92,7 +92,7 @@ def _of(
     file: Path, recipe: Recipe, size: tuple[int, int], offline: bool
 ) -> tuple[Roi, Recipe, tuple[int, int]]:
     """The region of interest of a file or a model, the recipe that counts, and the grid of its patches."""
-    from goodparts import features, fitting, model
+    from goodparts import features, fitting, model, tiles
     from goodparts.backbones import load_backbone
     from goodparts.calibration import require_zones
     from goodparts.errors import ModelError
@@ -102,11 +102,12 @@ def _of(
         loaded = model.load(file)
         if loaded.roi is None:
             raise ModelError(f"{file}: this model has no region of interest; it looks everywhere")
-        return loaded.roi, loaded.recipe, loaded.grid
+        return loaded.roi, *loaded.whole
     roi = read_roi(file, size)
     backbone = load_backbone(recipe.backbone, offline=offline)
     recipe = fitting.with_layers(recipe, backbone)
     grid = features.grid_of(features.features_graph(fitting.cut_down(backbone, recipe), recipe))
+    recipe, grid = tiles.whole(tiles.plan(size, recipe, grid), recipe, grid)
     if roi.several:
         require_zones(recipe)
     require_usable(roi, recipe, grid)

@@ -1,0 +1,503 @@
+"""Tiles: how they lie, how their distances become one grid, and that all that comes after them agrees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from goodparts import Inspector, Recipe, framing, tiles
+from goodparts import model as model_file
+from goodparts.cli import cli
+from goodparts.errors import GoodpartsError, ModelError, OutputError, RecipeError
+from goodparts.export import metadata
+from goodparts.recipe import tile_size
+from goodparts.tiles import NEEDED, Tiling, plan
+
+SIZE = (200, 328)
+GRID = (8, 8)  # of a tile of 64 pixels: cells of 8
+
+
+def recipe_of(tiling: str = "64x64+16", **keys: Any) -> Recipe:
+    return Recipe(image_size=64, tiling=tiling, **keys)
+
+
+def planned(size: tuple[int, int], recipe: Recipe) -> Tiling:
+    tiling = plan(size, recipe, GRID)
+    assert tiling is not None
+    return tiling
+
+
+# ---- the key -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("640x480+64", ((480, 640), 64)),
+        ("640X480 ", ((480, 640), 0)),
+        ("640+64", ((640, 640), 64)),
+    ],
+)
+def test_tiles_are_read(text: str, expected: tuple[tuple[int, int], int]) -> None:
+    assert tile_size(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"tiling": "many"}, ("tiling", "640x640+64", "'many'")),
+        ({"tiling": "640x640-64"}, ("tiling", "640x640+64")),
+        ({"tiling": "64x64+64"}, ("tiling", "less than that")),
+        ({"tiling": "8x8"}, ("tiling", "16x16")),
+        ({"tiling": "auto"}, ("smallest_defect", "12")),
+        ({"tiling": "64x64", "framing": "letterbox"}, ("tiling", "framing = letterbox", "stretch")),
+        ({"tiling": "64x64", "framing": "crop"}, ("tiling", "framing = crop", "stretch")),
+        ({"tiling": "64x64", "light": "colour"}, ("tiling", "light = colour", "as_is")),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together_is_refused(keys: dict[str, Any], words: tuple[str, ...]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe(**keys)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_off_is_no_tiling() -> None:
+    assert plan(SIZE, Recipe(image_size=64), GRID) is None
+
+
+# ---- how they lie --------------------------------------------------------------------------------
+
+
+@given(
+    height=st.integers(20, 3000),
+    width=st.integers(20, 3000),
+    tile=st.tuples(st.integers(32, 400), st.integers(32, 400)),
+    overlap=st.integers(0, 28),
+)
+@settings(deadline=None, max_examples=50)
+def test_tiles_cover_the_canvas_on_one_grid(
+    height: int, width: int, tile: tuple[int, int], overlap: int
+) -> None:
+    tiling = planned((height, width), recipe_of(f"{tile[1]}x{tile[0]}+{overlap}"))
+    covered = np.zeros(tiling.grid, dtype=int)
+    total = np.zeros(tiling.grid)
+    for index in range(len(tiling)):
+        window = tiling._window(index)
+        covered[window] += 1
+        total[window] += tiling.weight(index)
+    assert covered.min() >= 1
+    assert total.min() > 0.49  # where three tiles overlap in a row, a little less than 1
+    for axis, begins in enumerate((tiling.rows, tiling.columns)):
+        assert begins[0] == 0
+        assert begins[-1] + tiling.tile[axis] == tiling.canvas[axis]
+        assert all(begin % tiling.cell[axis] == 0 for begin in begins)
+        steps = np.diff(begins)
+        assert (steps > 0).all()
+        wanted = overlap * tiling.tile[axis] / tile[axis]
+        assert (tiling.tile[axis] - steps >= wanted - 1e-6).all()
+
+
+def test_weights_of_two_neighbours_sum_to_one() -> None:
+    tiling = planned((64, 112), recipe_of())
+    assert tiling.columns == (0, 48)
+    left, right = tiling.weight(0)[0], tiling.weight(1)[0]
+    np.testing.assert_allclose(left[6:] + right[:2], 1, rtol=1e-6)
+    assert (left[:6] == 1).all()  # at the border of the image, too
+
+
+def test_what_lies_at_a_tiles_edge_has_no_weight() -> None:
+    tiling = planned((64, 96), recipe_of("64x64+32"))
+    np.testing.assert_array_equal(tiling.weight(1)[0] > 0, [False, True, True, True, True, True, True, True])
+    everywhere = np.ones(tiling.grid, dtype=bool)
+    assert not tiling.cells(everywhere, 1)[:, 0].any()
+    assert tiling.cells(everywhere, 0)[:, 0].all()
+
+
+def test_an_image_that_fits_is_one_tile() -> None:
+    assert len(planned((60, 64), recipe_of())) == 1
+
+
+def test_auto_reduces_as_far_as_the_smallest_defect_allows() -> None:
+    fine = planned((3000, 4000), recipe_of("auto", smallest_defect=NEEDED / 2))
+    assert fine.canvas == (3000, 4000)  # never enlarged
+    coarse = planned((3000, 4000), recipe_of("auto", smallest_defect=2.5 * NEEDED))
+    assert coarse.canvas == (1200, 1600)
+    assert coarse.columns[1] <= 64 - 6  # tiles overlap by the defect
+
+
+@pytest.mark.parametrize(
+    ("tiling", "words"),
+    [
+        ("128x128+32", "400x240 px in 4 x 3 tiles of 128x128 px, 32 px overlap or more, reduced by 2"),
+        ("32x32+8", "enlarged by 2"),
+        ("128x64+16", "reduced by 2 across and not reduced down"),
+    ],
+)
+def test_in_words(tiling: str, words: str) -> None:
+    assert words in planned((240, 400), recipe_of(tiling)).in_words((240, 400))
+
+
+def test_cells_have_to_be_whole() -> None:
+    with pytest.raises(RecipeError, match=r"image_size: 64x64.*7x7 patches.*multiple of 32"):
+        plan(SIZE, recipe_of(), (7, 7))
+
+
+def test_an_overlap_rounded_up_to_cells_leaves_a_tile_room() -> None:
+    with pytest.raises(RecipeError, match=r"tiling: 64x64\+60.*smaller"):
+        plan(SIZE, recipe_of("64x64+60"), GRID)
+
+
+def test_a_canvas_has_its_limits() -> None:
+    with pytest.raises(
+        RecipeError, match=r"tiling: 32x32\+8: .* 60000x30 .* 120000 working pixels.*larger tiles"
+    ):
+        plan((30, 60000), recipe_of("32x32+8"), GRID)
+
+
+def test_json() -> None:
+    tiling = planned(SIZE, recipe_of())
+    assert Tiling.from_json(tiling.to_json()) == tiling
+
+
+# ---- one grid of many ----------------------------------------------------------------------------
+
+
+def searched(field: NDArray[np.float32], tiling: Tiling) -> tiles.Search:
+    """What finds in each tile what a field of the canvas has there."""
+    return lambda index: (field[tiling._window(index)], float(field[tiling._window(index)].max()))
+
+
+@pytest.mark.parametrize("tiling", ["64x64+16", "64x64+40", "64x64"])
+def test_what_tiles_agree_on_is_what_comes_out(tiling: str) -> None:
+    lies = planned(SIZE, recipe_of(tiling))
+    field = np.random.default_rng(0).uniform(1, 2, lies.grid).astype(np.float32)
+    everywhere = np.ones(lies.grid, dtype=bool)
+    merged, score = lies.measure(searched(field, lies), everywhere, recipe_of(tiling))
+    np.testing.assert_allclose(merged, field, rtol=1e-6)
+    assert score == pytest.approx(field.max())
+
+
+def test_where_tiles_differ_no_seam_is_left() -> None:
+    tiling = planned((64, 160), recipe_of("64x64+40"))
+    levels = [float(index) for index in range(len(tiling))]
+    merged, _ = tiling.measure(
+        lambda index: (np.full(GRID, levels[index], dtype=np.float32), 0.0),
+        np.ones(tiling.grid, dtype=bool),
+        recipe_of(),
+    )
+    assert np.abs(np.diff(merged, axis=1)).max() < 0.5
+    assert merged[0, 0] == 0
+    assert merged[0, -1] == levels[-1]
+
+
+def test_tiles_where_nothing_is_looked_at_are_not_searched() -> None:
+    tiling = planned(SIZE, recipe_of())
+    cells = np.zeros(tiling.grid, dtype=bool)
+    cells[2:5, 2:5] = True
+    field = np.ones(tiling.grid, dtype=np.float32)
+    asked = []
+
+    def search(index: int) -> tuple[NDArray[np.float32], float]:
+        asked.append(index)
+        return searched(field, tiling)(index)
+
+    merged, score = tiling.measure(search, cells, recipe_of())
+    assert asked == [0]
+    np.testing.assert_array_equal(np.isnan(merged), ~cells)
+    assert score == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"image_score": "max"}, 9.0),
+        ({"image_score": "top_mean", "top_share": 1e-6}, 9.0),
+        ({"image_score": "top_mean", "top_share": 1.0}, 1.0),
+        ({"image_score": "reweighted"}, 9.0),
+    ],
+)
+def test_scores(keys: dict[str, Any], expected: float) -> None:
+    recipe = recipe_of(**keys)
+    tiling = planned(SIZE, recipe)
+    field = np.ones(tiling.grid, dtype=np.float32)
+    field[4, 4] = 9
+    _, score = tiling.measure(searched(field, tiling), np.ones(tiling.grid, dtype=bool), recipe)
+    assert score == pytest.approx(expected, abs=0.02)
+
+
+# ---- learning and inspecting ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plates() -> Callable[[int, bool], NDArray[np.uint8]]:
+    """From a seed and whether it is bad to a grey plate with stripes, (200, 328, 3); bad: a spot of 7 pixels."""
+
+    def plate(seed: int, bad: bool = False) -> NDArray[np.uint8]:
+        rng = np.random.default_rng(seed)
+        x = np.arange(SIZE[1])
+        grey = 120 + 25 * np.sin(x / 6 + rng.uniform(-0.5, 0.5)) + rng.normal(0, 4, SIZE)
+        if bad:
+            row, column = 20 + 3 * (seed % 50), 40 + 5 * (seed % 50)
+            grey[row : row + 7, column : column + 7] = 250
+        return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+    return plate
+
+
+@pytest.fixture(scope="module")
+def plain(mini_backbone: Path) -> Recipe:
+    return Recipe(
+        backbone=str(mini_backbone),
+        layers=("layer2", "layer3"),
+        image_size=64,
+        tiling="64x64+24",
+        sampling_limit=300,
+        precision="f32",
+    )
+
+
+@pytest.fixture(scope="module")
+def good(plates: Callable[..., NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    return [plates(seed) for seed in range(8)]
+
+
+@pytest.fixture(scope="module")
+def fitted(plain: Recipe, good: list[NDArray[np.uint8]]) -> Inspector:
+    """Read only."""
+    return Inspector(plain).fit(good)
+
+
+def test_a_small_defect_is_found_where_it_is(
+    fitted: Inspector, plates: Callable[..., NDArray[np.uint8]]
+) -> None:
+    assert fitted.model.tiling is not None
+    assert fitted.model.tiling.canvas == SIZE
+    for seed in range(100, 106):
+        assert fitted.inspect(plates(seed)).score < fitted.inspect(plates(seed, True)).score
+        inspection = fitted.inspect(plates(seed, True))
+        assert inspection.bad
+        assert inspection.anomaly_map.shape == SIZE
+        assert inspection.distance_grid.shape == (25, 41)
+        row, column = 20 + 3 * (seed % 50), 40 + 5 * (seed % 50)
+        assert inspection.mask[row + 3, column + 3]
+
+
+def test_one_tile_is_the_plain_system(plain: Recipe, good: list[NDArray[np.uint8]]) -> None:
+    one = Inspector(plain.replace({"tiling": "400x400"})).fit(good)
+    whole = Inspector(plain.replace({"tiling": ""})).fit(good)
+    assert one.model.tiling is not None
+    assert len(one.model.tiling) == 1
+    np.testing.assert_array_equal(one.model.bank.features, whole.model.bank.features)
+    assert one.model.calibration.threshold == pytest.approx(whole.model.calibration.threshold, rel=1e-5)
+    first, second = one.inspect(good[0]), whole.inspect(good[0])
+    assert first.score == pytest.approx(second.score, rel=1e-5)
+    np.testing.assert_allclose(first.anomaly_map, second.anomaly_map, rtol=1e-4)
+
+
+def test_the_bank_knows_which_image_an_entry_came_from(
+    fitted: Inspector, good: list[NDArray[np.uint8]]
+) -> None:
+    origins = fitted.model.bank.origins
+    assert set(origins.tolist()) == set(range(len(good)))
+    assert (np.diff(origins) >= 0).all()
+
+
+def test_held_out_scores_are_those_of_folds(plain: Recipe, good: list[NDArray[np.uint8]]) -> None:
+    folds = Inspector(plain.replace({"calibration_folds": 8})).fit(good)
+    alone = Inspector(plain).fit(good[1:])
+    assert folds.model.calibration.scores[0] == pytest.approx(alone.inspect(good[0]).score, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"image_score": "top_mean", "top_share": 0.02},
+        {"image_score": "reweighted"},
+        {"memory_limit": 0.0},
+        {"robust": True},
+        {"quality_gate": True},
+        {"sampling": "random"},
+    ],
+    ids=str,
+)
+def test_saved_and_loaded_it_is_the_same(
+    plain: Recipe, keys: dict[str, Any], good: list[NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    inspector = Inspector(plain.replace(keys)).fit(good)
+    loaded = Inspector.load(inspector.save(tmp_path / "plates"))
+    assert loaded.model.identity == inspector.model.identity
+    assert loaded.model.tiling == inspector.model.tiling
+    assert loaded.inspect(good[3]).score == pytest.approx(inspector.inspect(good[3]).score, rel=1e-5)
+    many = list(loaded.inspect_many(good[:3]))
+    assert [one.score for one in many] == pytest.approx(list(loaded.score_many(good[:3])), rel=1e-5)
+
+
+def test_a_model_without_its_tiles_is_damaged(fitted: Inspector, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    path = model_file.save(replace(fitted.model, tiling=None), tmp_path / "plates")
+    with pytest.raises(ModelError, match=r"tiling = '64x64\+24' does not go with the members"):
+        model_file.load(path)
+
+
+def test_an_image_of_another_size_is_resized_to_the_canvas(
+    fitted: Inspector, plates: Callable[..., NDArray[np.uint8]]
+) -> None:
+    larger = np.repeat(np.repeat(plates(100, True), 2, axis=0), 2, axis=1)
+    inspection = fitted.inspect(larger)
+    assert inspection.anomaly_map.shape == (400, 656)
+    assert inspection.distance_grid.shape == (25, 41)
+
+
+def test_update_and_calibrate(
+    plain: Recipe, good: list[NDArray[np.uint8]], plates: Callable[..., NDArray[np.uint8]]
+) -> None:
+    inspector = Inspector(plain).fit(good[:5])
+    inspector.update(good)  # five of which are known
+    assert inspector.model.data["good_images"] == 8
+    assert len(inspector.model.calibration.scores) == 8
+    inspector.calibrate([plates(seed) for seed in range(20, 26)])
+    assert len(inspector.model.calibration.scores) == 6
+    with pytest.raises(GoodpartsError, match="were learnt from"):
+        inspector.calibrate(good)
+
+
+ZONES = {
+    "size": [328, 200],
+    "zones": [
+        {"name": "left", "polygons": [[[0, 0], [150, 0], [150, 200], [0, 200]]]},
+        {"name": "right", "polygons": [[[240, 0], [328, 0], [328, 200], [240, 200]]]},
+    ],
+}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_regions_of_interest(
+    plain: Recipe,
+    count: int,
+    good: list[NDArray[np.uint8]],
+    plates: Callable[..., NDArray[np.uint8]],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "zones.json"
+    path.write_text(json.dumps(ZONES | {"zones": ZONES["zones"][:count]}), encoding="utf-8")  # type: ignore[index]
+    inspector = Inspector(plain.replace({"roi": str(path)})).fit(good)
+    inside = plates(101, True)  # its spot lies at column 45
+    assert inspector.inspect(inside).bad
+    between = good[0].copy()
+    between[90:97, 190:197] = 255
+    inspection = inspector.inspect(between)
+    assert not inspection.bad
+    assert np.isnan(inspection.anomaly_map[:, 160:230]).all()
+    assert len(inspection.zones) == count
+    with pytest.raises(OutputError, match=r"export: .*roi.*tiling"):
+        inspector.export(tmp_path / "part.onnx")
+
+
+# ---- other programs ------------------------------------------------------------------------------
+
+
+def test_an_export_merged_as_its_metadata_says(
+    fitted: Inspector, plates: Callable[..., NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    session = onnxruntime.InferenceSession(
+        str(fitted.export(tmp_path / "part.onnx")), providers=["CPUExecutionProvider"]
+    )
+    about = session.get_modelmeta().custom_metadata_map
+    assert about["framing"] == "tiles"
+    lies = json.loads(about["tiles"])
+    width, height = map(int, lies["canvas"].split("x"))
+    across, down = map(int, lies["cell"].split("x"))
+    tile_width, tile_height = map(int, about["image_size"].split("x"))
+    for image in (plates(100), plates(101, True)):
+        frame = framing.Frame(SIZE, (height, width), (0, 0), (height, width))
+        canvas = framing.apply(frame, image)
+        total = np.zeros((height // down, width // across))
+        weights = np.zeros_like(total)
+        for top, row in zip(lies["rows"], lies["row_weights"], strict=True):
+            for left, column in zip(lies["columns"], lies["column_weights"], strict=True):
+                shown = canvas[top : top + tile_height, left : left + tile_width]
+                (grid,) = session.run(["distance_grid"], {"image": shown[None]})
+                part = (
+                    slice(top // down, top // down + len(row)),
+                    slice(left // across, left // across + len(column)),
+                )
+                share = np.outer(row, column)
+                total[part] += share * grid[0]
+                weights[part] += share
+        expected = fitted.inspect(image)
+        np.testing.assert_allclose(total / weights, expected.distance_grid, rtol=1e-3)
+        assert (total / weights).max() == pytest.approx(expected.score, rel=1e-3)
+
+
+def test_an_export_of_reweighted_scores_is_refused(
+    plain: Recipe, good: list[NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    inspector = Inspector(plain.replace({"image_score": "reweighted"})).fit(good[:4])
+    with pytest.raises(OutputError, match=r"export: .*reweighted.*max, top_mean.*tiling"):
+        inspector.export(tmp_path / "part.onnx")
+
+
+def test_no_tiles_in_the_metadata_of_others(plain: Recipe, good: list[NDArray[np.uint8]]) -> None:
+    about = metadata(Inspector(plain.replace({"tiling": ""})).fit(good[:4]).model)
+    assert about["tiles"] == ""
+    assert about["framing"] == "stretch"
+
+
+# ---- the command line ----------------------------------------------------------------------------
+
+
+def test_fit_says_how_images_are_tiled(
+    mini_dataset: Path, mini_backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--backbone", str(mini_backbone), "--layers", "layer2,layer3", "--image-size", "64"]
+    model = tmp_path / "part.goodparts"
+    with pytest.raises(SystemExit) as ended:
+        cli(["fit", str(mini_dataset), "--model", str(model), *arguments, "--tiling", "64x64+24"])
+    assert ended.value.code in (0, None)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Tiles 96x96 px in 2 x 2 tiles of 64x64 px, 32 px overlap or more, not reduced" in out
+
+
+@pytest.mark.parametrize("of_a_model", [False, True])
+def test_roi_counts_the_patches_of_all_tiles(
+    of_a_model: bool,
+    plain: Recipe,
+    good: list[NDArray[np.uint8]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    zones, image = tmp_path / "zones.json", tmp_path / "plate.png"
+    zones.write_text(json.dumps(ZONES), encoding="utf-8")
+    Image.fromarray(good[0]).save(image)
+    file = zones
+    if of_a_model:
+        file = Inspector(plain.replace({"roi": str(zones)})).fit(good[:3]).save(tmp_path / "part.goodparts")
+    keys = [
+        "--backbone",
+        plain.backbone,
+        "--layers",
+        "layer2,layer3",
+        "--image-size",
+        "64",
+        "--tiling",
+        plain.tiling,
+    ]
+    with pytest.raises(SystemExit) as ended:
+        cli(["roi", str(file), str(image), "--out", str(tmp_path / "roi.png"), "--json", *keys])
+    assert ended.value.code in (0, None)
+    found = json.loads(capsys.readouterr().out)
+    assert found["of_patches"] == 25 * 41
+    assert found["patches"] == 25 * (19 + 11)
