@@ -22,6 +22,8 @@ from goodparts.errors import RecipeError
 if TYPE_CHECKING:
     from goodparts.framing import Frame
 
+_BAND = 128  # rows that are worked on at once
+
 Kind = TypeVar("Kind", bound=np.generic)
 
 _KINDS = (
@@ -147,13 +149,17 @@ def cells(copy: Copy, values: NDArray[Kind], frame: Frame, outside: float) -> ND
     if copy.flip or (_by_quarters(copy, frame) and (h == w or copy.degrees == 180)):
         return np.ascontiguousarray(_moved(copy, values))
     size = np.array(frame.working_size) / (h, w)  # of a cell, in pixels
-    centres = np.stack(np.meshgrid(np.arange(h) + 0.5, np.arange(w) + 0.5, indexing="ij"), axis=-1) * size
     matrix, shift = _source(copy, frame)
-    source = np.floor((centres @ matrix.T + shift) / size).astype(int)
-    inside = np.asarray(((source >= 0) & (source < (h, w))).all(axis=-1))
-    rows, columns = np.moveaxis(np.where(inside[..., None], source, 0), -1, 0)
-    found: NDArray[Kind] = values[rows, columns]
-    found[~inside] = outside
+    found = np.full_like(values, outside)
+    for first in range(
+        0, h, _BAND
+    ):  # rather than coordinates of all cells, which may be the pixels of an image
+        down, across = np.arange(first, min(first + _BAND, h)) + 0.5, np.arange(w) + 0.5
+        centres = np.stack(np.meshgrid(down, across, indexing="ij"), axis=-1) * size
+        source = np.floor((centres @ matrix.T + shift) / size).astype(int)
+        inside = np.asarray(((source >= 0) & (source < (h, w))).all(axis=-1))
+        rows, columns = source[inside].T
+        found[first : first + _BAND][inside] = values[rows, columns]
     return found
 
 

@@ -263,9 +263,11 @@ def _learnt(model: Model) -> list[str]:
     if (tiled := describe_tiles(model)) is not None:
         lines.append(f"Looked at in tiles: {tiled}.")
     left_out = model.calibration.left_out
+    unsure = ", or were not aligned," if model.recipe.pose_failure == "recheck" else ""
     if left_out:
         lines.append(
-            f"{len(left_out)} image(s) looked too unlike the rest and were left out of the bank: {', '.join(left_out)}."
+            f"{len(left_out)} image(s) looked too unlike the rest{unsure} and were left out of the bank: "
+            f"{', '.join(left_out)}."
         )
     if data.get("parent"):
         lines.append(f"Learnt on from model {data['parent'][:12]}.")

@@ -83,10 +83,6 @@ class GoodFeatures:
         h, w = self.grid
         return self.valid[:, : h * w].reshape(-1, h, w)
 
-    def itself(self, index: int) -> NDArray[np.float32]:
-        """The features of an image without its copies, (h, w, d) float32: what it is scored by."""
-        return self.features.image(index).reshape(*self.grid, -1)
-
     def seen(self, index: int) -> NDArray[np.bool_] | None:
         """Which pixels of an image lie in the region of interest, (H, W) bool; None: all of them."""
         return None if self.roi is None else self.roi.seen(self.frames[index].image_size)
@@ -162,6 +158,13 @@ def learn_whitening(
         cells = tiling.looked_at(roi, recipe)
         views = [view for view in range(len(tiling)) if tiling.cells(cells, view).any()]
     count = len(images) * len(views)
+    sample: Sequence[int]
+    if tiling is None:
+        sample = range(0, count, -(-count // whitening.SAMPLE))
+    else:  # of every so many tiles all might lie at the same place
+        rng = np.random.default_rng(recipe.seed)
+        drawn = rng.choice(count, min(count, whitening.SAMPLE), replace=False, shuffle=False)
+        sample = np.sort(drawn).tolist()
 
     def one(index: int) -> NDArray[np.float32]:
         image = images[index // len(views)]
@@ -175,8 +178,6 @@ def learn_whitening(
             return extractor(placed.working)[looked_at.ravel()]
         view = views[index % len(views)]
         return extractor(tiling.pixels(placed.working, view))[tiling.cells(looked_at, view).ravel()]
-
-    sample = range(0, count, -(-count // whitening.SAMPLE))
 
     def told() -> Iterator[NDArray[np.float32]]:
         with closing(feeding.ordered(one, sample, workers=tiles.abreast(workers, recipe))) as extracted:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +109,7 @@ def fit(
         del extractor
         clock.lap("features")
         pose.require_use(features.unaligned, recipe)
+        features = _with_a_verdict(features, recipe)
         if recipe.robust and len(images) > 1:
             features = features.without(_unlike_the_rest(features, recipe, workers, tell))
             clock.lap("robust")
@@ -163,6 +165,11 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
     ]
     if not images:
         raise DatasetError(f"{called(good)}: no good image that this model has not learnt from already")
+    if before.learnt.source == COPIES and len(images) < 2:
+        raise DatasetError(
+            f"{called(good)}: 1 new good image; a model that was learnt from a single one needs at least 2 more, since "
+            "its copies no longer stand in for others then"
+        )
     first = int(model.data["good_images"])
     extractor = Extractor(model.backbone, recipe, model.whitening)
     with extract(
@@ -178,6 +185,9 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
     ) as features:
         del extractor
         clock.lap("features")
+        features = _with_a_verdict(features, recipe)
+        if features.left_out.all():
+            raise DatasetError(f"{called(good)}: no new good image is aligned ({features.unaligned[0]})")
         bank = memory_bank.extend(
             model.bank,
             features.features,
@@ -194,11 +204,14 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         scored = held_out.score(features, bank, recipe, first_image=first, workers=workers, tell=tell)
         with closing(scored):
             for one in scored:
+                if features.left_out[one.index]:
+                    continue
                 zones = zone_parts(features.roi, one.distance_grid, one.anomaly_map, whole)
                 more.add(names[one.index], one.score, one.anomaly_map, zones)
                 statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
         clock.lap("calibration")
-    grown = len(bank.features) > len(model.bank.features)  # else entries went, and distances may have risen
+    full = 0 < recipe.sampling_limit <= len(bank.features)  # so that entries may have gone
+    grown = bank.spacing is None and not full  # else distances may have risen
     learnt = more.result(recipe.pixel_threshold_quantile)
     if before.learnt.source != COPIES:  # which stood in for what there is now
         learnt = before.learnt.joined(learnt)
@@ -216,6 +229,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         data={
             **_describe(images, features, model.roi, recipe),
             "good_images": first + len(images),
+            **_not_aligned(model.data, features),
             "parent": model.identity,
             "parent_data": model.data,
         },
@@ -272,6 +286,13 @@ def cut_down(backbone: Backbone, recipe: Recipe) -> Backbone:
     return replace(trimmed, mean=mean, std=std, normalisation="recipe")
 
 
+def _with_a_verdict(features: GoodFeatures, recipe: Recipe) -> GoodFeatures:
+    """Images that would be RECHECK for their pose have no part in the bank and in its threshold."""
+    if recipe.pose_failure != "recheck":
+        return features
+    return features.without(np.array([bool(why) for why in features.unaligned], dtype=bool))
+
+
 def _unlike_the_rest(
     features: GoodFeatures, recipe: Recipe, workers: int, tell: Progress
 ) -> NDArray[np.bool_]:
@@ -279,9 +300,10 @@ def _unlike_the_rest(
 
     Those whose held-out score lies more than `_ROBUST_DEVIATIONS` robust standard deviations (1.4826 median absolute
     deviations) above the median, against a bank without all that were found so far; in a few rounds, since bad images
-    that are alike shield each other. At most a fifth of the images is left out.
+    that are alike shield each other. At most a fifth of the images is left out, beside those that are already.
     """
-    out = np.zeros(len(features), dtype=bool)
+    before = features.left_out
+    out = before
     for done in range(_ROBUST_ROUNDS):
         rest = features.without(out)
         bank = memory_bank.choose(features.features, rest.eligible, recipe, grid=features.grid)
@@ -290,7 +312,7 @@ def _unlike_the_rest(
         middle = np.median(scores[~out])
         spread = 1.4826 * np.median(np.abs(scores[~out] - middle))
         most = np.sort(scores)[-1 - int(_ROBUST_SHARE * len(scores))]
-        found = scores > max(middle + _ROBUST_DEVIATIONS * spread, most)
+        found = before | (scores > max(middle + _ROBUST_DEVIATIONS * spread, most))
         tell("robust", done + 1, _ROBUST_ROUNDS)
         if np.array_equal(found, out):
             break
@@ -367,6 +389,13 @@ def _describe(
         common = os.path.commonpath([path.absolute().parent for path in paths])
         described["file_list"] = dataset.hash_file_list([path.absolute() for path in paths], common)
     return described
+
+
+def _not_aligned(before: Mapping[str, Any], features: GoodFeatures) -> dict[str, object]:
+    """Why how many of all good images were not aligned, for the manifest of a model that learnt on."""
+    if "not_aligned" not in before:
+        return {}
+    return {"not_aligned": dict(Counter(before["not_aligned"]) + Counter(filter(None, features.unaligned)))}
 
 
 def _paths(images: Sequence[ImageLike]) -> list[Path] | None:

@@ -176,7 +176,7 @@ def _spacing(
         recipe.density_neighbours,
         among=bank.features,
         hidden=hidden,
-        least=float(bank.spacing.min()),
+        usual=float(np.median(bank.spacing)),
     )
 
 

@@ -146,7 +146,9 @@ class Inspector:
         """Learn on from more good images: the greedy choice goes on from the bank that is there.
 
         Images that were learnt from already are passed over. The new model names its parent. Held-out scores of earlier
-        images stay as they were, which is on the safe side: a larger bank only lowers them.
+        images stay as they were. Without `density_neighbours` a larger bank only lowers them; with it, or once
+        `sampling_limit` is reached, they may be a little low: then images that were not learnt from decide no longer,
+        and `calibrate` on such images is advised.
 
         Raises:
             DatasetError: no image that is new.
@@ -352,7 +354,7 @@ class Inspector:
     def _measure(
         self, engine: Engine, pixels: NDArray[np.uint8], name: object
     ) -> tuple[Placed, NDArray[np.float32], float]:
-        """(working image, distance grid (h, w) with NaN where it did not look, anomaly score of all patches)."""
+        """(placed image, distance grid (h, w) with NaN where it did not look, anomaly score of all patches)."""
         roi, tiling = self.model.roi, self.model.tiling
         recipe, grid = self.model.whole
         placed = pose.place(pixels, recipe, self.model.reference)
@@ -471,23 +473,32 @@ class Inspector:
         engine = self._many
         known = set(self.model.calibration.digests)
 
-        def one(image: ImageLike) -> tuple[float, NDArray[np.float32], list[Any], bool]:
+        def one(image: ImageLike) -> tuple[float, NDArray[np.float32], list[Any], bool] | None:
             pixels = self._read(image)
             placed, distances, score = self._measure(engine, pixels, name_of(image))
             seen = features.digest(placed.working) in known
             anomaly_map = self._map(distances, placed.frame)
             zones = zone_parts(self.model.roi, distances, anomaly_map, self.model.whole[0])
-            return score, anomaly_map, zones, seen
+            sent_back = recipe.pose_failure == "recheck" and placed.pose is not None and placed.pose.failure
+            return None if sent_back else (score, anomaly_map, zones, seen)
 
         collector = calibration.GoodScoresCollector(calibration.SEPARATE, zone_names(self.model.roi))
         learnt_from = []
-        for done, (score, anomaly_map, zones, seen) in enumerate(
-            feeding.ordered(one, images, workers=self._abreast), 1
-        ):
+        sent_back = 0
+        for done, found in enumerate(feeding.ordered(one, images, workers=self._abreast), 1):
+            tell("calibration", done, len(images))
+            if found is None:
+                sent_back += 1
+                continue
+            score, anomaly_map, zones, seen = found
             collector.add(names[done - 1], score, anomaly_map, zones)
             if seen:
                 learnt_from.append(names[done - 1])
-            tell("calibration", done, len(images))
+        if len(images) - sent_back < 2:
+            raise DatasetError(
+                f"{fitting.called(good)}: {sent_back} of {len(images)} images are not aligned and would be RECHECK; at "
+                "least 2 others are needed"
+            )
         if learnt_from:
             raise DatasetError(
                 f"{fitting.called(good)}: {len(learnt_from)} of {len(images)} images were learnt from, such as "

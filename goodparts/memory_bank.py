@@ -134,7 +134,7 @@ def spacing(
     *,
     among: NDArray[np.float32] | None = None,
     hidden: Callable[[slice], NDArray[np.bool_]] | None = None,
-    least: float | None = None,
+    usual: float | None = None,
 ) -> NDArray[np.float32]:
     """How far entries lie from their nearest others, on average: what distances to them are measured in.
 
@@ -147,16 +147,17 @@ def spacing(
         neighbours: how many nearest others; all where there are fewer.
         among: what the others are, (n, d) float32; None: the entries themselves, none its own neighbour.
         hidden: which of the others some of the entries must not see, (entries of the slice, n) bool.
-        least: what a spacing is at least, so that copies don't make distances endless; None: half the median.
+        usual: that of an entry that sees no other; None: the median of those that do.
 
     Returns:
-        (m,) float32, positive.
+        (m,) float32, positive: at least half the usual, so that copies don't make distances endless.
     """
     others = entries if among is None else among
     mean = others.mean(axis=0, dtype=np.float64).astype(np.float32)
     centred = others - mean
     norms = np.einsum("nd,nd->n", centred, centred)
     found = np.zeros(len(entries), dtype=np.float32)
+    lone = np.zeros(len(entries), dtype=bool)
     for first in range(0, len(entries), _SAMPLE_BLOCK):
         part = slice(first, first + _SAMPLE_BLOCK)
         x = entries[part] - mean
@@ -172,9 +173,11 @@ def spacing(
         there = np.isfinite(nearest)
         distances = np.sqrt(np.maximum(np.where(there, nearest, 0), 0))
         found[part] = distances.sum(axis=1) / np.maximum(there.sum(axis=1), 1)
-    if least is None:
-        least = float(np.median(found)) / 2 or 1.0
-    return np.maximum(found, np.float32(least))
+        lone[part] = ~there.any(axis=1)
+    if usual is None:
+        usual = 0.0 if lone.all() else float(np.median(found[~lone]))
+    found[lone] = usual
+    return np.maximum(found, np.float32(usual / 2 or 1))
 
 
 @dataclass(frozen=True, eq=False)

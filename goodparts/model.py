@@ -48,9 +48,7 @@ from goodparts.whitening import Whitening
 if TYPE_CHECKING:
     from goodparts.graph import Graph
 
-FORMAT = (
-    3  # 1 knew neither `precision` nor `roi` nor `light`, 2 neither whitening nor spacing nor tiles nor poses
-)
+FORMAT = 3  # 1 knew neither `precision` nor `roi` nor `light`, 2 no whitening, spacing, cells, tiles or poses
 SUFFIX = ".goodparts"
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
 _ROI, _LIGHT, _POSE, _TILES = "roi.json", "light.json", "pose.safetensors", "tiles.json"

@@ -25,7 +25,8 @@ TURNS = tuple(Copy(degrees=20.0 + 45.0 * step) for step in range(8))
 """All round, between the multiples of 45 degrees by which the bank's copies are usually turned."""
 
 IN_PLACE = (Copy(degrees=5.0), Copy(degrees=355.0), Copy(brightness=0.8), Copy(brightness=1.2))
-"""For a region of interest so far from the middle that a turn takes it out of the picture."""
+"""For a region of interest so far from the middle that a turn takes it out of the picture, and for a window within
+which a turned part would find nothing."""
 
 _LEFT = 0.5  # of every zone's cells that a turned copy must still show
 
@@ -60,7 +61,7 @@ def score(
     seen = np.ones(frame.image_size, dtype=bool) if roi is None else roi.seen(frame.image_size)
     shapes = {"patch_features": (1, *grid, extractor.dimensions), "valid": (1, *grid)}
     engine = Engine(graph.search_graph(bank, grid, recipe, masked=True), shapes)
-    copies = judges(zones, frame)
+    copies = IN_PLACE if recipe.position_window else judges(zones, frame)
     for index, copy in enumerate(copies):
         shown = augment.valid_cells(copy, cells, frame)
         features = extractor(augment.apply(copy, working, frame))

@@ -29,6 +29,7 @@ ELSEWHERE = 1e30  # added to a squared distance for each axis along which an ent
 _REGION = 4  # cells a side
 _ROWS = 16  # cells of a block below which a product of matrices gets no faster
 _LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)  # of lists of entries, to choose from
+_REPEATED = 3  # entries at a cell that would see none
 _LIST, _MERGED = 32, 64  # what a row of a list, and a list more a cell, costs beside an entry's product
 
 
@@ -184,7 +185,7 @@ class Places:
 def repeated(window: Window, cells: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Which entries have to be repeated at which cells so that every cell of the grid sees one.
 
-    A cell that sees none gets those of the nearest place, and what it gets, cells that see it have, too.
+    A cell that sees none gets some of the nearest place, and what it gets, cells that see it have, too.
 
     Args:
         window: which cells see each other.
@@ -206,7 +207,7 @@ def repeated(window: Window, cells: NDArray[np.int32]) -> tuple[NDArray[np.int64
     while without.any():
         cell = int(without.argmax())
         apart = np.hypot(places // w - cell // w, places % w - cell % w)
-        nearest = np.flatnonzero(cells == places[apart.argmin()])
+        nearest = np.flatnonzero(cells == places[apart.argmin()])[:_REPEATED]
         entries.append(nearest)
         at.append(np.full(len(nearest), cell, dtype=np.int32))
         without &= ~window.sees(everywhere, at[-1][:1])[:, 0]

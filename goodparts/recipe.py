@@ -288,11 +288,11 @@ class Recipe:
             raise RecipeError(
                 f"roi: zones are drawn on the image and pose = {self.pose} moves it; take pose = as_is, or no roi"
             )
-        if self.pose != "as_is" and self.augment:
-            raise RecipeError(
-                f"augment: copies of parts that pose = {self.pose} has straightened would undo it; take one of the two"
-            )
         turned = [kind for kind in self.augment if not kind.startswith("brightness")]
+        if self.pose != "as_is" and turned:
+            raise RecipeError(
+                f"augment: {', '.join(turned)} would undo what pose = {self.pose} does; leave out one of the two"
+            )
         if self.position_window and turned:
             raise RecipeError(
                 f"position_window: {', '.join(turned)} of augment would move patches to other places; leave out one "

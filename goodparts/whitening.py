@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from goodparts.recipe import Recipe
 
 SAMPLE = 32
-"""Good images from whose patches it is learnt, spread evenly over all of them."""
+"""Good images, or tiles of them, from whose patches it is learnt: spread evenly over all images."""
 
 _LEAST = (
     1e-3  # of the mean variance: what is added to each, so that directions that hold nothing are not blown up

@@ -227,6 +227,16 @@ def test_spacing_is_the_mean_distance_to_the_nearest_others(entries: int, neighb
     np.testing.assert_allclose(found, np.maximum(expected, np.median(expected) / 2), rtol=1e-3)
 
 
+def test_an_entry_that_sees_no_other_has_the_usual_spacing() -> None:
+    points = np.array([[0.0], [1], [3], [100]], dtype=np.float32)
+    alone = np.array([False, False, False, True])
+    hidden = alone[:, None] | alone
+    found = memory_bank.spacing(points, 1, hidden=lambda part: hidden[part])
+    np.testing.assert_allclose(found, [1, 1, 2, 1], rtol=1e-5)
+    nobody = memory_bank.spacing(points, 1, hidden=lambda part: np.ones_like(hidden[part]))
+    assert nobody.tolist() == [1] * 4
+
+
 def test_spacing_of_copies_is_nothing_to_divide_by() -> None:
     copies = np.ones((20, 4), dtype=np.float32)
     assert memory_bank.spacing(copies, 9).tolist() == [1] * 20

@@ -11,7 +11,7 @@ import pytest
 from goodparts import Inspector, Recipe, card, framing, one_image, read_dataset
 from goodparts.augment import Copy
 from goodparts.calibration import COPIES, HELD_OUT
-from goodparts.errors import RecipeError
+from goodparts.errors import DatasetError, RecipeError
 from goodparts.framing import Frame
 from goodparts.results import write_results
 
@@ -104,6 +104,8 @@ def test_rules_that_promise_something_say_that_one_image_does_not_do(
         {"framing": "letterbox"},
         {"light": "exposure"},
         {"quality_gate": True},
+        {"position_window": 8},
+        {"pose": "rigid"},
     ],
 )
 def test_one_image_goes_with_any_recipe(
@@ -121,6 +123,21 @@ def test_copies_make_way_for_a_second_image(alone: Inspector, recipe: Recipe, pa
     assert after.learnt.names == tuple(path.name for path in paths[1:4])
     assert len(after.statistics) == 3
     assert len(after.digests) == 4
+
+
+def test_one_more_image_is_not_enough_to_replace_them(
+    alone: Inspector, recipe: Recipe, paths: list[Path]
+) -> None:
+    inspector = Inspector(recipe)
+    inspector._take(alone.model)
+    with pytest.raises(DatasetError, match=r"1 new good image; .* needs at least 2 more"):
+        inspector.update(paths[1:2])
+    assert inspector.model is alone.model
+
+
+def test_within_a_window_copies_that_stay_in_place_are_judged(recipe: Recipe, paths: list[Path]) -> None:
+    model = Inspector(recipe.replace({"position_window": 8})).fit(paths[:1]).model
+    assert len(model.calibration.learnt.names) == len(one_image.IN_PLACE)
 
 
 @pytest.mark.parametrize(("images", "bound"), [(2, "77.6 %"), (4, "52.7 %"), (8, "31.2 %"), (16, "17.1 %")])

@@ -337,6 +337,28 @@ def test_recheck_is_refused_where_it_would_send_back_most_parts(recipe: Recipe) 
         Inspector(recipe.replace({"pose_failure": "recheck"})).fit(images)
 
 
+def test_what_would_be_sent_back_has_no_part_in_bank_and_threshold(recipe: Recipe) -> None:
+    lying_well, recheck = some(10, 100, 0.1), recipe.replace({"pose_failure": "recheck"})
+    odd = [part(seed=seed, kind="washer") for seed in (1, 2, 3)]
+    inspector = Inspector(recheck).fit([*lying_well, *odd[:2]])
+    model = inspector.model
+    assert sum(model.data["not_aligned"].values()) == 2
+    assert model.calibration.left_out == ("image 10", "image 11")
+    assert len(model.calibration.learnt.scores) == 10
+    assert not np.isin(model.bank.origins, (10, 11)).any()
+    with pytest.raises(DatasetError, match="no new good image is aligned"):
+        inspector.update(odd[2:])
+    inspector.update([*some(3, 300, 0.1), odd[2]])
+    assert sum(inspector.model.data["not_aligned"].values()) == 3
+    assert len(inspector.model.calibration.learnt.scores) == 13
+    fresh = some(4, 400, 0.1)
+    inspector.calibrate([*fresh, part(seed=9, kind="washer")])
+    assert inspector.model.calibration.separate is not None
+    assert len(inspector.model.calibration.separate.scores) == 4
+    with pytest.raises(DatasetError, match="1 of 2 images are not aligned"):
+        inspector.calibrate([fresh[0], part(seed=8, kind="washer")])
+
+
 def test_where_no_pose_is_believed_nothing_changes(recipe: Recipe) -> None:
     """As for grids and washers: a key that can't help does no harm."""
     images = [part(seed=seed, kind="washer") for seed in range(6)]

@@ -620,4 +620,9 @@ def test_the_search_finds_what_brute_force_finds_within_the_window_on_real_image
         distances = np.sqrt(np.take_along_axis(squared, nearest, axis=1))
         there = np.isfinite(distances)
         expected = np.where(there, distances / bank.spacing[nearest], 0).sum(axis=1) / there.sum(axis=1)
-        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        order = np.sort(squared, axis=1)
+        k = model.recipe.score_neighbours
+        close = order[:, k] <= order[:, k - 1] * (1 + 1e-5)  # rounding says which of two is nearer
+        clear = ~close | np.isinf(order[:, k])
+        assert clear.mean() > 0.99
+        np.testing.assert_allclose(found[clear], expected[clear], rtol=1e-4)

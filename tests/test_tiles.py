@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from goodparts import Inspector, Recipe, framing, tiles
+from goodparts import Inspector, Recipe, features, framing, tiles, whitening
 from goodparts import model as model_file
 from goodparts.cli import cli
 from goodparts.errors import GoodpartsError, ModelError, OutputError, RecipeError
 from goodparts.export import metadata
+from goodparts.features import Extractor
 from goodparts.recipe import tile_size
 from goodparts.tiles import NEEDED, Tiling, plan
 
@@ -276,6 +277,36 @@ def good(plates: Callable[..., NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
 def fitted(plain: Recipe, good: list[NDArray[np.uint8]]) -> Inspector:
     """Read only."""
     return Inspector(plain).fit(good)
+
+
+@pytest.mark.parametrize("images", [1, 3, 8, 32, 40])
+def test_whitening_meets_tiles_of_all_places(
+    plain: Recipe, fitted: Inspector, monkeypatch: pytest.MonkeyPatch, images: int
+) -> None:
+    tiling, extractor = fitted.model.tiling, Extractor(fitted.model.backbone, fitted.recipe)
+    assert tiling is not None
+    met: list[tuple[int, int]] = []
+
+    def pixels(self: Tiling, canvas: NDArray[np.uint8], view: int) -> NDArray[np.uint8]:
+        met.append((int(canvas[0, 0, 0]), view))
+        return np.ascontiguousarray(canvas[:64, :64])
+
+    monkeypatch.setattr(Tiling, "pixels", pixels)
+    pictures = [np.full((*SIZE, 3), index, dtype=np.uint8) for index in range(images)]
+    learnt = features.learn_whitening(
+        pictures,
+        extractor,
+        fitted.recipe,
+        read=lambda image: np.asarray(image),
+        workers=1,
+        tell=lambda *told: None,
+        tiling=tiling,
+    )
+    assert learnt is not None
+    assert len(met) == len(set(met)) <= whitening.SAMPLE
+    assert len(met) == min(whitening.SAMPLE, images * len(tiling))
+    assert len({view for _, view in met}) > 12
+    assert len({image for image, _ in met}) > min(images - 1, 12)
 
 
 def test_a_small_defect_is_found_where_it_is(
