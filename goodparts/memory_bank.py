@@ -138,9 +138,9 @@ def spacing(
 ) -> NDArray[np.float32]:
     """How far entries lie from their nearest others, on average: what distances to them are measured in.
 
-    A patch of a good part is about as far from its nearest entry as entries lie apart there: little where good parts
-    look all alike, more where they differ. In units of this spacing the same threshold suits both (local outlier
-    factor, Breunig et al., SIGMOD 2000; the neighbours of the nearest neighbour stand for its own).
+    A patch of a good part is about as far from its nearest entry as entries lie apart there: farther where good parts
+    differ much. In units of this spacing the same threshold suits these places and others (local outlier factor,
+    Breunig et al., SIGMOD 2000; the neighbours of the nearest neighbour stand for its own).
 
     Args:
         entries: (m, d) float32.
@@ -150,7 +150,8 @@ def spacing(
         usual: that of an entry that sees no other; None: the median of those that do.
 
     Returns:
-        (m,) float32, positive: at least half the usual, so that copies don't make distances endless.
+        (m,) float32, positive, and nowhere less than usual: entries that crowd together, as in a random sample, would
+        make distances of good patches near them long.
     """
     others = entries if among is None else among
     mean = others.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -177,7 +178,7 @@ def spacing(
     if usual is None:
         usual = 0.0 if lone.all() else float(np.median(found[~lone]))
     found[lone] = usual
-    return np.maximum(found, np.float32(usual / 2 or 1))
+    return np.maximum(found, np.float32(usual or 1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -409,7 +409,7 @@ def test_a_patch_distance_is_the_mean_of_several_in_units_of_the_entries_spacing
     between.sort(axis=1)
     spacing = between[:, 1 : 1 + density_neighbours].mean(axis=1) if density_neighbours and entries > 1 else 1
     nearest = to_entries.argsort(axis=1)[:, :neighbours]
-    units = np.broadcast_to(np.maximum(spacing, np.median(spacing) / 2), (entries,))
+    units = np.broadcast_to(np.maximum(spacing, np.median(spacing)), (entries,))
     expected = np.take_along_axis(to_entries / units, nearest, axis=1).mean(axis=1)
     np.testing.assert_allclose(found["distance_grid"].ravel(), expected, rtol=1e-4)
     np.testing.assert_array_equal(found["score"], found["distance_grid"].max(axis=(1, 2)))

@@ -128,7 +128,7 @@ def test_spacing_of_stand_ins_is_that_to_entries_of_other_images() -> None:
         own = fillers.features[absent == index]
         apart = np.linalg.norm(own[:, None] - bank.features[left], axis=2)
         apart.sort(axis=1)
-        units = np.maximum(apart[:, :3].mean(axis=1), np.median(bank.spacing) / 2)
+        units = np.maximum(apart[:, :3].mean(axis=1), np.median(bank.spacing))
         others = np.concatenate([bank.features[left], own])
         spacing = np.concatenate([bank.spacing[left], units])
         distances = np.linalg.norm(good.features.image(index)[:, None] - others, axis=2)

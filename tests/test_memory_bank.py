@@ -224,7 +224,7 @@ def test_spacing_is_the_mean_distance_to_the_nearest_others(entries: int, neighb
     apart.sort(axis=1)
     expected = apart[:, 1 : 1 + neighbours].mean(axis=1) if entries > 1 else np.ones(1)
     found = memory_bank.spacing(points, neighbours)
-    np.testing.assert_allclose(found, np.maximum(expected, np.median(expected) / 2), rtol=1e-3)
+    np.testing.assert_allclose(found, np.maximum(expected, np.median(expected)), rtol=1e-3)
 
 
 def test_an_entry_that_sees_no_other_has_the_usual_spacing() -> None:
