@@ -72,7 +72,7 @@ def test_no_more_is_said_than_is_known(alone: Inspector, tmp_path: Path) -> None
         "The threshold rests on 1 good image: it is a guess, often too high, so that bad parts pass. Up to 95 %"
         in text
     )
-    assert "A second image says more than any number of copies" in text
+    assert "Two more images say more than any number of copies" in text
     assert "the average of the scores of 8 copies of the only good image plus 3 times" in text
     assert "With 1 good image the rarest that can be said is 1 in 2" in text
     assert "above the threshold, which is" not in text
@@ -158,6 +158,7 @@ def test_the_hint_at_turned_copies_ends_where_there_are_some(recipe: Recipe, pat
 
     assert hinted(replace(recipe, augment=("flip",)))
     assert not hinted(replace(recipe, augment=("rotate90",)))
+    assert not hinted(replace(recipe, position_window=8.0))  # which turned copies don't go with
 
 
 def test_turns_keep_a_zone_in_sight() -> None:
