@@ -218,7 +218,9 @@ def warnings(model: Model) -> list[str]:
             f"With one image there is no other to judge it by, so {len(calibration.scores)} copies of it were judged. "
             "They show nothing of how good parts differ. Two more images say more than any number of copies."
         )
-    as_they_lie = bool(recipe.tiling or recipe.position_window) or recipe.pose != "as_is"  # turned copies don't go with
+    as_they_lie = (
+        bool(recipe.tiling or recipe.position_window) or recipe.pose != "as_is"
+    )  # turned copies don't go with
     if not as_they_lie and not any(copy.degrees for copy in augment.copies(recipe.augment)):
         lines.append(
             "Where parts may lie in any direction, let the bank learn from turned copies, too: --augment rotate45."
