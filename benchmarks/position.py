@@ -26,12 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from goodparts import Inspector, Recipe, demo, feeding, graph, read_dataset
+from goodparts import Inspector, Recipe, demo, feeding, read_dataset
 from goodparts.engines.openvino import Engine
 from goodparts.evaluation import Evaluation
 from goodparts.images import read_image
 from goodparts.inspection import BAD
 from goodparts.metrics import auroc
+from goodparts.search import search_graph
 
 
 def main() -> None:
@@ -121,7 +122,7 @@ def _time(inspectors: list[Inspector], pixels: np.ndarray, rounds: int) -> None:
     sizes = []
     for inspector in inspectors:
         model = inspector.model
-        search = graph.search_graph(model.bank, model.grid, inspector.recipe)
+        search = search_graph(model.bank, model.grid, inspector.recipe)
         shape = (1, *model.grid, model.bank.features.shape[1])
         engine = Engine(search, {"patch_features": shape}, precision=inspector.precision)
         some = np.resize(model.bank.features, (math.prod(model.grid), shape[3])).reshape(shape)

@@ -344,29 +344,29 @@ def score_against(
         tell: called with (stage, done, total).
         first_image: index that the first of these images has among the bank's origins.
     """
-    from goodparts import graph
+    from goodparts import search
     from goodparts.engines.openvino import Engine
 
     tiling = good.tiling
     masked = not good.looked_at.all()  # padding, or a region of interest
     if tiling is not None:
         masked = recipe.image_score == "reweighted"  # other scores are made of the merged distances
-    search = graph.search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
+    graph = search.search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
     shapes: dict[str, tuple[int, ...]] = {
         "patch_features": (1, *good.grid, good.features.shape[2]),
         "excluded": (len(bank.features),),
     }
     if masked:
         shapes["valid"] = (1, *good.grid)
-    side_by_side = tiling is None and graph.side_by_side(bank, good.grid, recipe)
-    engine = Engine(search, shapes, throughput=side_by_side)
+    side_by_side = tiling is None and search.side_by_side(bank, good.grid, recipe)
+    engine = Engine(graph, shapes, throughput=side_by_side)
     origins = bank.origins
     vars(bank).pop("search_bank", None)  # the engine has a copy
 
     def one(index: int) -> HeldOut:
         own = index + first_image
         hidden = (origins == own) | ((only_for >= 0) & (only_for != own))
-        excluded = np.where(hidden, np.float32(graph.FAR), np.float32(0))
+        excluded = np.where(hidden, np.float32(search.FAR), np.float32(0))
         valid = good.valid[index].reshape(-1, *good.grid)
 
         def search_view(view: int) -> tuple[NDArray[np.float32], float]:

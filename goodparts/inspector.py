@@ -337,7 +337,7 @@ class Inspector:
 
     def _pipeline(self, *, throughput: bool, precision: str | None = None) -> Engine:
         from goodparts.engines.openvino import Engine
-        from goodparts.graph import side_by_side
+        from goodparts.search import side_by_side
 
         shapes: dict[str, tuple[int, ...]] = {"image": (1, *self.recipe.image_size, 3)}
         if self.model.asks_valid:

@@ -561,7 +561,7 @@ def _rankings(
     own: NDArray[np.int64],
     sight: tuple[Window, NDArray[np.int32]] | None,
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """What the search ranks entries by for each patch, as `goodparts.graph` does: blocks of rows, (rows, m) float32.
+    """What the search ranks entries by for each patch, as `goodparts.search` does: blocks of rows, (rows, m) float32.
 
     Infinity for those that a patch must not find.
     """

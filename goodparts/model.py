@@ -128,10 +128,10 @@ class Model:
         and `score` (n,) float32. With a region of interest `valid` is a constant, the patches that are looked at. Tiled
         images go through it tile by tile, and `valid` is an input again.
         """
-        from goodparts import features, graph
+        from goodparts import features, graph, search
 
         to_features = features.features_graph(self.backbone, self.recipe, self.whitening, self.light)
-        search = graph.search_graph(
+        found = search.search_graph(
             self.bank,
             self.grid,
             self.recipe,
@@ -140,8 +140,8 @@ class Model:
         )
         if self.roi is not None and self.tiling is None:
             looked_at = self.roi.looked_at(self.recipe, self.grid)
-            search.constants["valid"] = looked_at[None].astype(np.float32)
-        return graph.pipeline_graph(to_features, search)
+            found.constants["valid"] = looked_at[None].astype(np.float32)
+        return graph.pipeline_graph(to_features, found)
 
     @property
     def identity(self) -> str:

@@ -49,7 +49,7 @@ def score(
         roi: the region of interest; None: everywhere.
         tell: called with (stage, done, total).
     """
-    from goodparts import graph
+    from goodparts import search
     from goodparts.engines.openvino import Engine
 
     grid = extractor.grid
@@ -60,7 +60,7 @@ def score(
     picture = Frame(frame.image_size, frame.image_size, (0, 0), frame.image_size)
     seen = np.ones(frame.image_size, dtype=bool) if roi is None else roi.seen(frame.image_size)
     shapes = {"patch_features": (1, *grid, extractor.dimensions), "valid": (1, *grid)}
-    engine = Engine(graph.search_graph(bank, grid, recipe, masked=True), shapes)
+    engine = Engine(search.search_graph(bank, grid, recipe, masked=True), shapes)
     copies = IN_PLACE if recipe.position_window else judges(zones, frame)
     for index, copy in enumerate(copies):
         shown = augment.valid_cells(copy, cells, frame)

@@ -21,10 +21,11 @@ from torch.nn import functional
 from goodparts import memory_bank
 from goodparts.engines.openvino import Engine, layer_shapes
 from goodparts.errors import BackboneError
-from goodparts.graph import FAR, Graph, features_graph, pipeline_graph, search_graph
+from goodparts.graph import Graph, features_graph, pipeline_graph
 from goodparts.memory_bank import MemoryBank
 from goodparts.onnx_graph import trim_graph
 from goodparts.recipe import Recipe
+from goodparts.search import FAR, search_graph
 
 Array = NDArray[Any]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

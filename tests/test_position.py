@@ -21,12 +21,12 @@ from goodparts.engines.openvino import Engine
 from goodparts.errors import ModelError, RecipeError
 from goodparts.features import Extractor, GoodFeatures
 from goodparts.framing import frame_of
-from goodparts.graph import FAR, search_graph, side_by_side
 from goodparts.images import read_image
 from goodparts.memory_bank import MemoryBank
 from goodparts.position import Places, Window
 from goodparts.quality import measure
 from goodparts.recipe import EARLIER
+from goodparts.search import FAR, search_graph, side_by_side
 
 Array = NDArray[Any]
 GRID = (5, 6)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goodparts import Evaluation, Inspector, Recipe, framing, graph, read_dataset
+from goodparts import Evaluation, Inspector, Recipe, framing, read_dataset
 from goodparts.engines.openvino import Engine
 from goodparts.features import Extractor
 from goodparts.images import read_image
+from goodparts.search import search_graph
 
 pytestmark = pytest.mark.real
 
@@ -89,7 +90,7 @@ def test_the_search_finds_what_brute_force_finds(
     bank = model.bank.features.astype(np.float64)
     norms = (bank**2).sum(axis=1)
     shape = {"patch_features": (1, *model.grid, bank.shape[1])}
-    search = Engine(graph.search_graph(model.bank, model.grid, recipe), shape)
+    search = Engine(search_graph(model.bank, model.grid, recipe), shape)
     for sample in read_dataset(shared / "mvtec_ad" / category).test[::11]:
         pixels = read_image(sample.path)
         patches = extract(framing.apply(framing.frame_of(pixels.shape[:2], recipe), pixels))
