@@ -6,8 +6,8 @@
                                        │
     distance_grid (n, h, w), score (n,) ◄── exact distances of the best candidates ◄── search     goodparts.search
 
-The second half is in `goodparts.search`; `pipeline_graph` joins both. Before them an image can be brought to the light of
-good images (`light`). The memory bank and what else was learnt are inputs of the graph by name, with their values
+The second half is in `goodparts.search`; `pipeline_graph` joins both. Before them an image can be brought to the light
+of good images (`light`). The memory bank and what else was learnt are inputs of the graph by name, with their values
 beside it (`Graph.constants`): an engine binds them without a copy, an export writes them into the file.
 """
 
