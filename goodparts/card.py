@@ -209,7 +209,7 @@ def warnings(model: Model) -> list[str]:
     rate = calibration.promise(recipe.confidence).rate
     enough = images_needed(WANTED[0], recipe.confidence)
     lines = [
-        f"The threshold rests on {_parts(images)}: it is a guess, often too high, so that bad parts pass. Up to "
+        f"The threshold rests on {_parts(images)}: it is a guess: bad parts may pass, or good ones be rejected. Up to "
         f"{_percent(rate)} of good parts may be rejected, for all that is known. {enough} images, none of them "
         f"rejected, would put it at {_percent(WANTED[0])}: {enough - images} more.",
     ]
