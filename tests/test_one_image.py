@@ -69,7 +69,7 @@ def test_p_values_claim_no_more_than_one_image_can_show(alone: Inspector) -> Non
 def test_no_more_is_said_than_is_known(alone: Inspector, tmp_path: Path) -> None:
     text = card.card_text(alone.model, "one")
     assert (
-        "The threshold rests on 1 good image: it is a guess, often too high, so that bad parts pass. Up to 95 %"
+        "The threshold rests on 1 good image: it is a guess: bad parts may pass, or good ones be rejected. Up to 95 %"
         in text
     )
     assert "Two more images say more than any number of copies" in text
