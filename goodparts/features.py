@@ -21,6 +21,7 @@ from goodparts.images import ImageLike, name_of
 from goodparts.pose import Placed
 from goodparts.quality import ImageStatistics
 from goodparts.recipe import Recipe
+from goodparts.roi import cells_looked_at
 from goodparts.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -169,11 +170,7 @@ def learn_whitening(
     def one(index: int) -> NDArray[np.float32]:
         image = images[index // len(views)]
         placed = pose.place(read(image), whole, reference)
-        if roi is not None:
-            roi.require_fit(placed.frame.image_size, name_of(image))
-            looked_at = roi.looked_at(whole, grid)
-        else:
-            looked_at = framing.valid_cells(placed.frame, grid)
+        looked_at = cells_looked_at(roi, placed.frame, whole, grid, name_of(image))
         if tiling is None:
             return extractor(placed.working)[looked_at.ravel()]
         view = views[index % len(views)]
@@ -219,11 +216,9 @@ def extract(
         def one(index: int) -> tuple[Placed, str, ImageStatistics, NDArray[np.float32]]:
             placed = pose.place(read(images[index]), whole, reference)
             frame, working = placed.frame, placed.working
-            looked_at = framing.valid_cells(frame, grid)
+            looked_at = cells_looked_at(roi, frame, whole, grid, name_of(images[index]))
             judged = framing.without_padding(frame, placed.picture)
             if roi is not None:
-                roi.require_fit(frame.image_size, name_of(images[index]))
-                looked_at = roi.looked_at(whole, grid)
                 judged = working[roi.judged(whole, grid)]
             for view in range(views):
                 if tiling is not None:

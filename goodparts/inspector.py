@@ -31,7 +31,7 @@ from goodparts.pose import Placed
 from goodparts.precision import SAMPLE, UNCHECKED, PrecisionCheck, has_bf16, in_use, margin
 from goodparts.recipe import Recipe
 from goodparts.regions import find_regions, label_regions, remove_small
-from goodparts.roi import zone_names, zone_parts
+from goodparts.roi import cells_looked_at, zone_names, zone_parts
 
 if TYPE_CHECKING:
     from goodparts.dataset import Dataset
@@ -359,11 +359,7 @@ class Inspector:
         recipe, grid = self.model.whole
         placed = pose.place(pixels, recipe, self.model.reference)
         frame, working = placed.frame, placed.working
-        if roi is not None:
-            roi.require_fit(frame.image_size, name)
-            cells = roi.looked_at(recipe, grid)
-        else:
-            cells = framing.valid_cells(frame, grid)
+        cells = cells_looked_at(roi, frame, recipe, grid, name)
 
         def search(shown: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
             inputs: dict[str, NDArray[Any]] = {"image": shown[None]}

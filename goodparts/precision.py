@@ -84,7 +84,8 @@ def describe(recipe: Recipe, check: PrecisionCheck) -> str:
     if check.largest_difference is None:
         why = "" if recipe.precision == "f32" or has_bf16() else "; this processor has no bf16"
         return f"computed in {precision}{why}"
-    moved = f"scores of {check.images} good images moved by up to {100 * check.largest_difference:.2f} %"
+    images = f"{check.images} good image{'s' * (check.images != 1)}"
+    moved = f"scores of {images} moved by up to {100 * check.largest_difference:.2f} %"
     if precision == "bf16":
         return f"computed in bf16: {moved} against f32, and so near the threshold verdicts are borderline"
     return f"computed in f32; in bf16 {moved}"

@@ -201,6 +201,27 @@ def zone_parts(
     ]
 
 
+def cells_looked_at(
+    roi: Roi | None, frame: Frame, recipe: Recipe, grid: tuple[int, int], name: object
+) -> NDArray[np.bool_]:
+    """Which cells of the grid look at an image rather than at padding, and at the region of interest, (h, w) bool.
+
+    Args:
+        roi: the region of interest; None: everywhere.
+        frame: how the image lies in its working image.
+        recipe: framing.
+        grid: (h, w).
+        name: what to call the image in an error.
+
+    Raises:
+        ImageError: the image does not fit the region of interest.
+    """
+    if roi is None:
+        return framing.valid_cells(frame, grid)
+    roi.require_fit(frame.image_size, name)
+    return roi.looked_at(recipe, grid)
+
+
 def require_usable(roi: Roi, recipe: Recipe, grid: tuple[int, int]) -> None:
     """Raise RecipeError if a zone has no patch, or several zones don't go with the recipe."""
     if roi.several and recipe.image_score == "reweighted":
