@@ -4,9 +4,9 @@
         --variant "augment=rotate45"
 
 The protocol is that of AnomalyDINO (Damm et al., "Boosting patch-based few-shot anomaly detection with DINOv2", 2024):
-as many good images as there are shots, several draws of them, the whole test set. Prints a Markdown table for every
-data set: mean (standard deviation over the draws) in per cent; false rejects and misses are those at the threshold that
-the fit found.
+as many good images as there are shots, several draws of them, the whole test set. Prints two Markdown tables for every
+data set: mean (standard deviation over the draws) in per cent, with false rejects and misses at the threshold that the
+fit found; and false rejects / misses at the thresholds that other rules would have found from the same scores.
 """
 
 from __future__ import annotations
@@ -15,12 +15,20 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from goodparts import Dataset, Inspector, Recipe, read_dataset
+from goodparts.evaluation import Evaluation
 
 COLUMNS = ("image AUROC", "pixel AUROC", "AUPRO", "false rejects", "misses", "bank", "fit, s")
+RULES: dict[str, dict[str, Any]] = {
+    "`sigma`, 3": {"threshold_sigma": 3.0},
+    "`sigma`, 2": {"threshold_sigma": 2.0},
+    "`sigma`, 1": {"threshold_sigma": 1.0},
+    "`rate`, 0.01": {"threshold_rule": "rate", "false_reject_rate": 0.01},
+}
 
 
 def main() -> None:
@@ -42,12 +50,18 @@ def main() -> None:
         data = read_dataset(path)
         print(f"\n### {data.name}\n\n| shots | recipe | {' | '.join(COLUMNS)} |")
         print("|" + "---|" * (2 + len(COLUMNS)), flush=True)
+        by_rule = []
         for shots in options.shots:
             for variant in options.variant or [""]:
                 recipe = changed(Recipe.load(options.recipe), variant)
-                rows = [measure(data, recipe, shots, seed) for seed in range(options.seeds)]
-                cells = " | ".join(map(spread, zip(*rows, strict=True)))
-                print(f"| {shots} | {variant or options.recipe} | {cells} |", flush=True)
+                draws = [measure(data, recipe, shots, seed) for seed in range(options.seeds)]
+                named = f"| {shots} | {variant or options.recipe} |"
+                cells = " | ".join(map(spread, zip(*(figures for figures, _ in draws), strict=True)))
+                print(f"{named} {cells} |", flush=True)
+                rates = np.mean([of_rules for _, of_rules in draws], axis=0)
+                by_rule.append(f"{named} {' | '.join(f'{good:.0f} / {bad:.0f}' for good, bad in rates)} |")
+        print(f"\n| shots | recipe | {' | '.join(RULES)} |\n|{'---|' * (2 + len(RULES))}")
+        print("\n".join(by_rule), flush=True)
 
 
 def changed(recipe: Recipe, variant: str) -> Recipe:
@@ -56,21 +70,32 @@ def changed(recipe: Recipe, variant: str) -> Recipe:
     return recipe.replace({key.strip(): value.strip() for key, value in pairs})
 
 
-def measure(data: Dataset, recipe: Recipe, shots: int, seed: int) -> tuple[float, ...]:
-    """One draw: the figures of `COLUMNS`. The draws of a seed contain each other."""
+def measure(
+    data: Dataset, recipe: Recipe, shots: int, seed: int
+) -> tuple[tuple[float, ...], list[tuple[float, float]]]:
+    """One draw: figures of `COLUMNS`; false rejects and misses of `RULES`. A seed's draws contain each other."""
     drawn = np.random.default_rng(seed).permutation(len(data.train))[:shots]
     began = time.perf_counter()
     inspector = Inspector(recipe).fit([data.train[index] for index in drawn])
     seconds = time.perf_counter() - began
     found = inspector.evaluate(data)
     good, bad = int((~found.labels).sum()), int(found.labels.sum())
-    return (
+    figures = (
         *(100 * float(found.metrics[name] or 0) for name in ("image_auroc", "pixel_auroc", "aupro_30")),
         100 * found.counts["false_bad"] / good,
         100 * found.counts["false_good"] / bad,
         len(inspector.model.bank.features),
         seconds,
     )
+    return figures, [rates(found, inspector, keys) for keys in RULES.values()]
+
+
+def rates(found: Evaluation, inspector: Inspector, keys: dict[str, Any]) -> tuple[float, float]:
+    """False rejects and misses, per cent, at the threshold of another rule."""
+    decision = inspector.model.calibration.decide(inspector.recipe.replace(keys)).decision
+    assert decision.threshold is not None
+    above = np.asarray(found.scores) > decision.threshold
+    return 100 * float(above[~found.labels].mean()), 100 * float((~above[found.labels]).mean())
 
 
 def spread(values: Sequence[float]) -> str:
