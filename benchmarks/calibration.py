@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import Dataset, Inspector, Recipe, features, held_out, memory_bank, metrics, read_dataset
+from goodparts import Dataset, Inspector, Recipe, features, held_out, metrics, read_dataset, sampling
 from goodparts.backbones import load_backbone
 from goodparts.fitting import cut_down, silent, with_layers
 from goodparts.images import read_image
@@ -58,7 +58,7 @@ def bias(data: Dataset, recipe: Recipe) -> Iterator[str]:
             half = np.zeros(len(images), dtype=bool)
             half[np.random.default_rng(seed).permutation(len(images))[: len(images) // 2]] = True
             learnt, new = everything.without(~half), np.flatnonzero(~half)
-            bank = memory_bank.choose(learnt.features, learnt.eligible, recipe)
+            bank = sampling.choose(learnt.features, learnt.eligible, recipe)
             nobody = np.full(len(bank.features), -1, dtype=np.int32)
             members = np.flatnonzero(half).tolist()
             fresh = _scores(

@@ -27,8 +27,8 @@ from goodparts.backbones import load_backbone
 from goodparts.features import Extractor, extract
 from goodparts.fitting import cut_down, good_images, silent, with_layers
 from goodparts.images import read_image
-from goodparts.memory_bank import ProjectedPoints
 from goodparts.recipe import Recipe
+from goodparts.sampling import ProjectedPoints
 
 POINTS, DIMENSIONS, LOOP_PICKS = 172_480, 128, 300
 

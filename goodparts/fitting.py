@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import dataset, framing, held_out, light, memory_bank, one_image, pose, tiles
+from goodparts import dataset, framing, held_out, light, one_image, pose, sampling, tiles
 from goodparts.backbones import Backbone, load_backbone, trim
 from goodparts.calibration import (
     COPIES,
@@ -113,7 +113,7 @@ def fit(
         if recipe.robust and len(images) > 1:
             features = features.without(_unlike_the_rest(features, recipe, workers, tell))
             clock.lap("robust")
-        bank = memory_bank.choose(
+        bank = sampling.choose(
             features.features,
             features.eligible,
             recipe,
@@ -188,7 +188,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         features = _with_a_verdict(features, recipe)
         if features.left_out.all():
             raise DatasetError(f"{called(good)}: no new good image is aligned ({features.unaligned[0]})")
-        bank = memory_bank.extend(
+        bank = sampling.extend(
             model.bank,
             features.features,
             features.eligible,
@@ -306,7 +306,7 @@ def _unlike_the_rest(
     out = before
     for done in range(_ROBUST_ROUNDS):
         rest = features.without(out)
-        bank = memory_bank.choose(features.features, rest.eligible, recipe, grid=features.grid)
+        bank = sampling.choose(features.features, rest.eligible, recipe, grid=features.grid)
         with closing(held_out.score(rest, bank, recipe, workers=workers, tell=silent)) as scored:
             scores = np.array([one.score for one in scored])
         middle = np.median(scores[~out])

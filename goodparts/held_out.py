@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import feeding, framing, memory_bank, position, tiles
+from goodparts import feeding, framing, memory_bank, position, sampling, tiles
 from goodparts.coreset import Points
 from goodparts.features import GoodFeatures, Progress
-from goodparts.memory_bank import Entries, MemoryBank
+from goodparts.memory_bank import MemoryBank
 from goodparts.position import Places, Window
 from goodparts.recipe import Recipe
+from goodparts.sampling import Entries
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -95,7 +96,7 @@ def score_by_folds(
     done = 0
     for fold in range(folds):
         rest = good.eligible & (of_image != fold)[:, None]
-        bank = memory_bank.choose(good.features, rest, recipe, grid=good.grid)
+        bank = sampling.choose(good.features, rest, recipe, grid=good.grid)
         members = np.flatnonzero(of_image == fold)
         everyone = np.full(len(bank.features), -1, dtype=np.int32)
         with closing(
@@ -134,7 +135,7 @@ def _in_holes(
     """Rows of patches that fill the holes of images, (s,) int64, and those images, (s,) int32."""
     patches = good.features.shape[1]
     rows = np.flatnonzero(good.eligible)
-    points = memory_bank.ProjectedPoints.of(good.features, rows)
+    points = sampling.ProjectedPoints.of(good.features, rows)
     entries = good.features.projection.of(bank.features) - points.centre
     places, others = None, None
     if window is not None and bank.cells is not None:

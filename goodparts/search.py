@@ -16,7 +16,7 @@ from onnx import TensorProto
 from goodparts import position
 from goodparts.graph import OPSET, Graph
 from goodparts.graph_builder import GraphBuilder
-from goodparts.memory_bank import candidates as candidates_of
+from goodparts.search_space import candidates as candidates_of
 
 if TYPE_CHECKING:
     from goodparts.memory_bank import MemoryBank

@@ -15,8 +15,8 @@ from goodparts import coreset, dataset, fitting
 from goodparts.backbones import load_backbone
 from goodparts.features import Extractor, extract
 from goodparts.images import read_image
-from goodparts.memory_bank import ProjectedPoints
 from goodparts.recipe import Recipe
+from goodparts.sampling import ProjectedPoints
 
 
 def one_at_a_time(points: NDArray[np.float32], count: int, start: int) -> list[int]:

@@ -18,13 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch.nn import functional
 
-from goodparts import memory_bank
+from goodparts import search_space
 from goodparts.engines.openvino import Engine, layer_shapes
 from goodparts.errors import BackboneError
 from goodparts.graph import Graph, features_graph, pipeline_graph
 from goodparts.memory_bank import MemoryBank
 from goodparts.onnx_graph import trim_graph
 from goodparts.recipe import Recipe
+from goodparts.sampling import choose
 from goodparts.search import FAR, search_graph
 
 Array = NDArray[Any]
@@ -271,7 +272,7 @@ def bank_of(
         density_neighbours=density_neighbours,
     )
     features = np.ascontiguousarray(entries.reshape(images, -1, entries.shape[1]), dtype=np.float32)
-    return memory_bank.choose(exact(features, recipe), np.ones(features.shape[:2], dtype=bool), recipe)
+    return choose(exact(features, recipe), np.ones(features.shape[:2], dtype=bool), recipe)
 
 
 def scoring(image_score: str = "max", **keys: Any) -> Recipe:
@@ -337,7 +338,7 @@ def test_exact_distances_decide_among_what_the_principal_dimensions_leave_open(e
     pairs = np.stack([halves, halves], axis=1)
     pairs[:, 0, 7], pairs[:, 1, 7] = 0.4, -0.4
     entries = bank_of(pairs.reshape(-1, 8))
-    basis = memory_bank.principal_dimensions(entries.features, entries.mean)[:, :4]
+    basis = search_space.principal_dimensions(entries.features, entries.mean)[:, :4]
     bank = replace(entries, basis=np.ascontiguousarray(basis))
     assert np.abs(bank.basis[7]).max() < 1e-3
     patches = bank.features[:60].reshape(1, 6, 10, 8) + np.float32(1e-3)
@@ -348,7 +349,7 @@ def test_exact_distances_decide_among_what_the_principal_dimensions_leave_open(e
 
 def test_useless_principal_dimensions_never_give_less_than_the_true_distance() -> None:
     entries = bank_of(cloud(2300, 16, seed=6))
-    basis = memory_bank.principal_dimensions(entries.features, entries.mean)[:, :2]
+    basis = search_space.principal_dimensions(entries.features, entries.mean)[:, :2]
     bank = replace(entries, basis=np.ascontiguousarray(basis), int8=True)
     patches = cloud(1, 6, 8, 16, seed=7)
     found = run(search_graph(bank, (6, 8), scoring()), patch_features=patches)["distance_grid"].ravel()

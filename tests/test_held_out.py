@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from goodparts import held_out, memory_bank
+from goodparts import held_out
 from goodparts.features import GoodFeatures
 from goodparts.framing import frame_of
 from goodparts.quality import measure
 from goodparts.recipe import Recipe
+from goodparts.sampling import choose, extend
 
 GRID = (4, 4)
 RECIPE = Recipe(
@@ -66,7 +67,7 @@ def brute_force(good: GoodFeatures, index: int, entries: NDArray[np.float32]) ->
 def test_a_random_bank_is_searched_without_an_images_own_entries() -> None:
     good = good_features(7, 5, seed=0)
     recipe = RECIPE.replace({"sampling": "random"})
-    bank = memory_bank.choose(good.features, good.valid, recipe)
+    bank = choose(good.features, good.valid, recipe)
     scores = scores_of(held_out.score(good, bank, recipe, workers=2, tell=silent))
     for index, score in enumerate(scores):
         others = bank.features[bank.origins != index]
@@ -79,7 +80,7 @@ def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
     images: int, d: int, seed: int
 ) -> None:
     good = good_features(images, d, seed)
-    bank = memory_bank.choose(good.features, good.valid, RECIPE)
+    bank = choose(good.features, good.valid, RECIPE)
     fillers, absent = held_out.stand_ins(good, bank, RECIPE)
     entries, origins = fillers.features, fillers.origins
     assert len(entries) == len(origins) == len(absent)
@@ -105,7 +106,7 @@ def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
 
 def test_scores_are_those_of_the_bank_with_stand_ins() -> None:
     good = good_features(8, 6, seed=3)
-    bank = memory_bank.choose(good.features, good.valid, RECIPE)
+    bank = choose(good.features, good.valid, RECIPE)
     fillers, absent = held_out.stand_ins(good, bank, RECIPE)
     entries = fillers.features
     assert len(fillers.features)
@@ -118,7 +119,7 @@ def test_scores_are_those_of_the_bank_with_stand_ins() -> None:
 def test_spacing_of_stand_ins_is_that_to_entries_of_other_images() -> None:
     good = good_features(8, 6, seed=3)
     recipe = RECIPE.replace({"score_neighbours": 2, "density_neighbours": 3})
-    bank = memory_bank.choose(good.features, good.valid, recipe)
+    bank = choose(good.features, good.valid, recipe)
     assert bank.spacing is not None
     fillers, absent = held_out.stand_ins(good, bank, recipe)
     assert len(fillers.features)
@@ -142,7 +143,7 @@ def test_stand_ins_bring_held_out_scores_nearer_to_those_of_new_images() -> None
     for seed in range(5):
         every = good_features(80, 4, seed, spread=0.6)
         learnt = replace(every, left_out=np.arange(80) >= 40)
-        bank = memory_bank.choose(learnt.features, learnt.eligible, RECIPE)
+        bank = choose(learnt.features, learnt.eligible, RECIPE)
         nobody = np.full(len(bank.features), -1, dtype=np.int32)
         run = (RECIPE, 2, silent)
         new = scores_of(held_out.score_against(learnt, bank, nobody, range(40, 80), *run)).mean()
@@ -160,7 +161,7 @@ def test_folds_score_every_image_once_against_a_bank_without_its_fold() -> None:
     assert sorted(one.index for one in scored) == list(range(9))
     without = good.valid.copy()
     without[3:6] = False
-    bank = memory_bank.choose(good.features, without, RECIPE)
+    bank = choose(good.features, without, RECIPE)
     for one in scored:
         if 3 <= one.index < 6:
             assert one.score == pytest.approx(brute_force(good, one.index, bank.features), rel=1e-5)
@@ -169,7 +170,7 @@ def test_folds_score_every_image_once_against_a_bank_without_its_fold() -> None:
 def test_a_bank_of_one_image_falls_back_to_refits() -> None:
     good = good_features(4, 5, seed=5)
     recipe = RECIPE.replace({"sampling_ratio": 1e-6})  # one entry, so all of the bank is one image's
-    bank = memory_bank.choose(good.features, good.valid, recipe)
+    bank = choose(good.features, good.valid, recipe)
     scores = scores_of(held_out.score(good, bank, recipe, workers=2, tell=silent))
     assert len(scores) == 4
     assert (scores < 100).all()  # and not the distance to nothing
@@ -178,8 +179,8 @@ def test_a_bank_of_one_image_falls_back_to_refits() -> None:
 def test_new_images_leave_out_their_own_entries_of_an_extended_bank() -> None:
     old, new = good_features(5, 5, seed=6), good_features(3, 5, seed=7)
     recipe = RECIPE.replace({"sampling": "random"})
-    bank = memory_bank.choose(old.features, old.valid, recipe)
-    grown = memory_bank.extend(bank, new.features, new.valid, recipe, first_image=5)
+    bank = choose(old.features, old.valid, recipe)
+    grown = extend(bank, new.features, new.valid, recipe, first_image=5)
     scores = scores_of(held_out.score(new, grown, recipe, first_image=5, workers=2, tell=silent))
     for index, score in enumerate(scores):
         others = grown.features[grown.origins != index + 5]

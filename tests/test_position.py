@@ -15,7 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from goodparts import Inspector, Recipe, coreset, framing, held_out, memory_bank, position, read_dataset
+from goodparts import (
+    Inspector,
+    Recipe,
+    coreset,
+    framing,
+    held_out,
+    position,
+    read_dataset,
+    search_space,
+)
 from goodparts import model as model_file
 from goodparts.engines.openvino import Engine
 from goodparts.errors import ModelError, RecipeError
@@ -26,6 +35,7 @@ from goodparts.memory_bank import MemoryBank
 from goodparts.position import Places, Window
 from goodparts.quality import measure
 from goodparts.recipe import EARLIER
+from goodparts.sampling import choose, extend
 from goodparts.search import FAR, search_graph, side_by_side
 
 Array = NDArray[Any]
@@ -222,7 +232,7 @@ def made_up(images: int, d: int, seed: int, *, more: int = 0, wide: int = 99) ->
 def bank_of(features: Array, recipe: Recipe, valid: NDArray[np.bool_] | None = None) -> MemoryBank:
     if valid is None:
         valid = np.ones(features.shape[:2], dtype=bool)
-    return memory_bank.choose(exact(features, recipe), valid, recipe, grid=GRID)
+    return choose(exact(features, recipe), valid, recipe, grid=GRID)
 
 
 def brute_force(
@@ -355,12 +365,12 @@ def test_a_search_space_is_tried_within_the_window() -> None:
     window = Window(GRID, (1, 1))
     patches = made_up(20, 8, 4)
     sight = (window, window.cells_of(np.arange(20 * CELLS)))
-    trial = memory_bank.Trial.of(bank, patches.reshape(-1, 8), np.full(20 * CELLS, -1), recipe, sight)
+    trial = search_space.Trial.of(bank, patches.reshape(-1, 8), np.full(20 * CELLS, -1), recipe, sight)
     expected = np.concatenate([brute_force(image, bank, window) for image in patches])
     np.testing.assert_allclose(trial.distances, expected, rtol=1e-4)
     assert trial.passed_by(bank)
     assert not trial.passed_by(replace(bank, basis=np.eye(8, 1, dtype=np.float32)))
-    everywhere = memory_bank.Trial.of(bank, trial.patches, trial.own, recipe)
+    everywhere = search_space.Trial.of(bank, trial.patches, trial.own, recipe)
     assert (everywhere.distances <= trial.distances * (1 + 1e-4)).all()
     assert everywhere.distances.sum() < 0.95 * trial.distances.sum()
 
@@ -405,7 +415,7 @@ def test_held_out_scores_are_those_of_the_others_within_the_window(
     good = good_features(9, 4, 6, recipe)
     window = position.window_of(recipe, GRID)
     assert window is not None
-    bank = memory_bank.choose(good.features, good.eligible, recipe, grid=GRID)
+    bank = choose(good.features, good.eligible, recipe, grid=GRID)
     fillers, absent = held_out.stand_ins(good, bank, recipe)
     assert not np.any(fillers.origins == absent)
     filled = bank.with_entries(fillers.features, fillers.origins, fillers.cells, None)
@@ -425,7 +435,7 @@ def test_what_stands_in_is_within_the_window_and_covers_what_the_others_lack() -
     good = good_features(12, 3, 7, recipe)
     window = position.window_of(recipe, GRID)
     assert window is not None
-    bank = memory_bank.choose(good.features, good.eligible, recipe, grid=GRID)
+    bank = choose(good.features, good.eligible, recipe, grid=GRID)
     assert bank.cells is not None
     fillers, absent = held_out.stand_ins(good, bank, recipe)
     assert fillers.cells is not None
@@ -447,7 +457,7 @@ def test_folds_have_windows_too() -> None:
     window = position.window_of(recipe, GRID)
     assert window is not None
     rest = good.eligible & (np.arange(6) >= 2)[:, None]
-    bank = memory_bank.choose(good.features, rest, recipe, grid=GRID)
+    bank = choose(good.features, rest, recipe, grid=GRID)
     scored = {one.index: one for one in held_out.score_by_folds(good, recipe, 3, workers=1, tell=silent)}
     for index in (0, 1):
         expected = brute_force(good.features.image(index), bank, window)
@@ -461,7 +471,7 @@ def test_learning_on_keeps_cells(sampling: str, limit: int) -> None:
     old, new = made_up(8, 4, 9), made_up(4, 4, 10)
     bank = bank_of(old, recipe)
     everywhere = np.ones((4, CELLS), dtype=bool)
-    grown = memory_bank.extend(bank, exact(new, recipe), everywhere, recipe, first_image=8, grid=GRID)
+    grown = extend(bank, exact(new, recipe), everywhere, recipe, first_image=8, grid=GRID)
     assert grown.cells is not None
     both = np.concatenate([old, new])
     assert (np.diff(grown.origins) >= 0).all()
@@ -477,7 +487,7 @@ def test_learning_on_keeps_cells(sampling: str, limit: int) -> None:
 def test_a_window_without_the_grid_is_refused() -> None:
     recipe = Recipe(**EXACT, position_window=10)
     with pytest.raises(ValueError, match="grid"):
-        memory_bank.choose(exact(made_up(2, 3, 0), recipe), np.ones((2, CELLS), dtype=bool), recipe)
+        choose(exact(made_up(2, 3, 0), recipe), np.ones((2, CELLS), dtype=bool), recipe)
 
 
 # ---- models
