@@ -2,12 +2,14 @@
 
     python benchmarks/tiles.py                       # the table
     python benchmarks/tiles.py --across 2,3,4,6,8    # how many working pixels a defect has to be across to be found
+    python benchmarks/tiles.py --places              # one bank for all tiles against one for each place
     python benchmarks/tiles.py --data plates --only -          # just write the images, as a data set
 
 Plates of ground metal with drilled holes are generated, 4,000 x 3,000 pixels, no two alike in position, light and
-grain. Each of the bad ones has one defect of `--defect` pixels: a pit, a bright speck or a short scratch. Every setting
-is run in a process of its own, whose peak memory is measured. Seconds are those of all processor cores together: a fit
-or an inspection that has two cores to itself takes a little more than half of them.
+grain. Each of the bad ones has one defect of `--defect` pixels: a pit, a bright speck or a short scratch. With
+`--places` plates are half as wide and high, with rivets anywhere on their left half, and what is bad is a rivet on the
+right. Every setting is run in a process of its own, whose peak memory is measured. Seconds are those of all processor
+cores together: a fit or an inspection that has two cores to itself takes a little more than half of them.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,17 @@ from goodparts.images import read_image, read_mask
 from goodparts.metrics import auroc
 from goodparts.pixel_metrics import PixelMetrics
 
+Maker = Callable[..., tuple[NDArray[np.uint8], NDArray[np.bool_]]]
+
 SIZE = (3000, 4000)
 SPACING = 700  # pixels between holes, about
+RIVET = 16  # pixels from the middle of a rivet to its border
 SETTINGS: dict[str, dict[str, Any]] = {
     "whole, 320 px": {},
     "whole, 1024x768": {"image_size": "1024x768"},
     "tiles of 1280 px, reduced by 4": {"tiling": "1280x1280+256"},
     "tiles of 640 px, reduced by 2": {"tiling": "640x640+128"},
+    "the same, a bank for each place": {"tiling": "640x640+128", "tile_bank": "position"},
     "tiles of 320 px, as they are": {"tiling": "320x320+64"},
 }
 
@@ -89,6 +95,31 @@ def plate(
     return np.clip(colour, 0, 255).astype(np.uint8), mask
 
 
+def riveted(
+    seed: int, defect: float = 0.0, size: tuple[int, int] = (SIZE[0] // 2, SIZE[1] // 2)
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """As `plate`, with rivets anywhere on its left half; bad: a rivet of the same kind near its right border."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    grey = 135 + 33 * _softened(rng.standard_normal(size, dtype=np.float32), 1.2)
+    grey += 5 * rng.standard_normal((height, 1), dtype=np.float32)
+    places = [rng.uniform(40, side - 40, 40) for side in (height, width // 2)]
+    mask = np.zeros(size, dtype=bool)
+    y, x = np.arange(height)[:, None], np.arange(width)
+    if defect:
+        wrong = rng.uniform(40, height - 40), rng.uniform(0.85 * width, width - 40)
+        places = [np.append(along, at) for along, at in zip(places, wrong, strict=True)]
+        mask = np.hypot(y - wrong[0], x - wrong[1]) < RIVET
+    for cy, cx in zip(*places, strict=True):
+        top, left = int(cy) - 40, int(cx) - 40
+        near = slice(top, top + 80), slice(left, left + 80)
+        away = np.hypot(y[near[0]] - cy, x[near[1]] - cx)
+        head = np.clip(RIVET - away, 0, 1)
+        shine = 60 + 90 * np.exp(-(((x[near[1]] - cx + 5) ** 2 + (y[near[0]] - cy + 5) ** 2) / 60))
+        grey[near] = grey[near] * (1 - head) + shine * head
+    return np.clip(np.repeat(grey[..., None], 3, axis=2), 0, 255).astype(np.uint8), mask
+
+
 def _softened(field: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
     """Blurred along the rows more than across them, as grinding leaves it."""
     if not radius:
@@ -99,7 +130,7 @@ def _softened(field: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
     return (np.asarray(blurred, dtype=np.float32) - 128) / 40
 
 
-def write_plates(root: Path, train: int, test: int, defect: float) -> None:
+def write_plates(root: Path, train: int, test: int, defect: float, made: Maker = plate) -> None:
     """A data set in the layout of MVTec AD: `train` good plates, `test` good and `test` bad ones."""
 
     def save(pixels: NDArray[Any], *parts: str) -> None:
@@ -108,10 +139,10 @@ def write_plates(root: Path, train: int, test: int, defect: float) -> None:
         Image.fromarray(pixels).save(path, compress_level=1)
 
     for index in range(train):
-        save(plate(index)[0], "train", "good", f"{index:03}.png")
+        save(made(index)[0], "train", "good", f"{index:03}.png")
     for index in range(test):
-        save(plate(1000 + index)[0], "test", "good", f"{index:03}.png")
-        pixels, mask = plate(2000 + index, defect)
+        save(made(1000 + index)[0], "test", "good", f"{index:03}.png")
+        pixels, mask = made(2000 + index, defect)
         save(pixels, "test", "damaged", f"{index:03}.png")
         save(mask.astype(np.uint8) * 255, "ground_truth", "damaged", f"{index:03}_mask.png")
 
@@ -199,6 +230,9 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=6)
     parser.add_argument("--test", type=int, default=8, help="good images, and as many bad ones")
     parser.add_argument("--defect", type=float, default=12, help="pixels across")
+    parser.add_argument(
+        "--places", action="store_true", help="plates on whose right half is bad what is good on their left"
+    )
     parser.add_argument("--across", help="sizes of defects in working pixels, for the other table")
     parser.add_argument(
         "--only", default="", help="only the settings with this word in their name; '-': none"
@@ -216,7 +250,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             data = options.data or Path(folder) / "plates"
             if not data.exists():
-                write_plates(data, options.train, options.test, options.defect)
+                made = riveted if options.places else plate
+                write_plates(data, options.train, options.test, options.defect, made)
             print_table(data, options.only)
 
 

@@ -14,6 +14,8 @@ about = session.get_modelmeta().custom_metadata_map
 sizes = {item.name: item.shape[1:3] for item in session.get_inputs()}
 height, width = sizes["image"]
 threshold = float(about["threshold"])
+if about["framing"] == "tiles":
+    sys.exit(f"{sys.argv[1]}: looks at images in tiles; docs/export.md says how their distances are merged")
 
 
 def inputs_of(image):

@@ -242,7 +242,12 @@ def describe_tiles(model: Model) -> str | None:
     if model.tiling is None:
         return None
     width, height = next(iter(model.data["image_sizes"])).split("x")
-    return model.tiling.in_words((int(height), int(width)))
+    text = model.tiling.in_words((int(height), int(width)))
+    if model.bank.tiles is not None:
+        text += (
+            f"; each place has a bank of its own, of {model.bank.by_tile.shape[1]:,} patch features at most"
+        )
+    return text
 
 
 def _learnt(model: Model) -> list[str]:

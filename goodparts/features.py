@@ -88,6 +88,14 @@ class GoodFeatures:
         """Which pixels of an image lie in the region of interest, (H, W) bool; None: all of them."""
         return None if self.roi is None else self.roi.seen(self.frames[index].image_size)
 
+    def of_tile(self, tile: int) -> GoodFeatures:
+        """The same, but only patches of one tile may enter the bank."""
+        patches = self.grid[0] * self.grid[1]
+        only = np.zeros_like(self.valid)
+        part = slice(tile * patches, (tile + 1) * patches)
+        only[:, part] = self.valid[:, part]
+        return replace(self, valid=only)
+
     def without(self, left_out: NDArray[np.bool_]) -> GoodFeatures:
         """The same with these images left out of the bank; they can still be scored."""
         return replace(self, left_out=left_out)

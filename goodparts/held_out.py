@@ -62,20 +62,20 @@ def score(
 
     `first_image` is the index that the first of these images has among the bank's origins.
     """
-    if len(np.unique(bank.origins)) < 2:  # without that image's entries nothing would be left
+    banks = [bank] if bank.tiles is None else [bank.of_tile(tile) for tile in np.unique(bank.tiles)]
+    if (
+        min(len(np.unique(one.origins)) for one in banks) < 2
+    ):  # without that image's entries nothing would be left
         yield from sorted(
             score_by_folds(good, recipe, 2, workers=workers, tell=tell), key=lambda one: one.index
         )
         return
-    fillers, absent = stand_ins(good, bank, recipe, first_image=first_image)
-    filled = bank.with_entries(
-        fillers.features, fillers.origins, fillers.cells, _spacing(bank, fillers, absent, recipe, good.grid)
-    )
-    del fillers  # as large as the bank; so that it is there once
+    del banks
+    filled, only_for = _filled(good, bank, recipe, first_image)
     yield from score_against(
         good,
         filled,
-        np.concatenate([np.full(len(bank.features), -1, dtype=np.int32), absent]),
+        only_for,
         range(len(good)),
         recipe,
         workers,
@@ -106,6 +106,24 @@ def score_by_folds(
                 done += 1
                 tell("calibration", done, n)
                 yield one
+
+
+def _filled(
+    good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int
+) -> tuple[MemoryBank, NDArray[np.int32]]:
+    """A bank with stand-ins, and for each entry the image that it serves alone, -1: all of them, (m,) int32."""
+    if bank.tiles is not None:
+        filled = {
+            int(tile): _filled(good.of_tile(int(tile)), bank.of_tile(int(tile)), recipe, first_image)
+            for tile in np.unique(bank.tiles)
+        }
+        banks = {tile: of_tile for tile, (of_tile, _) in filled.items()}
+        return memory_bank.of_tiles(banks), np.concatenate([only_for for _, only_for in filled.values()])
+    fillers, absent = stand_ins(good, bank, recipe, first_image=first_image)
+    apart = _spacing(bank, fillers, absent, recipe, good.grid)
+    everyone = np.full(len(bank.features), -1, dtype=np.int32)
+    with_fillers = bank.with_entries(fillers.features, fillers.origins, fillers.cells, apart)
+    return with_fillers, np.concatenate([everyone, absent])
 
 
 def stand_ins(
@@ -352,11 +370,14 @@ def score_against(
     masked = not good.looked_at.all()  # padding, or a region of interest
     if tiling is not None:
         masked = recipe.image_score == "reweighted"  # other scores are made of the merged distances
+    by_tile = bank.by_tile if bank.tiles is not None else None
     graph = search.search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
     shapes: dict[str, tuple[int, ...]] = {
         "patch_features": (1, *good.grid, good.features.shape[2]),
-        "excluded": (len(bank.features),),
+        "excluded": (len(bank.features) if by_tile is None else by_tile.shape[1],),
     }
+    if by_tile is not None:
+        shapes["tile"] = (1,)
     if masked:
         shapes["valid"] = (1, *good.grid)
     side_by_side = tiling is None and search.side_by_side(bank, good.grid, recipe)
@@ -373,8 +394,10 @@ def score_against(
         def search_view(view: int) -> tuple[NDArray[np.float32], float]:
             inputs = {
                 "patch_features": good.features.image(index, view).reshape(1, *good.grid, -1),
-                "excluded": excluded,
+                "excluded": excluded if by_tile is None else excluded[by_tile[view]],
             }
+            if by_tile is not None:
+                inputs["tile"] = np.array([view], dtype=np.int64)
             if masked:
                 inputs["valid"] = valid[view][None].astype(np.float32)
             outputs = engine(inputs)

@@ -342,6 +342,8 @@ class Inspector:
         shapes: dict[str, tuple[int, ...]] = {"image": (1, *self.recipe.image_size, 3)}
         if self.model.asks_valid:
             shapes["valid"] = (1, *self.model.grid)
+        if self.model.asks_tile:
+            shapes["tile"] = (1,)
         return Engine(
             self.model.pipeline(),
             shapes,
@@ -361,10 +363,14 @@ class Inspector:
         frame, working = placed.frame, placed.working
         cells = cells_looked_at(roi, frame, recipe, grid, name)
 
-        def search(shown: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
+        def search(
+            shown: NDArray[np.uint8], valid: NDArray[np.bool_], tile: int = 0
+        ) -> tuple[NDArray[np.float32], float]:
             inputs: dict[str, NDArray[Any]] = {"image": shown[None]}
             if self.model.asks_valid:
                 inputs["valid"] = valid[None].astype(np.float32)
+            if self.model.asks_tile:
+                inputs["tile"] = np.array([tile], dtype=np.int64)
             outputs = engine(inputs)
             return outputs["distance_grid"][0], float(outputs["score"][0])
 
@@ -373,7 +379,9 @@ class Inspector:
             distances[~cells] = np.nan
         else:
             distances, score = tiling.measure(
-                lambda tile: search(tiling.pixels(working, tile), tiling.cells(cells, tile)), cells, recipe
+                lambda tile: search(tiling.pixels(working, tile), tiling.cells(cells, tile), tile),
+                cells,
+                recipe,
             )
         return placed, distances, score
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -47,6 +47,8 @@ class MemoryBank:
         spacing: mean distance of each entry to its nearest others, the unit of distances to it, (m,) float32; None:
             distances are taken as they are.
         cells: for each entry the cell of the patch grid that it belongs to, (m,) int32; None: it serves them all.
+        tiles: for each entry the tile that it serves, (m,) int32, ascending, and `origins` ascend for each of them;
+            None: it serves them all.
     """
 
     features: NDArray[np.float32]
@@ -56,6 +58,30 @@ class MemoryBank:
     int8: bool = False
     spacing: NDArray[np.float32] | None = None
     cells: NDArray[np.int32] | None = None
+    tiles: NDArray[np.int32] | None = None
+
+    @cached_property
+    def by_tile(self) -> NDArray[np.int64]:
+        """The entries of each tile, (tiles, w) int64; -1 behind them where others have more."""
+        assert self.tiles is not None
+        order = np.argsort(self.tiles, kind="stable")
+        ordered = self.tiles[order]
+        nth = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+        entries = np.full((int(ordered[-1]) + 1, int(nth.max()) + 1), -1, dtype=np.int64)
+        entries[ordered, nth] = order
+        return entries
+
+    def of_tile(self, tile: int) -> MemoryBank:
+        """The bank of one tile alone."""
+        assert self.tiles is not None
+        which = np.flatnonzero(self.tiles == tile)
+        return replace(
+            self,
+            features=self.features[which],
+            origins=self.origins[which],
+            spacing=None if self.spacing is None else self.spacing[which],
+            tiles=None,
+        )
 
     @cached_property
     def search_bank(self) -> NDArray[np.float32]:
@@ -109,6 +135,22 @@ class MemoryBank:
             spacing=None if self.spacing is None or apart is None else np.concatenate([self.spacing, apart]),
             cells=None if self.cells is None or cells is None else np.concatenate([self.cells, cells]),
         )
+
+
+def of_tiles(banks: Mapping[int, MemoryBank]) -> MemoryBank:
+    """The banks of tiles as one; what is searched is that of the tile in question. In all dimensions, in float32."""
+    banks = dict(sorted(banks.items()))
+    parts = list(banks.values())
+    features = np.concatenate([bank.features for bank in parts])
+    apart = [bank.spacing for bank in parts if bank.spacing is not None]
+    return MemoryBank(
+        features=features,
+        origins=np.concatenate([bank.origins for bank in parts]),
+        mean=features.mean(axis=0, dtype=np.float64).astype(np.float32),
+        basis=None,
+        spacing=np.concatenate(apart) if apart else None,
+        tiles=np.repeat(np.array(list(banks), dtype=np.int32), [len(bank.features) for bank in parts]),
+    )
 
 
 def spacing(

@@ -2,7 +2,7 @@
 
     recipe.toml         the recipe
     backbone.onnx       the backbone, cut down to the layers in use
-    bank.safetensors    memory bank, origins, mean and search space; spacing, whitening and cells, if there are any
+    bank.safetensors    memory bank, origins, mean and search space; spacing, whitening, cells and tiles, if any
     calibration.json    held-out good scores, thresholds and their rules
     roi.json            the region of interest, if there is one
     tiles.json          how images are tiled, if they are
@@ -48,7 +48,7 @@ from goodparts.whitening import Whitening
 if TYPE_CHECKING:
     from goodparts.graph import Graph
 
-FORMAT = 3  # 1 knew neither `precision` nor `roi` nor `light`, 2 no whitening, spacing, cells, tiles or poses
+FORMAT = 4  # 1: no `precision`, `roi`, `light`; 2: no whitening, spacing, cells, tiles, poses; 3: no banks of tiles
 SUFFIX = ".goodparts"
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
 _ROI, _LIGHT, _POSE, _TILES = "roi.json", "light.json", "pose.safetensors", "tiles.json"
@@ -101,6 +101,11 @@ class Model:
         return self.masked and self.roi is None
 
     @property
+    def asks_tile(self) -> bool:
+        """Whether the pipeline has the input `tile`: where each place of a tile has a memory bank of its own."""
+        return self.bank.tiles is not None
+
+    @property
     def masked(self) -> bool:
         """Whether there are patches that must not count: of padding, beyond the border, or of no interest."""
         return self.recipe.framing == "letterbox" or self.recipe.pose != "as_is" or self.roi is not None
@@ -126,7 +131,8 @@ class Model:
 
         `image` (n, H, W, 3) uint8, letterboxed or aligned also `valid` (n, h, w) float32, to `distance_grid` (n, h, w)
         and `score` (n,) float32. With a region of interest `valid` is a constant, the patches that are looked at. Tiled
-        images go through it tile by tile, and `valid` is an input again.
+        images go through it tile by tile, and `valid` is an input again; so is `tile` (1,) int64, the index of the tile
+        row by row, where tiles have banks of their own.
         """
         from goodparts import features, graph, search
 
@@ -274,6 +280,8 @@ def _members(model: Model) -> dict[str, bytes]:
         tensors["basis"] = bank.basis
     if bank.cells is not None:
         tensors["cells"] = bank.cells
+    if bank.tiles is not None:
+        tensors["tiles"] = bank.tiles
     if bank.int8:
         tensors["int8"] = np.ones(1, dtype=np.uint8)
     if bank.spacing is not None:
@@ -317,6 +325,10 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         raise ValueError(
             f"tiling = {recipe.tiling!r} does not go with the members {', '.join(sorted(members))}"
         )
+    if (recipe.tile_bank == "shared") != ("tiles" not in tensors):
+        raise ValueError(
+            f"bank.safetensors does not have the tiles that tile_bank = {recipe.tile_bank} asks for"
+        )
     return Model(
         recipe=recipe,
         backbone=Backbone(
@@ -338,6 +350,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
             int8="int8" in tensors,
             spacing=tensors.get("spacing"),
             cells=tensors.get("cells"),
+            tiles=tensors.get("tiles"),
         ),
         calibration=Calibration.from_json(members["calibration.json"].decode()),
         grid=grid,

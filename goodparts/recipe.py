@@ -81,6 +81,12 @@ class Recipe:
     smallest_defect: float = _key(
         0.0, "tiling = auto only: pixels of the image that a defect is across at least", limits=(0, 1e6)
     )
+    tile_bank: str = _key(
+        "shared",
+        "tiling only: one memory bank for all tiles; position: each place has its own, of sampling_limit entries, for "
+        "parts that lie the same way",
+        choices=("shared", "position"),
+    )
 
     roi: str = _key(
         "",
@@ -263,6 +269,11 @@ class Recipe:
     def _require_tiles(self) -> None:
         """RecipeError where `tiling` can't be read, or does not go with another key."""
         if not self.tiling:
+            if self.tile_bank != "shared":
+                raise RecipeError(
+                    f"tile_bank: {self.tile_bank} is a memory bank for each place of a tile, and tiling is off; say "
+                    "how large tiles are, such as tiling = 640x640+64, or take tile_bank = shared"
+                )
             return
         if self.tiling != "auto":
             tile_size(self.tiling)

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import coreset, position, search_space
+from goodparts import coreset, memory_bank, position, search_space
 from goodparts.coreset import Progress
 from goodparts.feature_store import PatchFeatures
 from goodparts.memory_bank import MemoryBank, spacing
@@ -38,21 +38,12 @@ def choose(
         progress: called with (picked, wanted).
     """
     rows = np.flatnonzero(valid)
+    if recipe.tile_bank == "position":
+        return _choose_by_tile(features, rows, recipe, progress)
     window = _window(recipe, grid)
-    count = _wanted(len(rows), recipe)
-    rng = np.random.default_rng(recipe.seed)
-    if count == len(rows):
-        kept = rows
-    elif recipe.sampling == "random":
-        kept = rows[coreset.random(len(rows), count, rng)]
-    else:
-        places = None if window is None else Places(window, window.cells_of(rows))
-        start = rng.integers(len(rows), size=1) if places is None else places.cover(rng)[:count]
-        points = ProjectedPoints.of(features, rows)
-        picks = coreset.greedy(points, count, start=start, places=places, progress=progress)
-        kept = np.sort(rows[picks])
+    kept = _keep(features, rows, recipe, window, progress)
     entries = Entries.of(features, kept, window)
-    return _bank(entries, recipe, *_trial(features, rows, kept, recipe.seed, window), window)
+    return _searchable(entries, recipe, *_trial(features, rows, kept, recipe.seed, window), window)
 
 
 def extend(
@@ -80,29 +71,14 @@ def extend(
         progress: called with (picked, wanted).
     """
     rows = np.flatnonzero(valid)
+    if bank.tiles is not None:
+        return _extend_by_tile(bank, features, rows, recipe, first_image, progress)
     window = _window(recipe, grid)
-    count = max(1, round(recipe.sampling_ratio * len(rows)))
-    rng = np.random.default_rng(recipe.seed)
-    old = len(bank.features)
-    if count == len(rows):
-        kept = rows
-    elif recipe.sampling == "random":
-        kept = rows[coreset.random(len(rows), count, rng)]
-    else:
-        points = ProjectedPoints.of(features, rows, bank.features)
-        places = None
-        if window is not None and bank.cells is not None:
-            places = Places(window, np.concatenate([bank.cells, window.cells_of(rows)]))
-        start = np.arange(old)
-        picks = coreset.greedy(points, old + count, start=start, places=places, progress=progress)
-        kept = np.sort(rows[picks[old:] - old])
+    kept = _keep_more(bank, features, rows, recipe, window, progress)
     patches, _, cells = _trial(features, rows, kept, recipe.seed, window)
     nobody = np.full(len(patches), -1)  # an entry that is among them may find itself
-    entries = Entries(bank.features, bank.origins, bank.cells)
-    entries = entries.joined(Entries.of(features, kept, window, first_image))
-    if recipe.sampling_limit and len(entries.features) > recipe.sampling_limit:
-        entries = entries.only(_among(entries, recipe.sampling_limit, recipe, window))
-    return _bank(entries, recipe, patches, nobody, cells, window)
+    entries = _joined(bank, Entries.of(features, kept, window, first_image), recipe, window)
+    return _searchable(entries, recipe, patches, nobody, cells, window)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,8 +178,115 @@ def _window(recipe: Recipe, grid: tuple[int, int] | None) -> Window | None:
     return position.window_of(recipe, grid)
 
 
+def _choose_by_tile(
+    features: PatchFeatures, rows: NDArray[np.int64], recipe: Recipe, progress: Progress | None
+) -> MemoryBank:
+    """A bank for each tile, chosen as that of an image that is no larger."""
+    parts = _by_tile(features, rows)
+    wanted = sum(_wanted(len(some), recipe) for some in parts.values())
+    banks: dict[int, MemoryBank] = {}
+    done = 0
+    for tile, some in parts.items():
+        kept = _keep(features, some, recipe, None, _further(progress, done, wanted))
+        entries = Entries.of(features, kept, None)
+        banks[tile] = _bank(entries, _spacing(entries, recipe, None))
+        done += len(kept)
+    return memory_bank.of_tiles(banks)
+
+
+def _extend_by_tile(
+    bank: MemoryBank,
+    features: PatchFeatures,
+    rows: NDArray[np.int64],
+    recipe: Recipe,
+    first_image: int,
+    progress: Progress | None,
+) -> MemoryBank:
+    """The bank of each tile after more good images."""
+    parts = _by_tile(features, rows)
+    wanted = len(bank.features) + sum(_share(len(some), recipe) for some in parts.values())
+    banks: dict[int, MemoryBank] = {}
+    done = 0
+    for tile, some in parts.items():  # the same tiles as before, since the region of interest is
+        before = bank.of_tile(tile)
+        kept = _keep_more(before, features, some, recipe, None, _further(progress, done, wanted))
+        entries = _joined(before, Entries.of(features, kept, None, first_image), recipe, None)
+        banks[tile] = _bank(entries, _spacing(entries, recipe, None))
+        done += len(before.features) + len(kept)
+    return memory_bank.of_tiles(banks)
+
+
+def _by_tile(features: PatchFeatures, rows: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    """Rows of patches of tiled images by their tile."""
+    patches = features.shape[1]
+    tile = rows % patches // (patches // features.views)
+    return {int(one): rows[tile == one] for one in np.unique(tile)}
+
+
+def _further(progress: Progress | None, before: int, wanted: int) -> Progress | None:
+    """Progress of a part, as that of the whole."""
+    return None if progress is None else lambda done, total: progress(before + done, wanted)
+
+
+def _keep(
+    features: PatchFeatures,
+    rows: NDArray[np.int64],
+    recipe: Recipe,
+    window: Window | None,
+    progress: Progress | None,
+) -> NDArray[np.int64]:
+    """Those of some rows of patches that a bank keeps, ascending."""
+    count = _wanted(len(rows), recipe)
+    rng = np.random.default_rng(recipe.seed)
+    if count == len(rows):
+        return rows
+    if recipe.sampling == "random":
+        return rows[coreset.random(len(rows), count, rng)]
+    places = None if window is None else Places(window, window.cells_of(rows))
+    start = rng.integers(len(rows), size=1) if places is None else places.cover(rng)[:count]
+    points = ProjectedPoints.of(features, rows)
+    picks = coreset.greedy(points, count, start=start, places=places, progress=progress)
+    return np.sort(rows[picks])
+
+
+def _keep_more(
+    bank: MemoryBank,
+    features: PatchFeatures,
+    rows: NDArray[np.int64],
+    recipe: Recipe,
+    window: Window | None,
+    progress: Progress | None,
+) -> NDArray[np.int64]:
+    """Those of some rows of new patches that a bank keeps beside what it has, ascending."""
+    count = _share(len(rows), recipe)
+    if count == len(rows):
+        return rows
+    if recipe.sampling == "random":
+        return rows[coreset.random(len(rows), count, np.random.default_rng(recipe.seed))]
+    points = ProjectedPoints.of(features, rows, bank.features)
+    places = None
+    if window is not None and bank.cells is not None:
+        places = Places(window, np.concatenate([bank.cells, window.cells_of(rows)]))
+    old = len(bank.features)
+    start = np.arange(old)
+    picks = coreset.greedy(points, old + count, start=start, places=places, progress=progress)
+    return np.sort(rows[picks[old:] - old])
+
+
+def _joined(bank: MemoryBank, more: Entries, recipe: Recipe, window: Window | None) -> Entries:
+    """The entries of a bank and more behind them, as many as its limit allows."""
+    entries = Entries(bank.features, bank.origins, bank.cells).joined(more)
+    if recipe.sampling_limit and len(entries.features) > recipe.sampling_limit:
+        return entries.only(_among(entries, recipe.sampling_limit, recipe, window))
+    return entries
+
+
+def _share(patches: int, recipe: Recipe) -> int:
+    return max(1, round(recipe.sampling_ratio * patches))
+
+
 def _wanted(patches: int, recipe: Recipe) -> int:
-    count = max(1, round(recipe.sampling_ratio * patches))
+    count = _share(patches, recipe)
     return min(count, recipe.sampling_limit) if recipe.sampling_limit else count
 
 
@@ -236,7 +319,7 @@ def _trial(
     return features.rows(drawn[chosen]), own, None if window is None else window.cells_of(drawn[chosen])
 
 
-def _bank(
+def _searchable(
     chosen: Entries,
     recipe: Recipe,
     patches: NDArray[np.float32],
@@ -257,19 +340,22 @@ def _bank(
             own = np.where(own >= 0, np.argsort(order)[own], -1)
             chosen = chosen.only(order)
             apart = None if apart is None else np.concatenate([apart, apart[which]])[order]
-    entries = chosen.features
-    mean = entries.mean(axis=0, dtype=np.float64).astype(np.float32)
-    whole = MemoryBank(
-        features=entries,
-        origins=chosen.origins,
-        mean=mean,
-        basis=None,
-        spacing=apart,
-        cells=chosen.cells,
-    )
+    whole = _bank(chosen, apart)
     sight = None if window is None or cells is None else (window, cells)
     trial = Trial.of(whole, patches, own, recipe, sight)
     return search_space.cheapest(whole, trial, recipe)
+
+
+def _bank(entries: Entries, apart: NDArray[np.float32] | None) -> MemoryBank:
+    """The bank of some entries and their spacing, searched in all dimensions."""
+    return MemoryBank(
+        features=entries.features,
+        origins=entries.origins,
+        mean=entries.features.mean(axis=0, dtype=np.float64).astype(np.float32),
+        basis=None,
+        spacing=apart,
+        cells=entries.cells,
+    )
 
 
 def _spacing(entries: Entries, recipe: Recipe, window: Window | None) -> NDArray[np.float32] | None:

@@ -7,7 +7,8 @@ patch_features (n, h, w, d) ─► ranking of the bank in its search space ─�
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,29 +41,35 @@ def search_graph(
 
     Each patch is compared with the whole bank in the bank's search space (centred, principal dimensions, int8); the
     exact Euclidean distances of the best candidates decide: that to the nearest entry, or the mean of those to several,
-    in units of the entries' spacing where the bank has one. With a `position_window`, only with the entries within it.
+    in units of the entries' spacing where the bank has one. With a `position_window`, only with the entries within it;
+    where tiles have banks of their own, with that of the input `tile` (1,) int64, which all n images are.
 
     Args:
         bank: what is searched.
         grid: (h, w).
         recipe: score_neighbours, image_score and its keys, position_window.
         masked: adds the input `valid` (n, h, w) float32, 0 for patches that must not count for the score.
-        held_out: adds the input `excluded` (m,) float32, `FAR` for bank entries that must not be found.
+        held_out: adds the input `excluded` (m,) float32, `FAR` for bank entries that must not be found; where tiles
+            have banks of their own, those of the tile in the order of `bank.by_tile`.
         opset: that of the features graph, so that both can be joined.
     """
     build = GraphBuilder("search/", opset=opset)
-    entries, dimensions = bank.features.shape
+    dimensions = bank.features.shape[1]
     features = build.input("patch_features", TensorProto.FLOAT, ["n", *grid, dimensions])
     patches = build.node("Reshape", features, build.ints([-1, dimensions]))
-    stored = build.learnt("bank", bank.features)
-    excluded = build.input("excluded", TensorProto.FLOAT, [entries]) if held_out else None
+    shelf = _Shelf.of(build, bank)
+    stored = shelf.learnt("bank", bank.features)
+    excluded = build.input("excluded", TensorProto.FLOAT, [shelf.entries]) if held_out else None
+    if shelf.tile is not None:
+        none = shelf.learnt("bank_absent", np.zeros(len(bank.features), dtype=np.float32), fill=FAR)
+        excluded = none if excluded is None else build.node("Add", excluded, none)
 
     window = position.window_of(recipe, grid)
     blocks = None
     if window is not None:
         assert bank.cells is not None  # what chose the bank had the same recipe
         blocks = position.cut(window, bank.cells)
-    candidates, absent = _search(build, patches, bank, candidates_of(recipe), excluded, blocks)
+    candidates, absent = _search(build, patches, shelf, candidates_of(recipe), excluded, blocks)
     found = build.node("Gather", stored, candidates, axis=0)  # (patches, k, d)
     squared = _squared_distance(build, build.node("Unsqueeze", patches, build.ints([1])), found)
     if absent is not None:
@@ -73,8 +80,8 @@ def search_graph(
     if bank.spacing is None and recipe.score_neighbours == 1:
         distances = build.node("Sqrt", nearest)
     else:
-        some_missing = held_out or blocks is not None
-        distances = _mean_distance(build, squared, candidates, bank, recipe.score_neighbours, some_missing)
+        some_missing = excluded is not None or blocks is not None
+        distances = _mean_distance(build, squared, candidates, shelf, recipe.score_neighbours, some_missing)
     build.node("Reshape", distances, build.ints([-1, *grid]), name="distance_grid")
     build.output("distance_grid", ["n", *grid])
 
@@ -101,7 +108,7 @@ def search_graph(
             neighbour,
             stored,
             excluded,
-            bank,
+            shelf,
             grid,
             recipe.reweighting_neighbours,
         )
@@ -122,10 +129,59 @@ def side_by_side(bank: MemoryBank, grid: tuple[int, int], recipe: Recipe) -> boo
     return bool(4 * grid[0] * grid[1] * (entries + 2 * candidates_of(recipe) * dimensions) <= _SCRATCH)
 
 
+@dataclass(frozen=True)
+class _Shelf:
+    """What a search has of the entries it meets: all of the bank's, or those of one tile.
+
+    Attributes:
+        build: the graph.
+        bank: what is searched.
+        tile: the input that names the tile; None: entries serve all tiles, or there are none.
+        entries: how many it meets, those that fill up the banks of tiles that have fewer included.
+    """
+
+    build: GraphBuilder
+    bank: MemoryBank
+    tile: str | None
+    entries: int
+
+    @classmethod
+    def of(cls, build: GraphBuilder, bank: MemoryBank) -> Self:
+        """The shelf of a bank; adds the input `tile` where its tiles have banks of their own."""
+        if bank.tiles is None:
+            return cls(build, bank, None, len(bank.features))
+        return cls(build, bank, build.input("tile", TensorProto.INT64, [1]), bank.by_tile.shape[1])
+
+    def learnt(
+        self, name: str, values: NDArray[Any], width: int = 0, *, fill: float = 0, columns: bool = False
+    ) -> str:
+        """What belongs to each entry that is met, from that of all entries of the bank.
+
+        Args:
+            name: of the constant.
+            values: (m, ...).
+            width: filled up to so many entries.
+            fill: with this.
+            columns: entries come last, not first.
+        """
+        more = max(0, width - self.entries)
+        if self.tile is None:
+            if more:
+                values = np.pad(values, ((0, more), *((0, 0),) * (values.ndim - 1)), constant_values=fill)
+            return self.build.learnt(name, values.T if columns else values)
+        places = np.pad(self.bank.by_tile, ((0, 0), (0, more)), constant_values=-1)
+        filled = values[places]
+        filled[places < 0] = fill
+        learnt = self.build.learnt(name, filled.swapaxes(1, 2) if columns else filled)
+        return self.build.node(
+            "Squeeze", self.build.node("Gather", learnt, self.tile, axis=0), self.build.ints([0])
+        )
+
+
 def _search(
     build: GraphBuilder,
     patches: str,
-    bank: MemoryBank,
+    shelf: _Shelf,
     count: int,
     excluded: str | None,
     blocks: Blocks | None,
@@ -134,16 +190,18 @@ def _search(
 
     And what to add to their squared distances, (patches, k) float32: `FAR` where a patch may find fewer; None: nothing.
     """
+    bank = shelf.bank
     query = _query(build, patches, bank)
     if blocks is None:
-        entries = len(bank.features)
-        ranking = _ranking(build, query, bank, excluded, _padded(entries, count))
+        entries = shelf.entries
+        ranking = _ranking(build, query, shelf, excluded, _padded(entries, count))
         found = _best(build, ranking, entries, count)[1]
         return build.node("Min", found, build.ints([entries - 1])), None  # padding
     entries = blocks.entries.shape[1]
     blocks = blocks.padded(_padded(entries, count))
     ranked = _ranked(bank)
-    met = _doubled(build, bank, ranked[blocks.entries].transpose(0, 2, 1))  # (b, q, e)
+    met = build.learnt("search_bank", ranked[blocks.entries].transpose(0, 2, 1))  # (b, q, e)
+    met = _doubled(build, bank, met)
     ranking = blocks.ranking(build, query, met, ranked.shape[1], bank.norms, excluded)
     return blocks.found(build, *_best(build, ranking, entries, count), min(count, entries))
 
@@ -196,14 +254,14 @@ def _query(build: GraphBuilder, patches: str, bank: MemoryBank) -> str:
     return build.node("DequantizeLinear", build.node("QuantizeLinear", query, scale, zero), scale, zero)
 
 
-def _ranking(build: GraphBuilder, query: str, bank: MemoryBank, excluded: str | None, padded: int) -> str:
+def _ranking(build: GraphBuilder, query: str, shelf: _Shelf, excluded: str | None, padded: int) -> str:
     """|b|^2 - 2 q.b for all entries b, padded with FAR: squared distances up to a constant a patch, (patches, padded).
 
     q and b are centred and in the bank's search space, |b|^2 is that of all dimensions.
     """
-    missing = padded - len(bank.features)
-    entries = _doubled(build, bank, np.pad(_ranked(bank).T, ((0, 0), (0, missing))))
-    offset = build.learnt("search_offset", np.pad(bank.norms, (0, missing), constant_values=FAR))
+    bank, missing = shelf.bank, padded - shelf.entries
+    entries = _doubled(build, bank, shelf.learnt("search_bank", _ranked(bank), padded, columns=True))
+    offset = shelf.learnt("search_offset", bank.norms, padded, fill=FAR)
     if excluded is not None:
         own = build.node("Pad", excluded, build.ints([0, missing])) if missing else excluded
         offset = build.node("Add", offset, own)
@@ -211,17 +269,16 @@ def _ranking(build: GraphBuilder, query: str, bank: MemoryBank, excluded: str | 
 
 
 def _ranked(bank: MemoryBank) -> NDArray[Any]:
-    """The entries as they are ranked, (m, q) int8 or float32."""
-    return bank.quantised.entries if bank.int8 else bank.search_bank
+    """The entries as they are ranked, (m, q): in int8, or twice each in float32."""
+    return bank.quantised.entries if bank.int8 else 2 * bank.search_bank
 
 
-def _doubled(build: GraphBuilder, bank: MemoryBank, ranked: NDArray[Any]) -> str:
-    """Twice these entries, in float32."""
+def _doubled(build: GraphBuilder, bank: MemoryBank, ranked: str) -> str:
+    """Twice the entries that are ranked, in float32."""
     if not bank.int8:
-        return build.learnt("search_bank", 2 * ranked)
+        return ranked
     scale, zero = np.float32(2) * bank.quantised.entry_scale, np.array(0, dtype=np.int8)
-    learnt = build.learnt("search_bank", ranked)
-    return build.node("DequantizeLinear", learnt, build.constant(scale), build.constant(zero))
+    return build.node("DequantizeLinear", ranked, build.constant(scale), build.constant(zero))
 
 
 def _squared_distance(build: GraphBuilder, a: str, b: str) -> str:
@@ -230,7 +287,7 @@ def _squared_distance(build: GraphBuilder, a: str, b: str) -> str:
 
 
 def _mean_distance(
-    build: GraphBuilder, squared: str, candidates: str, bank: MemoryBank, neighbours: int, some_missing: bool
+    build: GraphBuilder, squared: str, candidates: str, shelf: _Shelf, neighbours: int, some_missing: bool
 ) -> str:
     """Mean distance of each patch to its nearest entries, each in units of the entry's spacing, (patches,).
 
@@ -238,16 +295,17 @@ def _mean_distance(
         build: the graph.
         squared: distances to the candidates, (patches, k); `FAR` and more for entries that must not be found.
         candidates: their indices, (patches, k).
-        bank: its spacing.
+        shelf: the entries' spacing.
         neighbours: how many entries.
         some_missing: whether some may be so; then the mean is of those that are left.
     """
-    count = min(neighbours, len(bank.features))
+    bank = shelf.bank
+    count = min(neighbours, shelf.entries)
     nearest, which = build.top_k(squared, count, largest=False)
     distances = build.node("Sqrt", nearest)
     if bank.spacing is not None:
         found = build.node("GatherElements", candidates, which, axis=1)
-        units = build.learnt("bank_density", np.float32(1) / bank.spacing)
+        units = shelf.learnt("bank_density", np.float32(1) / bank.spacing)
         distances = build.node("Mul", distances, build.node("Gather", units, found))
     if not some_missing:
         return build.node("ReduceMean", distances, build.ints([1]), keepdims=0)
@@ -284,7 +342,7 @@ def _reweighted(
     neighbour: str,
     stored: str,
     excluded: str | None,
-    bank: MemoryBank,
+    shelf: _Shelf,
     grid: tuple[int, int],
     count: int,
 ) -> str:
@@ -294,7 +352,7 @@ def _reweighted(
     for the patch p of the largest distance and its nearest bank entry m*. Patch distances that are other than |p - m*|
     are weighted alike.
     """
-    entries, dimensions = bank.features.shape
+    dimensions = shelf.bank.features.shape[1]
     cells = grid[0] * grid[1]
     farthest = build.node("ArgMax", per_image, axis=1, keepdims=1)  # (n, 1)
     pick = build.node("Unsqueeze", farthest, build.ints([2]))
@@ -309,7 +367,7 @@ def _reweighted(
         "GatherElements", build.node("Reshape", neighbour, build.ints([-1, cells])), farthest, axis=1
     )
     entry = build.node("Gather", stored, build.node("Squeeze", own, build.ints([1])), axis=0)  # (n, d)
-    mean = build.learnt("bank_mean", bank.mean)
+    mean = build.learnt("bank_mean", shelf.bank.mean)
     centred = build.node("Sub", entry, mean)
     spread = build.node("Sub", stored, mean)  # (m, d)
     norms = build.node("ReduceSumSquare", spread, build.ints([1]), keepdims=0)
@@ -317,7 +375,7 @@ def _reweighted(
     near = build.node("Sub", norms, build.node("Mul", products, build.floats([2])))
     if excluded is not None:
         near = build.node("Add", near, excluded)
-    crowd = build.top_k(near, min(count, entries), largest=False)[1]
+    crowd = build.top_k(near, min(count, shelf.entries), largest=False)[1]
     distances = build.node(
         "Sqrt", _squared_distance(build, patch, build.node("Gather", stored, crowd, axis=0))
     )  # (n, b)

@@ -78,7 +78,7 @@ class Tiling:
 
     def whole(self, recipe: Recipe) -> Recipe:
         """The recipe for the canvas: as if the working image were so large, and not tiled."""
-        return recipe.replace({"image_size": self.canvas, "tiling": ""})
+        return recipe.replace({"image_size": self.canvas, "tiling": "", "tile_bank": "shared"})
 
     def looked_at(self, roi: Roi | None, recipe: Recipe) -> NDArray[np.bool_]:
         """Which cells of the canvas are looked at, (h, w) bool."""

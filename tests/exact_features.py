@@ -13,14 +13,14 @@ from goodparts.recipe import Recipe
 
 
 class _Array:
-    def __init__(self, features: NDArray[np.float32], recipe: Recipe) -> None:
+    def __init__(self, features: NDArray[np.float32], recipe: Recipe, views: int) -> None:
+        self.views = views
         self.shape = features.shape
         self.projection = Projection.draw(features.shape[2], recipe)
         self._features = features
 
     def image(self, image: int, view: int = 0) -> NDArray[np.float32]:
-        assert view == 0
-        return self._features[image]
+        return self._features[image].reshape(self.views, -1, self.shape[2])[view]
 
     def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._features.reshape(-1, self.shape[2])[rows]
@@ -29,9 +29,9 @@ class _Array:
         return self.projection.of(self.rows(rows))
 
 
-def exact(features: NDArray[np.float32], recipe: Recipe) -> PatchFeatures:
-    """Features (n, patches, d) of n images."""
-    return cast(PatchFeatures, _Array(features, recipe))
+def exact(features: NDArray[np.float32], recipe: Recipe, views: int = 1) -> PatchFeatures:
+    """Features (n, views x patches, d) of n images."""
+    return cast(PatchFeatures, _Array(features, recipe, views))
 
 
 def everything(features: PatchFeatures) -> NDArray[np.float32]:

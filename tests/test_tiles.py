@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+from exact_features import exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -21,7 +23,9 @@ from goodparts.cli import cli
 from goodparts.errors import GoodpartsError, ModelError, OutputError, RecipeError
 from goodparts.export import metadata
 from goodparts.features import Extractor
+from goodparts.memory_bank import MemoryBank
 from goodparts.recipe import tile_size
+from goodparts.sampling import choose
 from goodparts.tiles import NEEDED, Tiling, plan
 
 SIZE = (200, 328)
@@ -64,6 +68,7 @@ def test_tiles_are_read(text: str, expected: tuple[tuple[int, int], int]) -> Non
         ({"tiling": "64x64", "framing": "letterbox"}, ("tiling", "framing = letterbox", "stretch")),
         ({"tiling": "64x64", "framing": "crop"}, ("tiling", "framing = crop", "stretch")),
         ({"tiling": "64x64", "light": "colour"}, ("tiling", "light = colour", "as_is")),
+        ({"tile_bank": "position"}, ("tile_bank", "tiling = 640x640+64", "shared")),
     ],
     ids=str,
 )
@@ -376,8 +381,6 @@ def test_saved_and_loaded_it_is_the_same(
 
 
 def test_a_model_without_its_tiles_is_damaged(fitted: Inspector, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     path = model_file.save(replace(fitted.model, tiling=None), tmp_path / "plates")
     with pytest.raises(ModelError, match=r"tiling = '64x64\+24' does not go with the members"):
         model_file.load(path)
@@ -437,12 +440,232 @@ def test_regions_of_interest(
         inspector.export(tmp_path / "part.onnx")
 
 
+# ---- a bank for each place -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def halves(plates: Callable[..., NDArray[np.uint8]]) -> Callable[..., NDArray[np.uint8]]:
+    """Plates whose right half is brighter; bad: a patch as bright on the left."""
+
+    def plate(seed: int, bad: bool = False) -> NDArray[np.uint8]:
+        halves = plates(seed)
+        halves[:, 164:] += 90
+        if bad:
+            halves[90:122, 20:52] = halves[90:122, 220:252]
+        return halves
+
+    return plate
+
+
+@pytest.fixture(scope="module")
+def placed(plain: Recipe, halves: Callable[..., NDArray[np.uint8]]) -> Inspector:
+    """Read only."""
+    return Inspector(plain.replace({"tile_bank": "position"})).fit([halves(seed) for seed in range(8)])
+
+
+def features_of(inspector: Inspector, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Patch features of all tiles of an image, (tiles, patches, d)."""
+    model = inspector.model
+    assert model.tiling is not None
+    extractor = Extractor(model.backbone, model.recipe, model.whitening)
+    return np.stack([extractor(model.tiling.pixels(image, tile)) for tile in range(len(model.tiling))])
+
+
+def brute_force(
+    patches: NDArray[np.float32], bank: MemoryBank, hidden: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """Mean distance to the three nearest entries that are not hidden, in units of their spacing."""
+    apart = np.linalg.norm(patches[:, None].astype(np.float64) - bank.features, axis=2)
+    if hidden is not None:
+        apart[:, hidden] = np.inf
+    nearest = np.argsort(apart, axis=1)[:, :3]
+    assert bank.spacing is not None
+    return np.asarray((np.take_along_axis(apart, nearest, axis=1) / bank.spacing[nearest]).mean(axis=1))
+
+
+def test_each_place_has_the_bank_that_its_patches_make(
+    plain: Recipe, good: list[NDArray[np.uint8]], placed: Inspector
+) -> None:
+    model = placed.model
+    assert model.tiling is not None
+    assert model.bank.tiles is not None
+    assert np.unique(model.bank.tiles).tolist() == list(range(len(model.tiling)))
+    assert (np.diff(model.bank.tiles) >= 0).all()
+    recipe = plain.replace({"tile_bank": "position", "sampling_limit": 40})
+    rng = np.random.default_rng(0)
+    stored = rng.standard_normal((5, 4 * 64, 6)).astype(np.float32)
+    valid = rng.random((5, 4 * 64)) < 0.8
+    bank = choose(exact(stored, recipe, views=4), valid, recipe)
+    assert bank.tiles is not None
+    for tile in range(4):
+        part = slice(64 * tile, 64 * (tile + 1))
+        alone = choose(exact(stored[:, part], recipe), valid[:, part], plain.replace({"sampling_limit": 40}))
+        of_tile = bank.of_tile(tile)
+        assert len(alone.features) == round(0.1 * valid[:, part].sum())
+        np.testing.assert_array_equal(of_tile.features, alone.features)
+        np.testing.assert_array_equal(of_tile.origins, alone.origins)
+        assert of_tile.spacing is not None
+        assert alone.spacing is not None
+        np.testing.assert_allclose(of_tile.spacing, alone.spacing, rtol=1e-6)
+
+
+def test_a_tile_is_compared_with_its_own_place(
+    placed: Inspector, halves: Callable[..., NDArray[np.uint8]]
+) -> None:
+    model = placed.model
+    tiling, bank = model.tiling, model.bank
+    assert tiling is not None
+    image = halves(77, True)
+    features = features_of(placed, image)
+    expected, _ = tiling.measure(
+        lambda tile: (
+            brute_force(features[tile], bank.of_tile(tile)).reshape(GRID).astype(np.float32),
+            0.0,
+        ),
+        np.ones(tiling.grid, dtype=bool),
+        placed.recipe,
+    )
+    found = placed.inspect(image).distance_grid
+    assert np.isclose(found, expected, rtol=1e-3).mean() > 0.999  # ties of the third nearest aside
+
+
+def test_what_is_good_elsewhere_is_bad_here(
+    plain: Recipe, placed: Inspector, halves: Callable[..., NDArray[np.uint8]]
+) -> None:
+    shared = Inspector(plain).fit([halves(seed) for seed in range(8)])
+
+    def contrast(inspector: Inspector) -> float:
+        """How far the moved patch lies, as a multiple of the farthest cell of a good plate."""
+        inside = [
+            inspector.inspect(halves(seed, True)).distance_grid[12:15, 3:6].mean() for seed in range(50, 54)
+        ]
+        return float(
+            np.mean(inside) / np.mean([inspector.inspect(halves(seed)).score for seed in range(50, 54)])
+        )
+
+    assert contrast(placed) > 1.5 * contrast(shared)
+    for seed in range(50, 54):
+        assert placed.inspect(halves(seed, True)).bad
+        assert not placed.inspect(halves(seed)).bad
+
+
+@pytest.mark.parametrize("sampling", ["greedy", "random"])
+def test_held_out_an_image_meets_nothing_of_itself(
+    plain: Recipe, halves: Callable[..., NDArray[np.uint8]], sampling: str
+) -> None:
+    recipe = plain.replace({"tile_bank": "position", "sampling": sampling})
+    pictures = [halves(seed) for seed in range(6)]
+    inspector = Inspector(recipe).fit(pictures)
+    tiling, bank = inspector.model.tiling, inspector.model.bank
+    assert tiling is not None
+    features = features_of(inspector, pictures[2])
+
+    def without_own(tile: int) -> tuple[NDArray[np.float32], float]:
+        of_tile = bank.of_tile(tile)
+        found = brute_force(features[tile], of_tile, of_tile.origins == 2)
+        return found.reshape(GRID).astype(np.float32), 0.0
+
+    _, alone = tiling.measure(without_own, np.ones(tiling.grid, dtype=bool), recipe)
+    score = inspector.model.calibration.scores[2]
+    if sampling == "random":  # which has no stand-ins
+        assert score == pytest.approx(alone, rel=2e-3)
+    else:
+        assert 0.6 * alone < score < 1.001 * alone
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"image_score": "reweighted"},
+        {"image_score": "top_mean", "top_share": 0.02},
+        {"sampling": "random"},
+        {"sampling_limit": 20},
+        {"sampling_ratio": 1e-6, "score_neighbours": 4},
+        {"score_neighbours": 1, "density_neighbours": 0},
+        {"calibration_folds": 3},
+        {"robust": True},
+        {"memory_limit": 0.0},
+    ],
+    ids=str,
+)
+def test_banks_of_places_are_saved_and_loaded(
+    plain: Recipe, keys: dict[str, Any], halves: Callable[..., NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    good = [halves(seed) for seed in range(6)]
+    inspector = Inspector(plain.replace({"tile_bank": "position", **keys})).fit(good)
+    loaded = Inspector.load(inspector.save(tmp_path / "plates"))
+    assert loaded.model.identity == inspector.model.identity
+    assert loaded.inspect(halves(30)).score == pytest.approx(inspector.inspect(halves(30)).score, rel=1e-5)
+    assert all(0 < score < 1e6 for score in loaded.model.calibration.scores)
+    bank = loaded.model.bank
+    assert bank.tiles is not None
+    most = np.unique(bank.tiles, return_counts=True)[1].max()
+    assert most <= (loaded.recipe.sampling_limit or len(bank.features))
+
+
+def test_two_images_are_enough_for_banks_of_places(
+    plain: Recipe, halves: Callable[..., NDArray[np.uint8]]
+) -> None:
+    inspector = Inspector(plain.replace({"tile_bank": "position"})).fit([halves(0), halves(1)])
+    assert all(0 < score < 1e6 for score in inspector.model.calibration.scores)
+
+
+def test_a_model_without_the_tiles_of_its_bank_is_damaged(placed: Inspector, tmp_path: Path) -> None:
+    broken = replace(placed.model, bank=replace(placed.model.bank, tiles=None))
+    path = model_file.save(broken, tmp_path / "plates")
+    with pytest.raises(ModelError, match="tile_bank = position"):
+        model_file.load(path)
+
+
+@pytest.mark.parametrize("limit", [0, 30])
+def test_banks_of_places_learn_on(
+    plain: Recipe, halves: Callable[..., NDArray[np.uint8]], limit: int
+) -> None:
+    recipe = plain.replace({"tile_bank": "position", "sampling_limit": limit})
+    inspector = Inspector(recipe).fit([halves(seed) for seed in range(5)])
+    before = inspector.model.bank
+    inspector.update([halves(seed) for seed in range(9)])
+    after = inspector.model.bank
+    assert before.tiles is not None
+    assert after.tiles is not None
+    assert set(after.origins.tolist()) == set(range(9))
+    assert len(inspector.model.calibration.scores) == 9
+    for tile in np.unique(before.tiles):
+        old, new = before.of_tile(tile), after.of_tile(tile)
+        assert (np.diff(new.origins) >= 0).all()
+        if limit:
+            assert len(old.features) < len(new.features) == limit
+        else:
+            np.testing.assert_array_equal(new.features[: len(old.features)], old.features)
+            assert len(new.features) > len(old.features)
+
+
+def test_places_outside_the_region_of_interest_have_no_bank(
+    plain: Recipe, halves: Callable[..., NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    path = tmp_path / "zones.json"
+    path.write_text(json.dumps(ZONES | {"zones": ZONES["zones"][:1]}), encoding="utf-8")  # type: ignore[index]
+    recipe = plain.replace({"tile_bank": "position", "roi": str(path)})
+    inspector = Inspector(recipe).fit([halves(seed) for seed in range(6)])
+    tiling, tiles_ = inspector.model.tiling, inspector.model.bank.tiles
+    assert tiling is not None
+    assert tiles_ is not None
+    assert len(np.unique(tiles_)) < len(tiling)
+    assert inspector.inspect(halves(60, True)).bad
+    assert not inspector.inspect(halves(60)).bad
+    inspector.update([halves(seed) for seed in range(6, 9)])
+    assert not inspector.inspect(halves(60)).bad
+
+
 # ---- other programs ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("banks", ["shared", "position"])
 def test_an_export_merged_as_its_metadata_says(
-    fitted: Inspector, plates: Callable[..., NDArray[np.uint8]], tmp_path: Path
+    banks: str, request: pytest.FixtureRequest, plates: Callable[..., NDArray[np.uint8]], tmp_path: Path
 ) -> None:
+    fitted: Inspector = request.getfixturevalue("fitted" if banks == "shared" else "placed")
     session = onnxruntime.InferenceSession(
         str(fitted.export(tmp_path / "part.onnx")), providers=["CPUExecutionProvider"]
     )
@@ -457,10 +680,15 @@ def test_an_export_merged_as_its_metadata_says(
         canvas = framing.apply(frame, image)
         total = np.zeros((height // down, width // across))
         weights = np.zeros_like(total)
+        tile = 0
         for top, row in zip(lies["rows"], lies["row_weights"], strict=True):
             for left, column in zip(lies["columns"], lies["column_weights"], strict=True):
                 shown = canvas[top : top + tile_height, left : left + tile_width]
-                (grid,) = session.run(["distance_grid"], {"image": shown[None]})
+                inputs: dict[str, Any] = {"image": shown[None]}
+                if banks == "position":
+                    inputs["tile"] = np.array([tile])
+                (grid,) = session.run(["distance_grid"], inputs)
+                tile += 1
                 part = (
                     slice(top // down, top // down + len(row)),
                     slice(left // across, left // across + len(column)),
@@ -499,7 +727,14 @@ def test_fit_says_how_images_are_tiled(
         cli(["fit", str(mini_dataset), "--model", str(model), *arguments, "--tiling", "64x64+24"])
     assert ended.value.code in (0, None)
     out = " ".join(capsys.readouterr().out.split())
-    assert "Tiles 96x96 px in 2 x 2 tiles of 64x64 px, 32 px overlap or more, not reduced" in out
+    tiles_ = "Tiles 96x96 px in 2 x 2 tiles of 64x64 px, 32 px overlap or more, not reduced"
+    assert tiles_ in out
+    assert "each place" not in out
+    arguments += ["--tiling", "64x64+24", "--tile-bank", "position"]
+    with pytest.raises(SystemExit):
+        cli(["fit", str(mini_dataset), "--model", str(model), *arguments])
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"{tiles_}; each place has a bank of its own, of 78 patch features at most" in out
 
 
 @pytest.mark.parametrize("of_a_model", [False, True])

@@ -66,6 +66,8 @@ def export(model: Path, file_format: str, out: Path | None, precision: str, as_j
     roi = loaded.roi
     if roi is not None and roi.several:
         click.echo(f"     zone_scores    float32 (n, {len(roi.zones)}): {', '.join(roi.names)}")
+    if loaded.asks_tile:
+        click.echo("     tile           int64   (1,): which tile all n images are, counted row by row")
     if loaded.tiling is not None:
         click.echo(
             wrapped(
