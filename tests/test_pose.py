@@ -236,7 +236,6 @@ def test_what_was_not_looked_at_is_nan_and_what_lies_beyond_the_border_does_not_
     np.testing.assert_allclose(found_map[:, 20:90], 1, rtol=1e-5)
     assert np.isnan(found_map[:, 90:]).all()  # beside what lay beyond the border
     assert framing.seen_share(frame) == pytest.approx(0.8)
-    assert not frame.whole
 
 
 def test_beyond_the_border_a_good_part_is_shown() -> None:
