@@ -49,11 +49,6 @@ class Frame:
     working_size: tuple[int, int]
     warp: Warp | None = None
 
-    @property
-    def whole(self) -> bool:
-        """Whether the image fills the working image and nothing of it is cut off."""
-        return self.resized == self.working_size and self.offset == (0, 0) and self.warp is None
-
 
 def frame_of(image_size: tuple[int, int], recipe: Recipe) -> Frame:
     """Where an image of (height, width) comes to lie.

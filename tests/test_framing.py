@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,7 +86,6 @@ def test_where_an_image_comes_to_lie(
     assert (frame.resized, frame.offset) == (resized, offset)
     assert frame.image_size == size
     assert frame.working_size == recipe_of(kind, image_size).image_size
-    assert frame.whole == (resized == frame.working_size)
 
 
 @pytest.mark.parametrize("kind", ["stretch", "letterbox", "crop"])
@@ -111,7 +112,7 @@ def test_an_image_of_the_working_size_is_not_touched() -> None:
     image = np.random.default_rng(2).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     for kind in ("stretch", "letterbox"):
         frame = framed((48, 64), kind, "64x48")
-        assert frame.whole
+        assert frame == Frame((48, 64), (48, 64), (0, 0), (48, 64))
         np.testing.assert_array_equal(framing.apply(frame, image), image)
 
 
@@ -121,7 +122,7 @@ def test_a_sliver_can_not_be_letterboxed() -> None:
         ImageError, match=r"3200x100 pixels would be 224x7 .* 224x224; take framing = stretch"
     ):
         framed((100, 3200), "letterbox")
-    assert framed((1, 3200), "stretch").whole
+    assert framed((1, 3200), "stretch") == Frame((1, 3200), (224, 224), (0, 0), (224, 224))
 
 
 # ---- what was looked at
@@ -364,3 +365,55 @@ def test_what_was_not_seen_is_nan_in_the_map() -> None:
     np.testing.assert_array_equal(np.isnan(framing.anomaly_map(grid, frame, 4, seen)), ~seen)
     crop = framing.frame_of((50, 40), Recipe(image_size=32, framing="crop", resize_size=40))
     assert framing.seen_pixels(crop).mean() == pytest.approx(framing.seen_share(crop))
+
+
+# ---- straightened --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["stretch", "letterbox", "crop"])
+def test_a_map_of_a_straightened_image_comes_back_to_where_the_image_has_it(kind: str) -> None:
+    frame = framing.frame_of((120, 180), Recipe(image_size=96, framing=kind, resize_size=100))
+    cos, sin = math.cos(0.3), math.sin(0.3)
+    frame = replace(frame, warp=(cos, -sin, 12.0, sin, cos, -9.0))
+    at = (50.3, 40.8)  # (x, y) in the straightened working image
+    y, x = np.mgrid[:48, :48] * 2 + 1.0
+    grid = np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 72).astype(np.float32)
+    found_map = framing.anomaly_map(grid, frame, 0)
+    assert found_map.shape == (120, 180)
+    before = cos * at[0] - sin * at[1] + 12, sin * at[0] + cos * at[1] - 9
+    expected = [
+        (before[i] - frame.offset[1 - i]) * frame.image_size[1 - i] / frame.resized[1 - i] for i in (0, 1)
+    ]
+    row, column = np.unravel_index(np.nanargmax(found_map), found_map.shape)
+    assert abs(column + 0.5 - expected[0]) < 2
+    assert abs(row + 0.5 - expected[1]) < 2
+
+
+def test_what_was_not_looked_at_is_nan_and_what_lies_beyond_the_border_does_not_count() -> None:
+    frame = Frame((100, 100), (100, 100), (0, 0), (100, 100), warp=(1, 0, 20.0, 0, 1, 0.0))
+    valid = framing.valid_cells(frame, (10, 10))
+    np.testing.assert_array_equal(valid, np.tile(np.arange(10) < 7, (10, 1)))
+    grid = np.where(valid, np.float32(1), np.float32(np.nan))
+    found_map = framing.anomaly_map(grid, frame, 2)
+    assert np.isnan(found_map[:, :20]).all()  # shifted out of the straightened image
+    np.testing.assert_allclose(found_map[:, 20:90], 1, rtol=1e-5)
+    assert np.isnan(found_map[:, 90:]).all()  # beside what lay beyond the border
+    assert framing.seen_share(frame) == pytest.approx(0.8)
+
+
+def test_beyond_the_border_a_good_part_is_shown() -> None:
+    frame = Frame((8, 8), (8, 8), (0, 0), (8, 8), warp=(1, 0, 3.0, 0, 1, 0.0))
+    picture = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    beyond = np.full((8, 8, 3), 7, np.uint8)
+    straight = framing.straighten(frame, picture, beyond)
+    np.testing.assert_array_equal(straight[:, :5], picture[:, 3:])
+    np.testing.assert_array_equal(straight[:, 5:], beyond[:, 5:])
+
+
+def test_padding_of_a_letterbox_does_not_count_when_it_is_turned() -> None:
+    frame = framing.frame_of((50, 100), Recipe(image_size=100, framing="letterbox"))
+    frame = replace(frame, warp=(1, 0, 0.0, 0, 1, -10.0))
+    valid = framing.valid_cells(frame, (20, 20))
+    assert valid[8:16].all()
+    assert not valid[:8].any()
+    assert not valid[16:].any()
