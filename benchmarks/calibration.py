@@ -47,16 +47,18 @@ def bias(data: Dataset, recipe: Recipe) -> Iterator[str]:
     """Held-out scores of a half against scores of the other half: both are good parts that the bank has not seen."""
     backbone = load_backbone(recipe.backbone)
     recipe = with_layers(recipe, backbone)
-    extractor = features.Extractor(cut_down(backbone, recipe), recipe)
+    backbone = cut_down(backbone, recipe)
+    plain = features.Extractor(backbone, recipe)
+    viewing = features.Viewing(recipe, read_image, WORKERS, silent)
     ways = ("own entries left out", "the same with stand-ins", "five refits")
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     images = list(data.train)
-    with features.extract(
-        images, extractor, recipe, read=read_image, workers=WORKERS, tell=silent
-    ) as everything:
-        for seed in range(4):
-            half = np.zeros(len(images), dtype=bool)
-            half[np.random.default_rng(seed).permutation(len(images))[: len(images) // 2]] = True
+    for seed in range(4):
+        half = np.zeros(len(images), dtype=bool)
+        half[np.random.default_rng(seed).permutation(len(images))[: len(images) // 2]] = True
+        some = [image for image, of_half in zip(images, half, strict=True) if of_half]
+        extractor = features.Extractor(backbone, recipe, features.learn_whitening(some, plain, viewing))
+        with features.extract(images, extractor, viewing) as everything:
             learnt, new = everything.without(~half), np.flatnonzero(~half)
             bank = sampling.choose(learnt.features, learnt.eligible, recipe)
             nobody = np.full(len(bank.features), -1, dtype=np.int32)
@@ -64,11 +66,11 @@ def bias(data: Dataset, recipe: Recipe) -> Iterator[str]:
             fresh = _scores(
                 held_out.score_against(learnt, bank, nobody, new.tolist(), recipe, WORKERS, silent)
             )
-            plain = _scores(held_out.score_against(learnt, bank, nobody, members, recipe, WORKERS, silent))
+            alone = _scores(held_out.score_against(learnt, bank, nobody, members, recipe, WORKERS, silent))
             filled = _scores(held_out.score(learnt, bank, recipe, workers=WORKERS, tell=silent))[half]
             folds = held_out.score_by_folds(learnt, recipe, 5, workers=WORKERS, tell=silent)
             refits = _scores(sorted(folds, key=lambda one: one.index))[half]
-            for way, scores in zip(ways, (plain, filled, refits), strict=True):
+            for way, scores in zip(ways, (alone, filled, refits), strict=True):
                 found[way].append(
                     (scores.mean() / fresh.mean() - 1, threshold(scores) / threshold(fresh) - 1)
                 )
@@ -127,13 +129,13 @@ def rules(data: Dataset, recipe: Recipe) -> Iterator[str]:
         inspector.calibrate(changes={"threshold_rule": "sigma", "threshold_sigma": 3, **changes})
         found = inspector.evaluate(data).metrics
         rule = " ".join(str(value) for value in changes.values())
-        yield f"| {rule} | {found['pixel_threshold']:.2f} | {found['pixel_f1']:.3f} | {found['pixel_f1_max']:.3f} |"
+        yield f"| {rule} | {found['pixel_threshold']:.3f} | {found['pixel_f1']:.3f} | {found['pixel_f1_max']:.3f} |"
 
 
 def _row(rule: str, cut: float, labels: NDArray[np.bool_], scores: NDArray[np.float64], says: str) -> str:
     count = metrics.confusion(labels, scores > cut)
     f1 = 2 * count["true_bad"] / (2 * count["true_bad"] + count["false_bad"] + count["false_good"])
-    return f"| {rule} | {cut:.2f} | {count['false_bad']} | {count['false_good']} | {f1:.3f} | {says} |"
+    return f"| {rule} | {cut:.3f} | {count['false_bad']} | {count['false_good']} | {f1:.3f} | {says} |"
 
 
 def smuggled(data: Dataset, recipe: Recipe) -> Iterator[str]:

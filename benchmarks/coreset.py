@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from goodparts import coreset, feeding
 from goodparts.backbones import load_backbone
-from goodparts.features import Extractor, extract
+from goodparts.features import Extractor, Viewing, extract
 from goodparts.fitting import cut_down, good_images, silent, with_layers
 from goodparts.images import read_image
 from goodparts.recipe import Recipe
@@ -99,7 +99,7 @@ def real_points(data: Path, recipe: Recipe) -> NDArray[np.float32]:
     recipe = with_layers(recipe, backbone)
     extractor = Extractor(cut_down(backbone, recipe), recipe)
     workers = feeding.default_workers()
-    with extract(good_images(data), extractor, recipe, read=read_image, workers=workers, tell=silent) as good:
+    with extract(good_images(data), extractor, Viewing(recipe, read_image, workers, silent)) as good:
         rows = np.flatnonzero(good.eligible)
         return ProjectedPoints.of(good.features, rows)[np.arange(len(rows))]
 

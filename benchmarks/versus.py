@@ -57,7 +57,7 @@ from goodparts import (
     read_dataset,
 )
 from goodparts.backbones import load_backbone
-from goodparts.features import Extractor, extract
+from goodparts.features import Extractor, Viewing, extract
 from goodparts.images import read_image
 from goodparts.metrics import auroc
 
@@ -169,8 +169,8 @@ def run(options: argparse.Namespace, stack: ExitStack) -> None:
 def all_features(data: Dataset, backbone: Any, recipe: Recipe) -> np.ndarray:
     """Patch features of all good images, (n, d) float32."""
     extractor = Extractor(backbone, recipe)
-    how = {"read": read_image, "workers": feeding.default_workers(), "tell": fitting.silent}
-    with extract(data.train, extractor, recipe, **how) as found:
+    viewing = Viewing(recipe, read_image, feeding.default_workers(), fitting.silent)
+    with extract(data.train, extractor, viewing) as found:
         return np.concatenate([found.features.image(index) for index in range(len(found))])
 
 

@@ -104,6 +104,46 @@ class GoodFeatures:
         return len(self.frames)
 
 
+@dataclass(frozen=True, eq=False)
+class Viewing:
+    """How good images come to be looked at: what all steps of fitting share that read them.
+
+    Attributes:
+        recipe: the settings.
+        read: from an image as users give it to pixels.
+        workers: threads.
+        tell: progress.
+        roi: the region of interest; None: everything is looked at.
+        reference: what images are aligned to; None: they are not.
+        tiling: how images are tiled; None: they are not.
+    """
+
+    recipe: Recipe
+    read: Read
+    workers: int
+    tell: Progress
+    roi: Roi | None = None
+    reference: Reference | None = None
+    tiling: Tiling | None = None
+
+    def place(self, image: ImageLike, grid: tuple[int, int]) -> tuple[Placed, NDArray[np.bool_]]:
+        """An image in its place, and which of its cells are looked at, (h, w) bool.
+
+        `grid` is that of a working image, or of a tile, (h, w).
+
+        Raises:
+            ImageError: it can't be read, or does not fit the region of interest.
+        """
+        recipe, grid = tiles.whole(self.tiling, self.recipe, grid)
+        placed = pose.place(self.read(image), recipe, self.reference)
+        return placed, cells_looked_at(self.roi, placed.frame, recipe, grid, name_of(image))
+
+    @property
+    def abreast(self) -> int:
+        """Images that are worked on side by side."""
+        return tiles.abreast(self.workers, self.recipe)
+
+
 class Extractor:
     """From a working image to its patch features: the first half of the pipeline, compiled."""
 
@@ -142,29 +182,18 @@ def grid_of(graph: Graph) -> tuple[int, int]:
     return shape[1].dim_value, shape[2].dim_value
 
 
-def learn_whitening(
-    images: Sequence[ImageLike],
-    extractor: Extractor,
-    recipe: Recipe,
-    *,
-    read: Read,
-    workers: int,
-    tell: Progress,
-    roi: Roi | None = None,
-    reference: Reference | None = None,
-    tiling: Tiling | None = None,
-) -> Whitening | None:
+def learn_whitening(images: Sequence[ImageLike], extractor: Extractor, viewing: Viewing) -> Whitening | None:
     """What whitens the features of good images, from some of them; None where the recipe leaves them as they are.
 
     Raises:
         ImageError: one of them can't be read, or does not fit the region of interest.
     """
+    recipe, tiling = viewing.recipe, viewing.tiling
     if not whitening.wanted(recipe, extractor.dimensions):
         return None
-    whole, grid = tiles.whole(tiling, recipe, extractor.grid)
     views = [0]
     if tiling is not None:
-        cells = tiling.looked_at(roi, recipe)
+        cells = tiling.looked_at(viewing.roi, recipe)
         views = [view for view in range(len(tiling)) if tiling.cells(cells, view).any()]
     count = len(images) * len(views)
     sample: Sequence[int]
@@ -176,36 +205,23 @@ def learn_whitening(
         sample = np.sort(drawn).tolist()
 
     def one(index: int) -> NDArray[np.float32]:
-        image = images[index // len(views)]
-        placed = pose.place(read(image), whole, reference)
-        looked_at = cells_looked_at(roi, placed.frame, whole, grid, name_of(image))
+        placed, looked_at = viewing.place(images[index // len(views)], extractor.grid)
         if tiling is None:
             return extractor(placed.working)[looked_at.ravel()]
         view = views[index % len(views)]
         return extractor(tiling.pixels(placed.working, view))[tiling.cells(looked_at, view).ravel()]
 
     def told() -> Iterator[NDArray[np.float32]]:
-        with closing(feeding.ordered(one, sample, workers=tiles.abreast(workers, recipe))) as extracted:
+        with closing(feeding.ordered(one, sample, workers=viewing.abreast)) as extracted:
             for done, patches in enumerate(extracted, 1):
-                tell("whitening", done, len(sample))
+                viewing.tell("whitening", done, len(sample))
                 yield patches
 
     return Whitening.learn(told(), recipe)
 
 
 @contextmanager
-def extract(
-    images: Sequence[ImageLike],
-    extractor: Extractor,
-    recipe: Recipe,
-    *,
-    read: Read,
-    workers: int,
-    tell: Progress,
-    roi: Roi | None = None,
-    reference: Reference | None = None,
-    tiling: Tiling | None = None,
-) -> Iterator[GoodFeatures]:
+def extract(images: Sequence[ImageLike], extractor: Extractor, viewing: Viewing) -> Iterator[GoodFeatures]:
     """The features of all images and of the copies of them that the recipe asks for, for as long as the block lasts.
 
     Images are aligned to the reference, if there is one.
@@ -214,6 +230,7 @@ def extract(
         ImageError: one of them can't be read, or does not fit the region of interest.
         OutputError: no room for their features in the temporary folder.
     """
+    recipe, roi, tiling = viewing.recipe, viewing.roi, viewing.tiling
     copies = augment.copies(recipe.augment)
     patches = extractor.grid[0] * extractor.grid[1]
     views = 1 + len(copies) if tiling is None else len(tiling)
@@ -222,9 +239,8 @@ def extract(
         valid = np.ones((len(images), views * patches), dtype=bool)
 
         def one(index: int) -> tuple[Placed, str, ImageStatistics, NDArray[np.float32]]:
-            placed = pose.place(read(images[index]), whole, reference)
+            placed, looked_at = viewing.place(images[index], extractor.grid)
             frame, working = placed.frame, placed.working
-            looked_at = cells_looked_at(roi, frame, whole, grid, name_of(images[index]))
             judged = framing.without_padding(frame, placed.picture)
             if roi is not None:
                 judged = working[roi.judged(whole, grid)]
@@ -244,16 +260,14 @@ def extract(
             return placed, digest(working), quality.measure(judged), cells
 
         frames, digests, statistics, cells, unaligned = [], [], [], [], []
-        with closing(
-            feeding.ordered(one, range(len(images)), workers=tiles.abreast(workers, recipe))
-        ) as extracted:
+        with closing(feeding.ordered(one, range(len(images)), workers=viewing.abreast)) as extracted:
             for placed, hashed, measured, brightness in extracted:
                 frames.append(placed.frame)
                 unaligned.append(placed.pose.failure if placed.pose else "")
                 digests.append(hashed)
                 statistics.append(measured)
                 cells.append(brightness)
-                tell("features", len(frames), len(images))
+                viewing.tell("features", len(frames), len(images))
         everyone = np.zeros(len(images), dtype=bool)
         yield GoodFeatures(
             features,

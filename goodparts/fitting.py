@@ -34,7 +34,16 @@ from goodparts.calibration import (
     require_zones,
 )
 from goodparts.errors import DatasetError
-from goodparts.features import Extractor, GoodFeatures, Progress, Read, digest, extract, learn_whitening
+from goodparts.features import (
+    Extractor,
+    GoodFeatures,
+    Progress,
+    Read,
+    Viewing,
+    digest,
+    extract,
+    learn_whitening,
+)
 from goodparts.images import ImageLike
 from goodparts.light import Light
 from goodparts.memory_bank import MemoryBank
@@ -80,31 +89,12 @@ def fit(
     if recipe.pose != "as_is":
         reference = pose.learn(images, recipe, read=read, workers=workers, tell=tell)
         clock.lap("pose")
-    whitening = learn_whitening(
-        images,
-        extractor,
-        recipe,
-        read=read,
-        workers=workers,
-        tell=tell,
-        roi=roi,
-        reference=reference,
-        tiling=tiling,
-    )
+    viewing = Viewing(recipe, read, workers, tell, roi, reference, tiling)
+    whitening = learn_whitening(images, extractor, viewing)
     if whitening is not None:
         extractor = Extractor(backbone, recipe, whitening)
         clock.lap("whitening")
-    with extract(
-        images,
-        extractor,
-        recipe,
-        read=read,
-        workers=workers,
-        tell=tell,
-        roi=roi,
-        reference=reference,
-        tiling=tiling,
-    ) as features:
+    with extract(images, extractor, viewing) as features:
         alone = extractor if len(images) == 1 else None  # copies of an only image are still to come
         del extractor
         clock.lap("features")
@@ -172,17 +162,8 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         )
     first = int(model.data["good_images"])
     extractor = Extractor(model.backbone, recipe, model.whitening)
-    with extract(
-        images,
-        extractor,
-        recipe,
-        read=read,
-        workers=workers,
-        tell=tell,
-        roi=model.roi,
-        reference=model.reference,
-        tiling=model.tiling,
-    ) as features:
+    viewing = Viewing(recipe, read, workers, tell, model.roi, model.reference, model.tiling)
+    with extract(images, extractor, viewing) as features:
         del extractor
         clock.lap("features")
         features = _with_a_verdict(features, recipe)

@@ -13,7 +13,7 @@ from goodparts import Inspector, Recipe, augment, framing
 from goodparts.augment import Copy
 from goodparts.backbones import load_backbone
 from goodparts.errors import RecipeError
-from goodparts.features import Extractor, extract
+from goodparts.features import Extractor, Viewing, extract
 from goodparts.fitting import cut_down, silent
 from goodparts.framing import Frame
 from goodparts.images import read_image
@@ -132,7 +132,7 @@ def test_copies_stand_behind_their_image(mini_backbone: Path, mini_dataset: Path
     backbone = cut_down(load_backbone(recipe.backbone), recipe)
     extractor = Extractor(backbone, recipe)
     paths = sorted((mini_dataset / "train" / "good").iterdir())[:3]
-    with extract(paths, extractor, recipe, read=read_image, workers=2, tell=silent) as good:
+    with extract(paths, extractor, Viewing(recipe, read_image, 2, silent)) as good:
         patches = good.grid[0] * good.grid[1]
         assert good.features.shape[:2] == (3, 5 * patches)
         assert good.looked_at.shape == (3, *good.grid)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from goodparts import coreset, dataset, fitting
 from goodparts.backbones import load_backbone
-from goodparts.features import Extractor, extract
+from goodparts.features import Extractor, Viewing, extract
 from goodparts.images import read_image
 from goodparts.recipe import Recipe
 from goodparts.sampling import ProjectedPoints
@@ -138,7 +138,7 @@ def test_every_greedy_pick_of_real_patches_is_the_farthest(shared: Path) -> None
     )
     images = dataset.good_images(shared / "mvtec_ad" / "metal_nut")[:24]
     extractor = Extractor(fitting.cut_down(load_backbone(recipe.backbone), recipe), recipe)
-    with extract(images, extractor, recipe, read=read_image, workers=2, tell=fitting.silent) as good:
+    with extract(images, extractor, Viewing(recipe, read_image, 2, fitting.silent)) as good:
         source = ProjectedPoints.of(good.features, np.flatnonzero(good.eligible))
         points = source[np.arange(len(source))]
         picks = coreset.greedy(source, len(source) // 10, start=5)

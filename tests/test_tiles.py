@@ -301,11 +301,7 @@ def test_whitening_meets_tiles_of_all_places(
     learnt = features.learn_whitening(
         pictures,
         extractor,
-        fitted.recipe,
-        read=lambda image: np.asarray(image),
-        workers=1,
-        tell=lambda *told: None,
-        tiling=tiling,
+        features.Viewing(fitted.recipe, np.asarray, 1, lambda *told: None, tiling=tiling),
     )
     assert learnt is not None
     assert len(met) == len(set(met)) <= whitening.SAMPLE
