@@ -193,8 +193,7 @@ def learn_whitening(images: Sequence[ImageLike], extractor: Extractor, viewing: 
         return None
     views = [0]
     if tiling is not None:
-        cells = tiling.looked_at(viewing.roi, recipe)
-        views = [view for view in range(len(tiling)) if tiling.cells(cells, view).any()]
+        views = tiling.searched(tiling.looked_at(viewing.roi, recipe))
     count = len(images) * len(views)
     sample: Sequence[int]
     if tiling is None:
@@ -237,6 +236,7 @@ def extract(images: Sequence[ImageLike], extractor: Extractor, viewing: Viewing)
     whole, grid = tiles.whole(tiling, recipe, extractor.grid)
     with patch_features((len(images), patches, extractor.dimensions), recipe, views) as features:
         valid = np.ones((len(images), views * patches), dtype=bool)
+        steps = feeding.Steps(len(images) * (views if tiling is not None else 1))  # an image, or a tile
 
         def one(index: int) -> tuple[Placed, str, ImageStatistics, NDArray[np.float32]]:
             placed, looked_at = viewing.place(images[index], extractor.grid)
@@ -256,18 +256,27 @@ def extract(images: Sequence[ImageLike], extractor: Extractor, viewing: Viewing)
                 valid[index, view * patches : (view + 1) * patches] = seen.ravel()
                 if seen.any():
                     features.put(index, extractor(shown), view)
+                if tiling is not None:
+                    steps.take()
+            if tiling is None:
+                steps.take()
             cells = light.measure(working) if tiling is None else np.zeros((3, light.CELLS**2), np.float32)
             return placed, digest(working), quality.measure(judged), cells
 
         frames, digests, statistics, cells, unaligned = [], [], [], [], []
-        with closing(feeding.ordered(one, range(len(images)), workers=viewing.abreast)) as extracted:
+
+        def tell() -> None:
+            viewing.tell("features", steps.done, steps.total)
+
+        order = range(len(images))
+        with closing(feeding.ordered(one, order, workers=viewing.abreast, meanwhile=tell)) as extracted:
             for placed, hashed, measured, brightness in extracted:
                 frames.append(placed.frame)
                 unaligned.append(placed.pose.failure if placed.pose else "")
                 digests.append(hashed)
                 statistics.append(measured)
                 cells.append(brightness)
-                viewing.tell("features", len(frames), len(images))
+                tell()
         everyone = np.zeros(len(images), dtype=bool)
         yield GoodFeatures(
             features,

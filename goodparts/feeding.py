@@ -6,13 +6,15 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_PATIENCE = 0.25  # seconds
 
 
 def cores() -> int:
@@ -45,8 +47,16 @@ def _blas() -> Any:
     return ThreadpoolController()
 
 
-def ordered(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Generator[Result]:
+def ordered(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    meanwhile: Callable[[], object] | None = None,
+) -> Generator[Result]:
     """`map` with threads: results in the order of the items, at most 2 x workers of them in the air.
+
+    While a result is awaited `meanwhile` is called a few times a second, in the caller's thread.
 
     The first error of `function` is raised where its result would have come; what had not begun is cancelled. The
     same holds when the caller stops early (an interrupt, or a generator that is closed). When it ends, however it
@@ -63,12 +73,36 @@ def ordered(function: Callable[[Item], Result], items: Iterable[Item], *, worker
             for item in items:
                 waiting.append(pool.submit(calls.make, function, item))
                 if len(waiting) >= 2 * workers:
-                    yield waiting.popleft().result()
+                    yield _awaited(waiting.popleft(), meanwhile)
             while waiting:
-                yield waiting.popleft().result()
+                yield _awaited(waiting.popleft(), meanwhile)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             calls.end()  # of a thread that was being started when an interrupt came, the pool does not know
+
+
+class Steps:
+    """Counts the steps that several threads take, for progress that is told in one of them.
+
+    Attributes:
+        done: so many were taken.
+        total: of so many.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.done, self.total = 0, total
+        self._lock = threading.Lock()
+
+    def take(self) -> None:
+        """One more; from any thread."""
+        with self._lock:
+            self.done += 1
+
+
+def _awaited(future: Future[Result], meanwhile: Callable[[], object] | None) -> Result:
+    while meanwhile is not None and not wait([future], timeout=_PATIENCE).done:
+        meanwhile()
+    return future.result()
 
 
 class _Calls:

@@ -360,7 +360,7 @@ def score_against(
         images: which of `good`, by index.
         recipe: image_score, framing, smoothing_sigma.
         workers: threads.
-        tell: called with (stage, done, total).
+        tell: called with (stage, done, total), of images or of their tiles.
         first_image: index that the first of these images has among the bank's origins.
     """
     from goodparts import search
@@ -385,6 +385,9 @@ def score_against(
     origins = bank.origins
     vars(bank).pop("search_bank", None)  # the engine has a copy
 
+    cells = np.ones(good.grid, dtype=bool) if tiling is None else tiling.looked_at(good.roi, recipe)
+    steps = feeding.Steps(len(images) * (1 if tiling is None else len(tiling.searched(cells))))
+
     def one(index: int) -> HeldOut:
         own = index + first_image
         hidden = (origins == own) | ((only_for >= 0) & (only_for != own))
@@ -401,13 +404,14 @@ def score_against(
             if masked:
                 inputs["valid"] = valid[view][None].astype(np.float32)
             outputs = engine(inputs)
+            steps.take()
             return outputs["distance_grid"][0], float(outputs["score"][0])
 
         if tiling is None:
             distances, found = search_view(0)
             distances[~valid[0]] = np.nan
         else:
-            distances, found = tiling.measure(search_view, tiling.looked_at(good.roi, recipe), recipe)
+            distances, found = tiling.measure(search_view, cells, recipe)
         return HeldOut(
             index=index,
             score=found,
@@ -417,9 +421,13 @@ def score_against(
             ),
         )
 
-    with closing(feeding.ordered(one, images, workers=tiles.abreast(workers, recipe))) as scored:
-        for done, held_out in enumerate(scored, 1):
-            tell("calibration", done, len(images))
+    def so_far() -> None:
+        tell("calibration", steps.done, steps.total)
+
+    abreast = tiles.abreast(workers, recipe)
+    with closing(feeding.ordered(one, images, workers=abreast, meanwhile=so_far)) as scored:
+        for held_out in scored:
+            so_far()
             yield held_out
 
 

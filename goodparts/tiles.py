@@ -114,6 +114,10 @@ class Tiling:
             _weights(self.columns, self.tile[1], self.cell[1]),
         )
 
+    def searched(self, cells: NDArray[np.bool_]) -> list[int]:
+        """The tiles with a cell that is looked at; `cells`: those of the canvas, (h, w) bool."""
+        return [index for index in range(len(self)) if self.cells(cells, index).any()]
+
     def measure(
         self, search: Search, cells: NDArray[np.bool_], recipe: Recipe
     ) -> tuple[NDArray[np.float32], float]:
@@ -131,9 +135,7 @@ class Tiling:
         total = np.zeros(self.grid, dtype=np.float32)
         weight = np.zeros(self.grid, dtype=np.float32)
         scores = []
-        for index in range(len(self)):
-            if not self.cells(cells, index).any():
-                continue
+        for index in self.searched(cells):
             distances, score = search(index)
             share = self.weight(index)
             total[self._window(index)] += share * distances

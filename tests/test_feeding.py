@@ -49,6 +49,27 @@ def test_results_come_in_the_order_of_the_items(delays: list[int], workers: int)
     assert list(feeding.ordered(work, enumerate(delays), workers=workers)) == list(range(len(delays)))
 
 
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_caller_is_heard_while_a_result_is_awaited(workers: int) -> None:
+    heard: list[tuple[int, threading.Thread]] = []
+    steps, go = feeding.Steps(2 * workers), threading.Event()
+
+    def work(item: int) -> int:
+        steps.take()
+        assert go.wait(timeout=20)
+        return item
+
+    def meanwhile() -> None:
+        heard.append((steps.done, threading.current_thread()))
+        if len(heard) == 3:
+            go.set()
+
+    items = list(range(2 * workers))
+    assert list(feeding.ordered(work, items, workers=workers, meanwhile=meanwhile)) == items
+    assert heard[2] == (workers, threading.current_thread())
+    assert steps.done == steps.total
+
+
 def test_items_are_worked_on_side_by_side() -> None:
     meeting = threading.Barrier(3, timeout=20)  # passed only by three at the same time
     results = list(feeding.ordered(lambda item: (meeting.wait(), item)[1], range(9), workers=3))

@@ -325,6 +325,20 @@ def test_a_small_defect_is_found_where_it_is(
         assert inspection.mask[row + 3, column + 3]
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_progress_counts_tiles(plain: Recipe, good: list[NDArray[np.uint8]], workers: int) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+    inspector = Inspector(plain, workers=workers).fit(
+        good[:4], progress=lambda stage, done, total: told.setdefault(stage, []).append((done, total))
+    )
+    assert inspector.model.tiling is not None
+    for stage in ("features", "calibration"):
+        done, totals = zip(*told[stage], strict=True)
+        assert set(totals) == {4 * len(inspector.model.tiling)}
+        assert list(done) == sorted(done)
+        assert done[-1] == totals[-1]
+
+
 def test_one_tile_is_the_plain_system(plain: Recipe, good: list[NDArray[np.uint8]]) -> None:
     one = Inspector(plain.replace({"tiling": "400x400"})).fit(good)
     whole = Inspector(plain.replace({"tiling": ""})).fit(good)
