@@ -57,6 +57,13 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "256 px": {"image_size": 256},
     "384 px": {"image_size": 384},
     "fast": {"image_size": 256, "sampling_limit": 2000},
+    "light colour": {"light": "colour"},
+    "light exposure": {"light": "exposure"},
+    "pose rigid": {"pose": "rigid"},
+    "window of 24 px": {"position_window": 24},
+    "turned copies": {"augment": ["rotate90"]},
+    "tiles of 480 px": {"tiling": "480x480+80"},
+    "the same, a bank each": {"tiling": "480x480+80", "tile_bank": "position"},
 }
 OF_THE_BUILT_IN_BACKBONE = ("layers 3 and 5", "layers 2 to 5", "layers alike")
 INSPECTIONS = 15
