@@ -63,7 +63,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "window of 24 px": {"position_window": 24},
     "turned copies": {"augment": ["rotate90"]},
     "tiles of 480 px": {"tiling": "480x480+80"},
-    "the same, a bank each": {"tiling": "480x480+80", "tile_bank": "position"},
+    "tiles with a bank each": {"tiling": "480x480+80", "tile_bank": "position"},
 }
 OF_THE_BUILT_IN_BACKBONE = ("layers 3 and 5", "layers 2 to 5", "layers alike")
 INSPECTIONS = 15
