@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from goodparts import augment, precision
+from goodparts import augment, framing, precision, tiles
 from goodparts.calibration import COPIES, FOLDS, SEPARATE, Calibration, Decision, zone_recipe
 from goodparts.model import Model
 from goodparts.rates import images_needed, in_so_many
-from goodparts.recipe import Recipe
+from goodparts.recipe import Recipe, size_text
 
 FEW = 20  # good images: with fewer, a threshold is a guess
+_COARSE = 4.0  # times that images are reduced, from which on tiles are worth a hint
 LEAST_ALIKE = 5  # good images that are named
 WANTED = (0.05, 0.02, 0.01, 0.001)  # false-reject rates of which is said what they need
 
@@ -241,13 +242,33 @@ def describe_tiles(model: Model) -> str | None:
     """How images of the usual size are tiled, in words; None: they are not."""
     if model.tiling is None:
         return None
-    width, height = next(iter(model.data["image_sizes"])).split("x")
-    text = model.tiling.in_words((int(height), int(width)))
+    text = model.tiling.in_words(_usual_size(model))
     if model.bank.tiles is not None:
         text += (
             f"; each place has a bank of its own, of {model.bank.by_tile.shape[1]:,} patch features at most"
         )
     return text
+
+
+def describe_detail(model: Model) -> str:
+    """How large a defect has to be, in pixels of images of the usual size, in words (`docs/tiles.md`)."""
+    recipe, _ = model.whole
+    size = _usual_size(model)
+    frame = framing.frame_of(size, recipe)
+    scale = [size[axis] / frame.resized[axis] for axis in (0, 1)]
+    smallest = round(tiles.NEEDED * max(1.0, *scale))
+    text = f"defects smaller than about {smallest} px may be missed"
+    if model.tiling is not None:
+        return text
+    if recipe.framing == "stretch" and max(scale) > _COARSE:
+        text += "; for smaller ones: --tiling auto --smallest-defect PIXELS"
+    return f"{size_text(size)} px {tiles.reduction_in_words(scale)}, so {text}"
+
+
+def _usual_size(model: Model) -> tuple[int, int]:
+    """(height, width) of most good images."""
+    width, height = next(iter(model.data["image_sizes"])).split("x")
+    return int(height), int(width)
 
 
 def _learnt(model: Model) -> list[str]:
@@ -270,6 +291,7 @@ def _learnt(model: Model) -> list[str]:
         )
     if (tiled := describe_tiles(model)) is not None:
         lines.append(f"Looked at in tiles: {tiled}.")
+    lines.append(f"Detail: {describe_detail(model)}.")
     left_out = model.calibration.left_out
     unsure = ", or were not aligned," if model.recipe.pose_failure == "recheck" else ""
     if left_out:

@@ -274,6 +274,11 @@ class Recipe:
                     f"tile_bank: {self.tile_bank} is a memory bank for each place of a tile, and tiling is off; say "
                     "how large tiles are, such as tiling = 640x640+64, or take tile_bank = shared"
                 )
+            if self.smallest_defect:
+                raise RecipeError(
+                    f"smallest_defect: {self.smallest_defect:g} says how far tiling = auto reduces images, and tiling "
+                    "is off; take tiling = auto, or leave out smallest_defect"
+                )
             return
         if self.tiling != "auto":
             tile_size(self.tiling)

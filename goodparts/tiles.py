@@ -78,7 +78,8 @@ class Tiling:
 
     def whole(self, recipe: Recipe) -> Recipe:
         """The recipe for the canvas: as if the working image were so large, and not tiled."""
-        return recipe.replace({"image_size": self.canvas, "tiling": "", "tile_bank": "shared"})
+        off = {"tiling": "", "smallest_defect": 0, "tile_bank": "shared"}
+        return recipe.replace({"image_size": self.canvas, **off})
 
     def looked_at(self, roi: Roi | None, recipe: Recipe) -> NDArray[np.bool_]:
         """Which cells of the canvas are looked at, (h, w) bool."""
@@ -161,7 +162,7 @@ class Tiling:
         ]
         if overlaps:
             text += f", {min(overlaps):.0f} px overlap or more"
-        return f"{text}, {_factor(scale)}"
+        return f"{text}, {reduction_in_words(scale)}"
 
     def to_json(self) -> str:
         """As the model file keeps it."""
@@ -273,7 +274,9 @@ def _fall(weights: NDArray[np.float32], shared: int) -> None:
     weights[:shared] *= (np.sin(np.pi / 2 * np.clip(at, 0, 1)) ** 2).astype(np.float32)
 
 
-def _factor(scale: Sequence[float]) -> str:
+def reduction_in_words(scale: Sequence[float]) -> str:
+    """How much smaller images become, (down, across), in words."""
+
     def one(value: float) -> str:
         if abs(value - 1) < 0.02:
             return "not reduced"
@@ -281,4 +284,7 @@ def _factor(scale: Sequence[float]) -> str:
 
     if abs(scale[0] / scale[1] - 1) < 0.02:
         return one(scale[1])
-    return f"{one(scale[1])} across and {one(scale[0])} down"
+    across, down = one(scale[1]), one(scale[0])
+    if min(scale) >= 1.02:
+        down = down.removeprefix("reduced by ")  # which was said
+    return f"{across} across and {down} down"

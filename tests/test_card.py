@@ -25,6 +25,7 @@ from goodparts.card import (
     card,
     card_record,
     card_text,
+    describe_detail,
     least_alike,
 )
 from goodparts.model import Model
@@ -243,3 +244,33 @@ def test_the_record_is_json_and_agrees(inspector: Inspector) -> None:
     assert record["confidence"] == 0.9
     assert record["certified"] is False
     assert record["decisions_before"] == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "keys", "words"),
+    [
+        (
+            (240, 320),
+            {},
+            "320x240 px reduced by 5 across and 3.75 down, so defects smaller than about 30 px may be missed; for",
+        ),
+        ((128, 128), {}, "128x128 px reduced by 2, so defects smaller than about 12 px may be missed"),
+        (
+            (32, 64),
+            {},
+            "64x32 px not reduced across and enlarged by 2 down, so defects smaller than about 6 px",
+        ),
+        ((128, 256), {"framing": "letterbox"}, "reduced by 4, so defects smaller than about 24 px"),
+        ((128, 256), {"framing": "crop", "resize_size": 64}, "256x128 px reduced by 2, so defects"),
+        ((256, 256), {"tiling": "128x128+32"}, "defects smaller than about 12 px may be missed"),
+    ],
+    ids=str,
+)
+def test_how_small_a_defect_may_be_missed(
+    mini_backbone: Path, size: tuple[int, int], keys: dict[str, Any], words: str
+) -> None:
+    recipe = Recipe(backbone=str(mini_backbone), layers=("layer2", "layer3"), image_size=64, **keys)
+    good = [np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8) for seed in range(2)]
+    described = describe_detail(Inspector(recipe).fit(good).model)
+    assert words in described
+    assert ("--tiling" in described) == (words.endswith("for"))

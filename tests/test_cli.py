@@ -205,7 +205,14 @@ VALUES: dict[str, tuple[str, Any]] = {
 }
 """How values are spelled that a key's kind and limits say little about, and what they mean."""
 
-COMPANIONS = {"mean": "std", "std": "mean", "layer_weights": "layers", "grid_layer": "layers"}
+COMPANIONS = {
+    "mean": "std",
+    "std": "mean",
+    "layer_weights": "layers",
+    "grid_layer": "layers",
+    "smallest_defect": "tiling",
+    "tile_bank": "tiling",
+}
 """Keys that need another one beside them."""
 
 

@@ -148,7 +148,8 @@ def test_nonsense_that_python_would_take_is_refused(values: dict[str, Any], word
 def with_limit(name: str, number: float) -> dict[str, Any]:
     """The key at that number, and whatever else it takes for it to be allowed."""
     value: Any = (number, number) if name == "image_size" else number
-    return {name: value}
+    needs = {"tiling": "640x640+64"} if name == "smallest_defect" else {}
+    return needs | {name: value}
 
 
 def test_layer_weights_go_with_layers_that_are_named() -> None:
@@ -307,7 +308,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
             values[name] = draw(st.integers(int(low), int(high)))
     if values["framing"] == "letterbox":
         values["light"] = "as_is"
-    values["tile_bank"] = "shared"  # without tiles
+    values |= {"tile_bank": "shared", "smallest_defect": 0}  # without tiles
     values["image_size"] = draw(st.tuples(st.integers(16, 1000), st.integers(16, 1000)))
     values["resize_size"] = draw(st.integers(1000, 4096))
     values["patch_size"] |= 1

@@ -68,6 +68,7 @@ def test_tiles_are_read(text: str, expected: tuple[tuple[int, int], int]) -> Non
         ({"tiling": "64x64", "framing": "letterbox"}, ("tiling", "framing = letterbox", "stretch")),
         ({"tiling": "64x64", "framing": "crop"}, ("tiling", "framing = crop", "stretch")),
         ({"tiling": "64x64", "light": "colour"}, ("tiling", "light = colour", "as_is")),
+        ({"smallest_defect": 12}, ("smallest_defect: 12", "tiling = auto", "leave out")),
         ({"tile_bank": "position"}, ("tile_bank", "tiling = 640x640+64", "shared")),
     ],
     ids=str,
@@ -148,6 +149,7 @@ def test_auto_reduces_as_far_as_the_smallest_defect_allows() -> None:
         ("128x128+32", "400x240 px in 4 x 3 tiles of 128x128 px, 32 px overlap or more, reduced by 2"),
         ("32x32+8", "enlarged by 2"),
         ("128x64+16", "reduced by 2 across and not reduced down"),
+        ("128x192+16", "reduced by 2 across and 3 down"),
     ],
 )
 def test_in_words(tiling: str, words: str) -> None:

@@ -75,7 +75,7 @@ def print_evaluation(
 
 def say_learnt(inspector: Inspector) -> None:
     """What was learnt, and with which backbone."""
-    from goodparts.card import describe_tiles
+    from goodparts.card import describe_detail, describe_tiles
     from goodparts.precision import describe
 
     model = inspector.model
@@ -90,6 +90,7 @@ def say_learnt(inspector: Inspector) -> None:
     click.echo(wrapped(f"Scores   {describe(model.recipe, model.precision)}", indent=9))
     if (tiled := describe_tiles(model)) is not None:
         click.echo(wrapped(f"Tiles    {tiled}", indent=9))
+    click.echo(wrapped(f"Detail   {describe_detail(model)}", indent=9))
     if model.roi is not None:
         zones = f", {len(model.roi.zones)} zones: {', '.join(model.roi.names)}" if model.roi.several else ""
         click.echo(f"Looks at {100 * model.data['seen_share']:.3g} % of the picture{zones}")
