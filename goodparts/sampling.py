@@ -33,7 +33,7 @@ def choose(
     Args:
         features: of all patches of n good images.
         valid: which of them may be kept, (n, patches) bool.
-        recipe: sampling, sampling_ratio, sampling_limit, position_window, search_dimensions, seed.
+        recipe: sampling, sampling_ratio, sampling_limit, position_window, tile_bank, search_dimensions, seed.
         grid: (h, w) of the patches, which only a position_window asks for.
         progress: called with (picked, wanted).
     """
