@@ -244,9 +244,7 @@ def describe_tiles(model: Model) -> str | None:
         return None
     text = model.tiling.in_words(_usual_size(model))
     if model.bank.tiles is not None:
-        text += (
-            f"; each place has a bank of its own, of {model.bank.by_tile.shape[1]:,} patch features at most"
-        )
+        text += f"; each place has a bank of its own, of {model.bank.most_met:,} patch features at most"
     return text
 
 

@@ -2,7 +2,7 @@
 
     image (n, H, W, 3) uint8 ──► model.pipeline() ──► distance_grid (n, h, w), score (n,)
     valid (n, h, w), letterbox only                        │
-                                                           └──► anomaly_map (n, H, W)
+    tile (1,), where tiles have banks of their own         └──► anomaly_map (n, H, W)
 
 A region of interest is inside the file: `valid` is then a constant, and several zones have a further output,
 `zone_scores` (n, zones).

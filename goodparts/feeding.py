@@ -63,11 +63,12 @@ def ordered(
     ends, no call of `function` is running any more.
     """
     with small_products():
-        if workers <= 1:
+        if workers <= 1 and meanwhile is None:
             yield from map(function, items)
             return
         calls = _Calls()
         waiting: deque[Future[Result]] = deque()
+        workers = max(1, workers)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="goodparts")
         try:
             for item in items:

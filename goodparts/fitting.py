@@ -191,7 +191,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
                 more.add(names[one.index], one.score, one.anomaly_map, zones)
                 statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
         clock.lap("calibration")
-    full = 0 < recipe.sampling_limit <= len(bank.features)  # so that entries may have gone
+    full = 0 < recipe.sampling_limit <= bank.most_met  # so that entries may have gone
     grown = bank.spacing is None and not full  # else distances may have risen
     learnt = more.result(recipe.pixel_threshold_quantile)
     if before.learnt.source != COPIES:  # which stood in for what there is now

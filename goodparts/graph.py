@@ -127,7 +127,7 @@ def features_graph(
 
 
 def pipeline_graph(features: Graph, search: Graph) -> Graph:
-    """Both graphs as one: `image` (and `valid`) in, `distance_grid` and `score` out."""
+    """Both graphs as one: `image` (and `valid`, `tile`) in, `distance_grid` and `score` out."""
     joined = onnx.ModelProto()
     joined.CopyFrom(features.model)
     graph, second = joined.graph, search.model.graph

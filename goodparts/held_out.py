@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import feeding, framing, memory_bank, position, sampling, tiles
+from goodparts import coreset, feeding, framing, memory_bank, position, sampling, tiles
 from goodparts.coreset import Points
+from goodparts.errors import DatasetError
 from goodparts.features import GoodFeatures, Progress
 from goodparts.memory_bank import MemoryBank
 from goodparts.position import Places, Window
@@ -62,15 +63,13 @@ def score(
 
     `first_image` is the index that the first of these images has among the bank's origins.
     """
-    banks = [bank] if bank.tiles is None else [bank.of_tile(tile) for tile in np.unique(bank.tiles)]
     if (
-        min(len(np.unique(one.origins)) for one in banks) < 2
-    ):  # without that image's entries nothing would be left
+        bank.tiles is None and not first_image and len(np.unique(bank.origins)) < 2
+    ):  # nothing else would be left
         yield from sorted(
             score_by_folds(good, recipe, 2, workers=workers, tell=tell), key=lambda one: one.index
         )
         return
-    del banks
     filled, only_for = _filled(good, bank, recipe, first_image)
     yield from score_against(
         good,
@@ -109,21 +108,44 @@ def score_by_folds(
 
 
 def _filled(
-    good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int
+    good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int, usual: float | None = None
 ) -> tuple[MemoryBank, NDArray[np.int32]]:
-    """A bank with stand-ins, and for each entry the image that it serves alone, -1: all of them, (m,) int32."""
+    """A bank with stand-ins, and for each entry the image that it serves alone, -1: all of them, (m,) int32.
+
+    `usual` is the spacing below which none counts; None: the median of the bank.
+
+    Raises:
+        DatasetError: without an image nothing would be left.
+    """
+    if usual is None and bank.spacing is not None:
+        usual = float(np.median(bank.spacing))
     if bank.tiles is not None:
         filled = {
-            int(tile): _filled(good.of_tile(int(tile)), bank.of_tile(int(tile)), recipe, first_image)
-            for tile in np.unique(bank.tiles)
+            tile: _filled(good.of_tile(tile), bank.of_tile(tile), recipe, first_image, usual)
+            for tile in bank.tiles_served.tolist()
         }
         banks = {tile: of_tile for tile, (of_tile, _) in filled.items()}
         return memory_bank.of_tiles(banks), np.concatenate([only_for for _, only_for in filled.values()])
     fillers, absent = stand_ins(good, bank, recipe, first_image=first_image)
-    apart = _spacing(bank, fillers, absent, recipe, good.grid)
+    _require_others(good, bank, absent, first_image)
+    apart = _spacing(bank, fillers, absent, recipe, good.grid, usual)
     everyone = np.full(len(bank.features), -1, dtype=np.int32)
     with_fillers = bank.with_entries(fillers.features, fillers.origins, fillers.cells, apart)
     return with_fillers, np.concatenate([everyone, absent])
+
+
+def _require_others(
+    good: GoodFeatures, bank: MemoryBank, absent: NDArray[np.int32], first_image: int
+) -> None:
+    """DatasetError where all entries are of one of the good images, and none stands in for it."""
+    owners = np.unique(bank.origins)
+    own = int(owners[0]) - first_image
+    if len(owners) > 1 or not 0 <= own < len(good) or good.left_out[own] or np.any(absent == owners[0]):
+        return
+    raise DatasetError(
+        f"the memory bank holds patches of one good image alone ({len(bank.features)}), and no other image is there to "
+        "judge it by: give more good images, or raise sampling_ratio or sampling_limit"
+    )
 
 
 def stand_ins(
@@ -133,18 +155,29 @@ def stand_ins(
 
     Returns:
         (s entries, absent (s,)): entry j is a patch of image `origins[j]` and stands in only where image `absent[j]` is
-        held out. None for a random bank, which leaves no holes; except that with a position window there are always
-        enough for every cell to see one.
+        held out. A random bank leaves no holes and has none; except that where all its entries are of one image as many
+        of others are drawn, and that with a position window there are always enough for every cell to see one.
     """
     window = position.window_of(recipe, good.grid)
     kept = np.empty(0, dtype=np.int64)
     absent = np.empty(0, dtype=np.int32)
     if recipe.sampling == "greedy":
         kept, absent = _in_holes(good, bank, window, first_image)
+    elif len(np.unique(bank.origins)) == 1:
+        kept = _of_others(good, bank, recipe, first_image)
+        absent = np.full(len(kept), bank.origins[0], dtype=np.int32)
     fillers = Entries.of(good.features, kept, window, first_image)
     if window is None:
         return fillers, absent
     return _seen_everywhere(bank, fillers, absent, window)
+
+
+def _of_others(good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int) -> NDArray[np.int64]:
+    """As many rows of patches as a bank of one image has, drawn from those of the others."""
+    rows = np.flatnonzero(good.eligible)
+    rows = rows[rows // good.features.shape[1] + first_image != bank.origins[0]]
+    count = min(len(rows), len(bank.features))
+    return np.asarray(rows[coreset.random(len(rows), count, np.random.default_rng(recipe.seed))])
 
 
 def _in_holes(
@@ -177,7 +210,12 @@ def _in_holes(
 
 
 def _spacing(
-    bank: MemoryBank, fillers: Entries, absent: NDArray[np.int32], recipe: Recipe, grid: tuple[int, int]
+    bank: MemoryBank,
+    fillers: Entries,
+    absent: NDArray[np.int32],
+    recipe: Recipe,
+    grid: tuple[int, int],
+    usual: float | None,
 ) -> NDArray[np.float32] | None:
     """How far stand-ins lie from the nearest entries of the bank without the images they stand in for, (s,) float32."""
     if bank.spacing is None:
@@ -195,7 +233,7 @@ def _spacing(
         recipe.density_neighbours,
         among=bank.features,
         hidden=hidden,
-        usual=float(np.median(bank.spacing)),
+        usual=usual,
     )
 
 
@@ -370,11 +408,13 @@ def score_against(
     masked = not good.looked_at.all()  # padding, or a region of interest
     if tiling is not None:
         masked = recipe.image_score == "reweighted"  # other scores are made of the merged distances
-    by_tile = bank.by_tile if bank.tiles is not None else None
+    by_tile = None
+    if bank.tiles is not None:
+        by_tile = dict(zip(bank.tiles_served.tolist(), bank.by_tile, strict=True))
     graph = search.search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
     shapes: dict[str, tuple[int, ...]] = {
         "patch_features": (1, *good.grid, good.features.shape[2]),
-        "excluded": (len(bank.features) if by_tile is None else by_tile.shape[1],),
+        "excluded": (bank.most_met,),
     }
     if by_tile is not None:
         shapes["tile"] = (1,)

@@ -344,14 +344,17 @@ class Inspector:
             shapes["valid"] = (1, *self.model.grid)
         if self.model.asks_tile:
             shapes["tile"] = (1,)
-        return Engine(
+        bank = self.model.bank
+        engine = Engine(
             self.model.pipeline(),
             shapes,
             throughput=throughput
             and self.model.tiling is None
-            and side_by_side(self.model.bank, self.model.grid, self.recipe),
+            and side_by_side(bank, self.model.grid, self.recipe),
             precision=precision or self.precision,
         )
+        vars(bank).pop("search_bank", None)  # the engine has a copy
+        return engine
 
     def _measure(
         self, engine: Engine, pixels: NDArray[np.uint8], name: object

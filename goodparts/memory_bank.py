@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK = 1 << 12  # entries that are worked on at once, one way
-_SOME = 250  # the other way
+_BLOCK = 1 << 12  # entries that are worked on at once
+_SOME = 250  # entries whose distances to all others are
 _STEPS = 127  # of int8 either way, for entries in principal dimensions; in others half as many: processors without int8
 _STEPS_IN_ALL = (
     63  # dot products add two neighbouring products in 16 bits, and there any two dimensions may be large
@@ -39,7 +39,8 @@ class MemoryBank:
 
     Attributes:
         features: (m, d) float32, in the order of the images they came from.
-        origins: for each entry the index of its image among the good images, (m,) int32, ascending.
+        origins: for each entry the index of its image among the good images, (m,) int32, ascending; where there are
+            `tiles`, for each of them.
         mean: of the features, (d,) float32: distances of near neighbours are small beside the norms, so the search
             works on centred features.
         basis: the q principal dimensions in which the search ranks entries, (d, q) float32; None: all d.
@@ -47,8 +48,7 @@ class MemoryBank:
         spacing: mean distance of each entry to its nearest others, the unit of distances to it, (m,) float32; None:
             distances are taken as they are.
         cells: for each entry the cell of the patch grid that it belongs to, (m,) int32; None: it serves them all.
-        tiles: for each entry the tile that it serves, (m,) int32, ascending, and `origins` ascend for each of them;
-            None: it serves them all.
+        tiles: for each entry the tile that it serves, (m,) int32, ascending; None: it serves them all.
     """
 
     features: NDArray[np.float32]
@@ -60,16 +60,27 @@ class MemoryBank:
     cells: NDArray[np.int32] | None = None
     tiles: NDArray[np.int32] | None = None
 
+    @property
+    def tiles_served(self) -> NDArray[np.int64]:
+        """The tiles that have entries of their own, ascending, (t,) int64."""
+        assert self.tiles is not None
+        return np.unique(self.tiles).astype(np.int64)
+
     @cached_property
     def by_tile(self) -> NDArray[np.int64]:
-        """The entries of each tile, (tiles, w) int64; -1 behind them where others have more."""
+        """The entries of each of `tiles_served`, (t, w) int64; -1 behind them where others have more."""
         assert self.tiles is not None
         order = np.argsort(self.tiles, kind="stable")
-        ordered = self.tiles[order]
-        nth = np.arange(len(order)) - np.searchsorted(ordered, ordered)
-        entries = np.full((int(ordered[-1]) + 1, int(nth.max()) + 1), -1, dtype=np.int64)
-        entries[ordered, nth] = order
+        rows = np.searchsorted(self.tiles_served, self.tiles[order])
+        nth = np.arange(len(order)) - np.searchsorted(rows, rows)
+        entries = np.full((len(self.tiles_served), int(nth.max()) + 1), -1, dtype=np.int64)
+        entries[rows, nth] = order
         return entries
+
+    @property
+    def most_met(self) -> int:
+        """How many entries a patch meets at the most."""
+        return len(self.features) if self.tiles is None else self.by_tile.shape[1]
 
     def of_tile(self, tile: int) -> MemoryBank:
         """The bank of one tile alone."""
@@ -116,7 +127,7 @@ class MemoryBank:
         )
 
     def of_image(self, index: int) -> slice:
-        """The entries that came from the good image of that index."""
+        """The entries that came from the good image of that index; of a bank without `tiles`."""
         first, last = np.searchsorted(self.origins, (index, index + 1))
         return slice(int(first), int(last))
 

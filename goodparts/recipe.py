@@ -332,10 +332,13 @@ class Recipe:
         return cls(**PRESETS[name])
 
     @classmethod
-    def load(cls, name_or_file: str | Path) -> Self:
-        """A preset by its name, or a TOML file of recipe keys (those it leaves out keep their defaults)."""
+    def load(cls, name_or_file: str | Path, changes: Mapping[str, Any] | None = None) -> Self:
+        """A preset by its name, or a TOML file of recipe keys (those it leaves out keep their defaults).
+
+        `changes` are keys that are changed before all of it is checked.
+        """
         if str(name_or_file) in PRESETS:
-            return cls.preset(str(name_or_file))
+            return cls.preset(str(name_or_file)).replace(changes or {})
         path = Path(name_or_file)
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -345,11 +348,16 @@ class Recipe:
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe: {path} can't be read as a TOML file: {error}") from None
-        return cls.from_toml(text, source=str(path))
+        return cls.from_toml(text, changes, source=str(path))
 
     @classmethod
-    def from_toml(cls, text: str, *, source: str = "recipe") -> Self:
-        """The recipe that `text` spells; `source` is named in errors. Key `recipe` may name a preset to start from."""
+    def from_toml(
+        cls, text: str, changes: Mapping[str, Any] | None = None, *, source: str = "recipe"
+    ) -> Self:
+        """The recipe that `text` spells, with changes; `source` is named in errors about keys that are not changed.
+
+        Key `recipe` may name a preset to start from.
+        """
         try:
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -357,8 +365,10 @@ class Recipe:
         start = values.pop("recipe", None)
         try:
             recipe = cls.preset(start) if start is not None else cls()
-            return recipe.replace(values)
+            return recipe.replace({**values, **(changes or {})})
         except RecipeError as error:
+            if str(error).split(":", 1)[0] in (changes or {}):
+                raise
             raise RecipeError(f"{source}: {error}") from None
 
     def replace(self, values: Mapping[str, Any]) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -17,6 +18,7 @@ from goodparts.recipe import Recipe
 from goodparts.search_space import Trial
 
 _BLOCK = 1 << 12  # rows that are worked on at once
+_LEAST = 16  # patches that a tile's own bank keeps, if there are so many: a region of interest may leave it few cells
 _TRIED = 2000  # patches that try a search space
 
 
@@ -41,7 +43,7 @@ def choose(
     if recipe.tile_bank == "position":
         return _choose_by_tile(features, rows, recipe, progress)
     window = _window(recipe, grid)
-    kept = _keep(features, rows, recipe, window, progress)
+    kept = _keep(features, rows, _wanted(len(rows), recipe), recipe, window, progress)
     entries = Entries.of(features, kept, window)
     return _searchable(entries, recipe, *_trial(features, rows, kept, recipe.seed, window), window)
 
@@ -183,15 +185,16 @@ def _choose_by_tile(
 ) -> MemoryBank:
     """A bank for each tile, chosen as that of an image that is no larger."""
     parts = _by_tile(features, rows)
-    wanted = sum(_wanted(len(some), recipe) for some in parts.values())
+    counts = {tile: _wanted(len(some), recipe, _LEAST) for tile, some in parts.items()}
     banks: dict[int, MemoryBank] = {}
     done = 0
     for tile, some in parts.items():
-        kept = _keep(features, some, recipe, None, _further(progress, done, wanted))
+        told = _further(progress, done, sum(counts.values()))
+        kept = _keep(features, some, counts[tile], recipe, None, told)
         entries = Entries.of(features, kept, None)
         banks[tile] = _bank(entries, _spacing(entries, recipe, None))
         done += len(kept)
-    return memory_bank.of_tiles(banks)
+    return _of_tiles(banks)
 
 
 def _extend_by_tile(
@@ -213,7 +216,18 @@ def _extend_by_tile(
         entries = _joined(before, Entries.of(features, kept, None, first_image), recipe, None)
         banks[tile] = _bank(entries, _spacing(entries, recipe, None))
         done += len(before.features) + len(kept)
-    return memory_bank.of_tiles(banks)
+    return _of_tiles(banks)
+
+
+def _of_tiles(banks: Mapping[int, MemoryBank]) -> MemoryBank:
+    """The banks of tiles as one. As in a bank that serves all tiles, no spacing is less than the median of all.
+
+    Without that floor next to nothing would look bad at a place that hardly varies.
+    """
+    bank = memory_bank.of_tiles(banks)
+    if bank.spacing is None:
+        return bank
+    return replace(bank, spacing=np.maximum(bank.spacing, np.median(bank.spacing)))
 
 
 def _by_tile(features: PatchFeatures, rows: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
@@ -231,12 +245,12 @@ def _further(progress: Progress | None, before: int, wanted: int) -> Progress | 
 def _keep(
     features: PatchFeatures,
     rows: NDArray[np.int64],
+    count: int,
     recipe: Recipe,
     window: Window | None,
     progress: Progress | None,
 ) -> NDArray[np.int64]:
     """Those of some rows of patches that a bank keeps, ascending."""
-    count = _wanted(len(rows), recipe)
     rng = np.random.default_rng(recipe.seed)
     if count == len(rows):
         return rows
@@ -285,8 +299,8 @@ def _share(patches: int, recipe: Recipe) -> int:
     return max(1, round(recipe.sampling_ratio * patches))
 
 
-def _wanted(patches: int, recipe: Recipe) -> int:
-    count = _share(patches, recipe)
+def _wanted(patches: int, recipe: Recipe, least: int = 1) -> int:
+    count = max(_share(patches, recipe), min(least, patches))
     return min(count, recipe.sampling_limit) if recipe.sampling_limit else count
 
 

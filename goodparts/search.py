@@ -60,20 +60,19 @@ def search_graph(
     shelf = _Shelf.of(build, bank)
     stored = shelf.learnt("bank", bank.features)
     excluded = build.input("excluded", TensorProto.FLOAT, [shelf.entries]) if held_out else None
-    if shelf.tile is not None:
-        none = shelf.learnt("bank_absent", np.zeros(len(bank.features), dtype=np.float32), fill=FAR)
-        excluded = none if excluded is None else build.node("Add", excluded, none)
+    if (absent := shelf.absent()) is not None:
+        excluded = absent if excluded is None else build.node("Add", excluded, absent)
 
     window = position.window_of(recipe, grid)
     blocks = None
     if window is not None:
         assert bank.cells is not None  # what chose the bank had the same recipe
         blocks = position.cut(window, bank.cells)
-    candidates, absent = _search(build, patches, shelf, candidates_of(recipe), excluded, blocks)
+    candidates, unseen = _search(build, patches, shelf, candidates_of(recipe), excluded, blocks)
     found = build.node("Gather", stored, candidates, axis=0)  # (patches, k, d)
     squared = _squared_distance(build, build.node("Unsqueeze", patches, build.ints([1])), found)
-    if absent is not None:
-        squared = build.node("Add", squared, absent)
+    if unseen is not None:
+        squared = build.node("Add", squared, unseen)
     if excluded is not None:
         squared = build.node("Add", squared, build.node("Gather", excluded, candidates))
     nearest = build.node("ReduceMin", squared, build.ints([1]), keepdims=0)
@@ -136,21 +135,26 @@ class _Shelf:
     Attributes:
         build: the graph.
         bank: what is searched.
-        tile: the input that names the tile; None: entries serve all tiles, or there are none.
-        entries: how many it meets, those that fill up the banks of tiles that have fewer included.
+        row: that of `bank.by_tile`, (1,) int64; None: entries serve all tiles, or there are none.
     """
 
     build: GraphBuilder
     bank: MemoryBank
-    tile: str | None
-    entries: int
+    row: str | None
 
     @classmethod
     def of(cls, build: GraphBuilder, bank: MemoryBank) -> Self:
         """The shelf of a bank; adds the input `tile` where its tiles have banks of their own."""
         if bank.tiles is None:
-            return cls(build, bank, None, len(bank.features))
-        return cls(build, bank, build.input("tile", TensorProto.INT64, [1]), bank.by_tile.shape[1])
+            return cls(build, bank, None)
+        tile = build.input("tile", TensorProto.INT64, [1])
+        rows = np.searchsorted(bank.tiles_served, np.arange(bank.tiles_served[-1] + 1))
+        return cls(build, bank, build.node("Gather", build.constant(rows), tile))
+
+    @property
+    def entries(self) -> int:
+        """How many it meets, those that fill up the banks of tiles that have fewer included."""
+        return self.bank.most_met
 
     def learnt(
         self, name: str, values: NDArray[Any], width: int = 0, *, fill: float = 0, columns: bool = False
@@ -161,20 +165,31 @@ class _Shelf:
             name: of the constant.
             values: (m, ...).
             width: filled up to so many entries.
-            fill: with this.
+            fill: with this; where tiles have banks of their own with anything, and `absent` says so.
             columns: entries come last, not first.
         """
         more = max(0, width - self.entries)
-        if self.tile is None:
-            if more:
-                values = np.pad(values, ((0, more), *((0, 0),) * (values.ndim - 1)), constant_values=fill)
-            return self.build.learnt(name, values.T if columns else values)
-        places = np.pad(self.bank.by_tile, ((0, 0), (0, more)), constant_values=-1)
-        filled = values[places]
-        filled[places < 0] = fill
-        learnt = self.build.learnt(name, filled.swapaxes(1, 2) if columns else filled)
+        if self.row is not None:
+            met = self.build.node("Gather", self.build.learnt(name, values), self._met(more))
+            return self.build.node("Transpose", met, perm=[1, 0]) if columns else met
+        if more:
+            values = np.pad(values, ((0, more), *((0, 0),) * (values.ndim - 1)), constant_values=fill)
+        return self.build.learnt(name, values.T if columns else values)
+
+    def absent(self) -> str | None:
+        """`FAR` for what only fills up the bank of a tile, 0 for entries, (entries,) float32; None: all are entries."""
+        if self.row is None:
+            return None
+        missing = np.where(self.bank.by_tile < 0, np.float32(FAR), np.float32(0))
+        row = self.build.node("Gather", self.build.learnt("bank_absent", missing), self.row)
+        return self.build.node("Squeeze", row, self.build.ints([0]))
+
+    def _met(self, more: int) -> str:
+        """Which entries of the bank are met, filled up by `more`."""
+        met = np.pad(np.maximum(self.bank.by_tile, 0), ((0, 0), (0, more)))
+        rows = self.build.learnt(f"bank_met_{met.shape[1]}", met)
         return self.build.node(
-            "Squeeze", self.build.node("Gather", learnt, self.tile, axis=0), self.build.ints([0])
+            "Squeeze", self.build.node("Gather", rows, self.row or ""), self.build.ints([0])
         )
 
 
@@ -263,7 +278,11 @@ def _ranking(build: GraphBuilder, query: str, shelf: _Shelf, excluded: str | Non
     entries = _doubled(build, bank, shelf.learnt("search_bank", _ranked(bank), padded, columns=True))
     offset = shelf.learnt("search_offset", bank.norms, padded, fill=FAR)
     if excluded is not None:
-        own = build.node("Pad", excluded, build.ints([0, missing])) if missing else excluded
+        own = excluded
+        if missing:
+            own = build.node(
+                "Pad", excluded, build.ints([0, missing]), build.constant(np.array(FAR, dtype=np.float32))
+            )
         offset = build.node("Add", offset, own)
     return build.node("Sub", offset, build.node("MatMul", query, entries))
 

@@ -49,7 +49,7 @@ def test_results_come_in_the_order_of_the_items(delays: list[int], workers: int)
     assert list(feeding.ordered(work, enumerate(delays), workers=workers)) == list(range(len(delays)))
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [1, 2, 3])
 def test_the_caller_is_heard_while_a_result_is_awaited(workers: int) -> None:
     heard: list[tuple[int, threading.Thread]] = []
     steps, go = feeding.Steps(2 * workers), threading.Event()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from goodparts import held_out
+from goodparts.errors import DatasetError
 from goodparts.features import GoodFeatures
 from goodparts.framing import frame_of
 from goodparts.quality import measure
@@ -185,3 +186,16 @@ def test_new_images_leave_out_their_own_entries_of_an_extended_bank() -> None:
     for index, score in enumerate(scores):
         others = grown.features[grown.origins != index + 5]
         assert score == pytest.approx(brute_force(new, index, others), rel=1e-5)
+
+
+@pytest.mark.parametrize("sampling", ["greedy", "random"])
+def test_a_bank_of_one_new_image_alone_has_nothing_to_judge_it_by(sampling: str) -> None:
+    recipe = RECIPE.replace({"sampling": sampling, "sampling_limit": 1, "sampling_ratio": 1e-6})
+    new = good_features(1, 6, seed=4)
+    bank = choose(new.features, new.valid, recipe)
+    bank = replace(bank, origins=bank.origins + np.int32(5))
+    with pytest.raises(DatasetError, match=r"one good image alone \(1\).*sampling_limit"):
+        list(held_out.score(new, bank, recipe, first_image=5, workers=1, tell=silent))
+    two = good_features(2, 6, seed=4)
+    scores = scores_of(held_out.score(two, bank, recipe, first_image=5, workers=1, tell=silent))
+    assert (scores < 1e6).all()

@@ -381,3 +381,15 @@ def test_what_is_no_file_is_told(tmp_path: Path) -> None:
         Recipe.load(tmp_path / "picture.toml")
     with pytest.raises(RecipeError, match="no preset 'clasic'"):
         Recipe.preset("clasic")
+
+
+def test_a_file_is_checked_with_what_is_changed_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('tile_bank = "position"\nseed = 3\n', encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"mine\.toml: tile_bank: position"):
+        Recipe.load(path)
+    recipe = Recipe.load(path, {"tiling": "64x64+8"})
+    assert (recipe.tile_bank, recipe.tiling, recipe.seed) == ("position", "64x64+8", 3)
+    with pytest.raises(RecipeError, match=r"^tiling: "):  # not the file's fault
+        Recipe.load(path, {"tiling": "many"})
+    assert Recipe.load("fast", {"seed": 5}).image_size == (256, 256)

@@ -508,7 +508,7 @@ def test_each_place_has_the_bank_that_its_patches_make(
     stored = rng.standard_normal((5, 4 * 64, 6)).astype(np.float32)
     valid = rng.random((5, 4 * 64)) < 0.8
     bank = choose(exact(stored, recipe, views=4), valid, recipe)
-    assert bank.tiles is not None
+    apart = []
     for tile in range(4):
         part = slice(64 * tile, 64 * (tile + 1))
         alone = choose(exact(stored[:, part], recipe), valid[:, part], plain.replace({"sampling_limit": 40}))
@@ -516,9 +516,9 @@ def test_each_place_has_the_bank_that_its_patches_make(
         assert len(alone.features) == round(0.1 * valid[:, part].sum())
         np.testing.assert_array_equal(of_tile.features, alone.features)
         np.testing.assert_array_equal(of_tile.origins, alone.origins)
-        assert of_tile.spacing is not None
-        assert alone.spacing is not None
-        np.testing.assert_allclose(of_tile.spacing, alone.spacing, rtol=1e-6)
+        apart.append(alone.spacing)
+    expected = np.concatenate(apart)
+    np.testing.assert_allclose(bank.spacing, np.maximum(expected, np.median(expected)), rtol=1e-6)
 
 
 def test_a_tile_is_compared_with_its_own_place(
@@ -555,7 +555,7 @@ def test_what_is_good_elsewhere_is_bad_here(
             np.mean(inside) / np.mean([inspector.inspect(halves(seed)).score for seed in range(50, 54)])
         )
 
-    assert contrast(placed) > 1.5 * contrast(shared)
+    assert contrast(placed) > 1.25 * contrast(shared)
     for seed in range(50, 54):
         assert placed.inspect(halves(seed, True)).bad
         assert not placed.inspect(halves(seed)).bad
@@ -614,6 +614,80 @@ def test_banks_of_places_are_saved_and_loaded(
     assert bank.tiles is not None
     most = np.unique(bank.tiles, return_counts=True)[1].max()
     assert most <= (loaded.recipe.sampling_limit or len(bank.features))
+
+
+def test_a_place_of_one_patch_and_one_that_never_varies_measure_like_the_others(
+    plain: Recipe, plates: Callable[..., NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    def blank(seed: int) -> NDArray[np.uint8]:
+        """White but for its right third."""
+        image = plates(seed)
+        image[:, :220] = 255
+        return image
+
+    recipe = plain.replace({"tile_bank": "position"})
+    inspector = Inspector(recipe).fit([blank(seed) for seed in range(8)])
+    spacing = inspector.model.bank.spacing
+    assert spacing is not None
+    assert spacing.min() == np.median(spacing)
+    speck = blank(40)
+    speck[100, 60] = 250
+    assert inspector.inspect(speck).distance_grid[:, :20].max() < inspector.model.calibration.threshold
+
+    path = tmp_path / "nose.json"  # whose last cell is alone in the next column of tiles
+    corners = [[0, 0], [64, 0], [64, 24], [44, 24], [44, 32], [0, 32]]
+    zones = {"size": [328, 200], "zones": [{"name": "nose", "polygons": [corners]}]}
+    path.write_text(json.dumps(zones), encoding="utf-8")
+    inspector = Inspector(recipe.replace({"roi": str(path), "sampling_ratio": 1e-6})).fit(
+        [plates(seed) for seed in range(6)]
+    )
+    assert inspector.model.calibration.used.source == "held_out"
+    good = [inspector.inspect(plates(seed)).score for seed in range(30, 36)]
+    assert np.mean(inspector.model.calibration.scores) == pytest.approx(np.mean(good), rel=0.4)
+
+
+@pytest.mark.parametrize("sampling", ["greedy", "random"])
+def test_a_place_whose_entries_are_of_one_image_is_judged_by_others(
+    plain: Recipe, halves: Callable[..., NDArray[np.uint8]], sampling: str
+) -> None:
+    recipe = plain.replace({"tile_bank": "position", "sampling": sampling, "sampling_limit": 1})
+    inspector = Inspector(recipe).fit([halves(seed) for seed in range(5)])
+    bank = inspector.model.bank
+    assert bank.tiles is not None
+    assert np.unique(bank.tiles, return_counts=True)[1].max() == 1
+    assert inspector.model.calibration.used.source == "held_out"
+    assert all(0 < score < 1e6 for score in inspector.model.calibration.scores)
+
+
+def test_entries_are_kept_for_places_that_have_some_alone(
+    plain: Recipe, halves: Callable[..., NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    path = tmp_path / "corner.json"
+    corner = [[300, 170], [328, 170], [328, 200], [300, 200]]
+    zones = {"size": [328, 200], "zones": [{"name": "corner", "polygons": [corner]}]}
+    path.write_text(json.dumps(zones), encoding="utf-8")
+    inspector = Inspector(plain.replace({"tile_bank": "position", "roi": str(path)})).fit(
+        [halves(seed) for seed in range(5)]
+    )
+    bank, tiling = inspector.model.bank, inspector.model.tiling
+    assert tiling is not None
+    assert bank.tiles_served[-1] == len(tiling) - 1
+    assert len(bank.by_tile) == len(bank.tiles_served) < 4
+    marred = halves(9)
+    marred[180:186, 310:316] = 0
+    assert inspector.inspect(marred).bad
+    assert not inspector.inspect(halves(9)).bad
+
+
+def test_update_keeps_other_images_scores_while_no_place_is_full(
+    plain: Recipe, halves: Callable[..., NDArray[np.uint8]]
+) -> None:
+    recipe = plain.replace({"tile_bank": "position", "density_neighbours": 0, "sampling_limit": 200})
+    inspector = Inspector(recipe).fit([halves(seed) for seed in range(5)])
+    inspector.calibrate([halves(seed) for seed in range(20, 26)])
+    inspector.update([halves(5), halves(6)])
+    assert len(inspector.model.bank.features) > 200 > inspector.model.bank.most_met
+    assert inspector.model.calibration.separate is not None
 
 
 def test_two_images_are_enough_for_banks_of_places(

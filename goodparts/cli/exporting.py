@@ -58,6 +58,8 @@ def export(model: Path, file_format: str, out: Path | None, precision: str, as_j
         click.echo(
             f"     valid          float32 (n, {h}, {w}), 1 where a cell looks at the image, 0 at padding"
         )
+    if loaded.asks_tile:
+        click.echo("     tile           int64   (1,): which tile all n images are, counted row by row")
     click.echo(
         f"out  score          float32 (n,), BAD above {loaded.calibration.threshold:.6g}{_oracle(described)}"
     )
@@ -66,8 +68,6 @@ def export(model: Path, file_format: str, out: Path | None, precision: str, as_j
     roi = loaded.roi
     if roi is not None and roi.several:
         click.echo(f"     zone_scores    float32 (n, {len(roi.zones)}): {', '.join(roi.names)}")
-    if loaded.asks_tile:
-        click.echo("     tile           int64   (1,): which tile all n images are, counted row by row")
     if loaded.tiling is not None:
         click.echo(
             wrapped(

@@ -46,14 +46,14 @@ def with_recipe(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def command(*args: Any, recipe: str | None, **options: Any) -> Any:
         flags = {name: options.pop(name) for name in KEYS}
-        start = Recipe.load(recipe) if recipe else Recipe()
         given = {name: value for name, value in flags.items() if value is not None}
         try:
-            made = start.replace(given)
+            made = Recipe.load(recipe or "default", given)
         except GoodpartsError as error:
             name = str(error).split(":", 1)[0]
-            flag = f"--{name.replace('_', '-')}" if name in given else "recipe"
-            raise type(error)(f"{flag}: {error}") from None
+            raise type(error)(
+                f"--{name.replace('_', '-')}: {error}" if name in given else str(error)
+            ) from None
         return function(*args, recipe=made, **options)
 
     for item in reversed(dataclasses.fields(Recipe)):
@@ -82,23 +82,27 @@ offline_option = click.option("--offline", is_flag=True, help="Never ask the net
 
 @contextmanager
 def progress_bars(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar with the time left for each stage; none where standard error is not a terminal."""
+    """A bar with the time left for each stage; none where standard error is not a terminal.
+
+    A stage of another length is another one: held-out scores count tiles, those of other images these.
+    """
     from tqdm import tqdm
 
-    bars: dict[str, Any] = {}
+    bars: dict[tuple[str, int], Any] = {}
 
     def tell(stage: str, done: int, total: int) -> None:
-        if stage not in bars:
+        key = stage, total
+        if key not in bars:
             for bar in bars.values():
                 bar.close()
-            bars[stage] = tqdm(
+            bars[key] = tqdm(
                 total=total,
                 desc=f"{stage:12}",
                 unit="",
                 leave=False,
                 disable=as_json or not sys.stderr.isatty(),
             )
-        bars[stage].update(done - bars[stage].n)
+        bars[key].update(done - bars[key].n)
 
     try:
         yield tell
