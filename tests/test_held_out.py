@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from goodparts import held_out
+from goodparts import held_out, stand_ins
 from goodparts.errors import DatasetError
 from goodparts.features import GoodFeatures
 from goodparts.framing import frame_of
@@ -82,7 +82,7 @@ def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
 ) -> None:
     good = good_features(images, d, seed)
     bank = choose(good.features, good.valid, RECIPE)
-    fillers, absent = held_out.stand_ins(good, bank, RECIPE)
+    fillers, absent = stand_ins.find(good, bank, RECIPE)
     entries, origins = fillers.features, fillers.origins
     assert len(entries) == len(origins) == len(absent)
     assert not np.any(origins == absent)
@@ -108,7 +108,7 @@ def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
 def test_scores_are_those_of_the_bank_with_stand_ins() -> None:
     good = good_features(8, 6, seed=3)
     bank = choose(good.features, good.valid, RECIPE)
-    fillers, absent = held_out.stand_ins(good, bank, RECIPE)
+    fillers, absent = stand_ins.find(good, bank, RECIPE)
     entries = fillers.features
     assert len(fillers.features)
     scores = scores_of(held_out.score(good, bank, RECIPE, workers=2, tell=silent))
@@ -122,7 +122,7 @@ def test_spacing_of_stand_ins_is_that_to_entries_of_other_images() -> None:
     recipe = RECIPE.replace({"score_neighbours": 2, "density_neighbours": 3})
     bank = choose(good.features, good.valid, recipe)
     assert bank.spacing is not None
-    fillers, absent = held_out.stand_ins(good, bank, recipe)
+    fillers, absent = stand_ins.find(good, bank, recipe)
     assert len(fillers.features)
     scores = scores_of(held_out.score(good, bank, recipe, workers=2, tell=silent))
     for index, score in enumerate(scores):

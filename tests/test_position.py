@@ -24,6 +24,7 @@ from goodparts import (
     position,
     read_dataset,
     search_space,
+    stand_ins,
 )
 from goodparts import model as model_file
 from goodparts.engines.openvino import Engine
@@ -416,7 +417,7 @@ def test_held_out_scores_are_those_of_the_others_within_the_window(
     window = position.window_of(recipe, GRID)
     assert window is not None
     bank = choose(good.features, good.eligible, recipe, grid=GRID)
-    fillers, absent = held_out.stand_ins(good, bank, recipe)
+    fillers, absent = stand_ins.find(good, bank, recipe)
     assert not np.any(fillers.origins == absent)
     filled = bank.with_entries(fillers.features, fillers.origins, fillers.cells, None)
     only_for = np.concatenate([np.full(len(bank.features), -1), absent])
@@ -437,7 +438,7 @@ def test_what_stands_in_is_within_the_window_and_covers_what_the_others_lack() -
     assert window is not None
     bank = choose(good.features, good.eligible, recipe, grid=GRID)
     assert bank.cells is not None
-    fillers, absent = held_out.stand_ins(good, bank, recipe)
+    fillers, absent = stand_ins.find(good, bank, recipe)
     assert fillers.cells is not None
     assert len(absent) > 0
     patches = made_up(12, 3, 7)
