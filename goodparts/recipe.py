@@ -154,8 +154,14 @@ class Recipe:
     )
     density_neighbours: int = _key(
         9,
-        "each distance is divided by that of the bank entry to so many of its own nearest, on average; 0: not",
+        "patch distances are divided by that of a bank entry to so many of its own nearest, on average; 0: not",
         limits=(0, 100),
+    )
+    density_unit: str = _key(
+        "auto",
+        "whose that is, of several distances of a patch: each entry's own, or for all of them that of the nearest; "
+        "auto: that with a position_window",
+        choices=("auto", "each", "nearest"),
     )
 
     image_score: str = _key(
@@ -553,5 +559,5 @@ PRESETS: dict[str, dict[str, Any]] = {
 """`default`; `fast`: half its time; `classic`: the plain system this project grew from; `patchcore`: as the code of
 the paper's authors."""
 
-EARLIER: dict[str, Any] = _PLAIN
+EARLIER: dict[str, Any] = {**_PLAIN, "density_unit": "each"}
 """Keys that have another default than what programs did that did not know them, with what these did."""

@@ -395,14 +395,16 @@ def test_with_everything_held_out_distances_are_huge_but_numbers(entries: int, n
 
 
 @pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("unit", ["auto", "each", "nearest"])
 @pytest.mark.parametrize("density_neighbours", [0, 4])
 @pytest.mark.parametrize(("entries", "neighbours"), [(1, 3), (2, 3), (8, 1), (40, 3), (600, 5), (2300, 3)])
 def test_a_patch_distance_is_the_mean_of_several_in_units_of_the_entries_spacing(
-    entries: int, neighbours: int, density_neighbours: int, held_out: bool
+    entries: int, neighbours: int, density_neighbours: int, unit: str, held_out: bool
 ) -> None:
     bank = bank_of(cloud(entries, 9, seed=1), density_neighbours=density_neighbours)
     patches = cloud(1, 5, 6, 9, seed=2)
-    recipe = scoring(score_neighbours=neighbours, density_neighbours=density_neighbours)
+    keys = {"density_neighbours": density_neighbours, "density_unit": unit}
+    recipe = scoring(score_neighbours=neighbours, **keys)
     graph = search_graph(bank, (5, 6), recipe, held_out=held_out)
     inputs = {"excluded": np.zeros(entries, dtype=np.float32)} if held_out else {}
     found = run(graph, patch_features=patches, **inputs)
@@ -412,7 +414,8 @@ def test_a_patch_distance_is_the_mean_of_several_in_units_of_the_entries_spacing
     spacing = between[:, 1 : 1 + density_neighbours].mean(axis=1) if density_neighbours and entries > 1 else 1
     nearest = to_entries.argsort(axis=1)[:, :neighbours]
     units = np.broadcast_to(np.maximum(spacing, np.median(spacing)), (entries,))
-    expected = np.take_along_axis(to_entries / units, nearest, axis=1).mean(axis=1)
+    whose = nearest[:, :1] if unit == "nearest" else nearest
+    expected = (np.take_along_axis(to_entries, nearest, axis=1) / units[whose]).mean(axis=1)
     np.testing.assert_allclose(found["distance_grid"].ravel(), expected, rtol=1e-4)
     np.testing.assert_array_equal(found["score"], found["distance_grid"].max(axis=(1, 2)))
 

@@ -250,7 +250,7 @@ def brute_force(
     found = np.take_along_axis(distances, nearest, axis=1)
     there = np.isfinite(found)
     assert there[:, 0].all()  # every cell sees an entry
-    units = 1 if bank.spacing is None else bank.spacing[nearest]
+    units = 1 if bank.spacing is None else bank.spacing[nearest[:, :1]]
     return np.asarray(np.where(there, found / units, 0).sum(axis=1) / there.sum(axis=1))
 
 
@@ -258,6 +258,29 @@ def found_by(bank: MemoryBank, recipe: Recipe, patches: Array, **inputs: Array) 
     graph = search_graph(bank, GRID, recipe, held_out="excluded" in inputs, masked="valid" in inputs)
     inputs["patch_features"] = patches.reshape(-1, *GRID, patches.shape[-1])
     return dict(Engine(graph, {name: value.shape for name, value in inputs.items()})(inputs))
+
+
+def test_what_only_one_place_shows_is_not_far_there() -> None:
+    """As at a border: one entry stands for what is always there, and the window has no other like it."""
+    features = made_up(20, 8, 1)
+    features[:, 7] = 60 + 0.3 * made_up(20, 8, 2)[:, 7]
+    keys = EXACT | {
+        "score_neighbours": 3,
+        "density_neighbours": 9,
+        "sampling_ratio": 0.2,
+        "position_window": 20,
+    }
+    found = {}
+    for unit in ("auto", "each"):
+        recipe = Recipe(**keys, density_unit=unit)
+        bank = bank_of(features, recipe)
+        grids = found_by(bank, recipe, made_up(3, 8, 1, more=1))["distance_grid"]
+        usual = float(np.median(grids))
+        patches = made_up(3, 8, 1, more=1)
+        patches[:, 7] = features[:3, 7]
+        found[unit] = found_by(bank, recipe, patches)["distance_grid"].reshape(3, -1)[:, 7] / usual
+    assert found["auto"].max() < 1.5
+    assert found["each"].min() > 3
 
 
 @given(
@@ -632,7 +655,9 @@ def test_the_search_finds_what_brute_force_finds_within_the_window_on_real_image
         nearest = squared.argsort(axis=1)[:, : model.recipe.score_neighbours]
         distances = np.sqrt(np.take_along_axis(squared, nearest, axis=1))
         there = np.isfinite(distances)
-        expected = np.where(there, distances / bank.spacing[nearest], 0).sum(axis=1) / there.sum(axis=1)
+        expected = np.where(there, distances / bank.spacing[nearest[:, :1]], 0).sum(axis=1) / there.sum(
+            axis=1
+        )
         order = np.sort(squared, axis=1)
         k = model.recipe.score_neighbours
         close = order[:, k] <= order[:, k - 1] * (1 + 1e-5)  # rounding says which of two is nearer
