@@ -17,8 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from few_images import changed
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from tiles import save
 
 from goodparts import Inspector, Recipe
 from goodparts.recipe import EARLIER
@@ -68,12 +70,6 @@ def main() -> None:
         print(f"| mean | {' | '.join(map(spelt, np.mean(rows, axis=0)))} |")
 
 
-def changed(recipe: Recipe, variant: str) -> Recipe:
-    """The recipe with keys changed: "whitening=0;score_neighbours=1"."""
-    pairs = (part.split("=", 1) for part in variant.split(";") if part)
-    return recipe.replace({key.strip(): value.strip() for key, value in pairs})
-
-
 def measure(data: Path, recipe: Recipe) -> tuple[float, ...]:
     """Image AUROC, pixel AUROC and AUPRO."""
     metrics = Inspector(recipe).fit(data).evaluate(data).metrics
@@ -86,19 +82,13 @@ def spelt(found: NDArray[np.float64]) -> str:
 
 def write(name: str, root: Path) -> None:
     """A category as a data set in the layout of MVTec AD."""
-
-    def save(pixels: NDArray[np.uint8], *parts: str) -> None:
-        path = root.joinpath(*parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path, compress_level=1)
-
     for split, first, count in (("train", 0, TRAIN), ("test", 1000, TEST)):
         for index in range(count):
-            save(part(name, first + index)[0], split, "good", f"{index:03}.png")
+            save(part(name, first + index)[0], root / split / "good" / f"{index:03}.png")
     for index in range(TEST):
         pixels, mask = part(name, 2000 + index, index + 1)
-        save(pixels, "test", "bad", f"{index:03}.png")
-        save(mask.astype(np.uint8) * 255, "ground_truth", "bad", f"{index:03}_mask.png")
+        save(pixels, root / "test" / "bad" / f"{index:03}.png")
+        save(mask.astype(np.uint8) * 255, root / "ground_truth" / "bad" / f"{index:03}_mask.png")
 
 
 def part(name: str, seed: int, defect: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

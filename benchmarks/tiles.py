@@ -132,19 +132,19 @@ def _softened(field: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
 
 def write_plates(root: Path, train: int, test: int, defect: float, made: Maker = plate) -> None:
     """A data set in the layout of MVTec AD: `train` good plates, `test` good and `test` bad ones."""
-
-    def save(pixels: NDArray[Any], *parts: str) -> None:
-        path = root.joinpath(*parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path, compress_level=1)
-
     for index in range(train):
-        save(made(index)[0], "train", "good", f"{index:03}.png")
+        save(made(index)[0], root / "train" / "good" / f"{index:03}.png")
     for index in range(test):
-        save(made(1000 + index)[0], "test", "good", f"{index:03}.png")
+        save(made(1000 + index)[0], root / "test" / "good" / f"{index:03}.png")
         pixels, mask = made(2000 + index, defect)
-        save(pixels, "test", "damaged", f"{index:03}.png")
-        save(mask.astype(np.uint8) * 255, "ground_truth", "damaged", f"{index:03}_mask.png")
+        save(pixels, root / "test" / "damaged" / f"{index:03}.png")
+        save(mask.astype(np.uint8) * 255, root / "ground_truth" / "damaged" / f"{index:03}_mask.png")
+
+
+def save(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write a picture quickly, and the folders it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, compress_level=1)
 
 
 def run_one(data: Path, keys: Mapping[str, Any]) -> dict[str, float]:

@@ -52,10 +52,12 @@ def score(
     """Every good image against the bank without its own entries, in order.
 
     `first_image` is the index that the first of these images has among the bank's origins.
+
+    Raises:
+        DatasetError: without an image nothing would be left of the bank, and there is no other to stand in.
     """
-    if (
-        bank.tiles is None and not first_image and len(np.unique(bank.origins)) < 2
-    ):  # nothing else would be left
+    of_one = len(np.unique(bank.origins)) < 2  # so that without it nothing would be left
+    if of_one and bank.tiles is None and not first_image:
         yield from sorted(
             score_by_folds(good, recipe, 2, workers=workers, tell=tell), key=lambda one: one.index
         )

@@ -170,7 +170,7 @@ class _Shelf:
         """
         more = max(0, width - self.entries)
         if self.row is not None:
-            met = self.build.node("Gather", self.build.learnt(name, values), self._met(more))
+            met = self.build.node("Gather", self.build.learnt(name, values), self._met(self.row, more))
             return self.build.node("Transpose", met, perm=[1, 0]) if columns else met
         if more:
             values = np.pad(values, ((0, more), *((0, 0),) * (values.ndim - 1)), constant_values=fill)
@@ -184,13 +184,11 @@ class _Shelf:
         row = self.build.node("Gather", self.build.learnt("bank_absent", missing), self.row)
         return self.build.node("Squeeze", row, self.build.ints([0]))
 
-    def _met(self, more: int) -> str:
-        """Which entries of the bank are met, filled up by `more`."""
+    def _met(self, row: str, more: int) -> str:
+        """Which entries of the bank are met, those of a row of `by_tile`, filled up by `more`, (entries + more,)."""
         met = np.pad(np.maximum(self.bank.by_tile, 0), ((0, 0), (0, more)))
         rows = self.build.learnt(f"bank_met_{met.shape[1]}", met)
-        return self.build.node(
-            "Squeeze", self.build.node("Gather", rows, self.row or ""), self.build.ints([0])
-        )
+        return self.build.node("Squeeze", self.build.node("Gather", rows, row), self.build.ints([0]))
 
 
 def _search(
