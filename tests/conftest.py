@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,3 +153,16 @@ def mini_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("backbone") / "mini.onnx"
     onnx.save(model, str(path))
     return path
+
+
+@pytest.fixture
+def many(mini_dataset: Path, tmp_path: Path) -> Path:
+    """A data set that takes a while: 400 images to learn from, 240 to test on."""
+    root = tmp_path / "many"
+    for folder, count in (("train/good", 400), ("test/good", 240)):
+        files = sorted((mini_dataset / folder).iterdir())
+        (root / folder).mkdir(parents=True)
+        for index in range(count):
+            shutil.copy(files[index % len(files)], root / folder / f"{index:04d}.png")
+    shutil.copytree(mini_dataset / "test" / "stain", root / "test" / "stain")
+    return root

@@ -8,11 +8,9 @@ import json
 import os
 import re
 import shutil
-import signal
 import struct
 import subprocess
 import sys
-import time
 import tomllib
 import zipfile
 import zlib
@@ -24,6 +22,7 @@ import click
 import numpy as np
 import pytest
 import tomli_w
+from interrupting import INTERRUPTIBLE, interrupted
 from PIL import Image
 
 from goodparts import PRESETS, Inspector, Recipe, __version__, read_dataset
@@ -894,50 +893,6 @@ def test_nothing_is_asked_of_the_network(
     assert not [name for name in below(user) if "intel" in name.lower() or "telemetry" in name.lower()]
 
 
-INTERRUPTIBLE = (
-    "import signal\n"
-    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whatever the parent made of it
-    "from goodparts.cli import main\n"
-    "main()\n"
-)
-
-
-def interrupted(when: Callable[[], bool], arguments: list[object], **variables: str) -> tuple[int, str]:
-    """Run a command, press Ctrl-C as soon as `when` says so; exit code and standard error."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **variables},
-    )
-    try:
-        deadline = time.monotonic() + 90
-        while not when():
-            assert child.poll() is None, "it was over too early"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=60)
-    finally:
-        child.kill()
-        child.wait()
-    return child.returncode, err
-
-
-@pytest.fixture
-def many(mini_dataset: Path, tmp_path: Path) -> Path:
-    """A data set that takes a while: 400 images to learn from, 240 to test on."""
-    root = tmp_path / "many"
-    for folder, count in (("train/good", 400), ("test/good", 240)):
-        files = sorted((mini_dataset / folder).iterdir())
-        (root / folder).mkdir(parents=True)
-        for index in range(count):
-            shutil.copy(files[index % len(files)], root / folder / f"{index:04d}.png")
-    shutil.copytree(mini_dataset / "test" / "stain", root / "test" / "stain")
-    return root
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is another thing there")
 @pytest.mark.parametrize("command", ["fit", "run"])
 def test_ctrl_c_in_the_middle_of_a_fit(many: Path, tmp_path: Path, command: str) -> None:
@@ -954,6 +909,21 @@ def test_ctrl_c_in_the_middle_of_a_fit(many: Path, tmp_path: Path, command: str)
     assert "Traceback" not in err
     assert below(out) == []
     assert not list(room.glob("goodparts-*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is another thing there")
+def test_ctrl_c_when_all_is_done_changes_nothing() -> None:
+    late = (
+        "import os, signal\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGINT):\n"
+        "        kill(pid, number)\n"
+        "late = Late()\n"  # it goes when the interpreter takes its modules down
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", late + INTERRUPTIBLE, "recipe"], capture_output=True, text=True, timeout=60
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is another thing there")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -73,6 +75,8 @@ for command in (
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    # An interrupt while the interpreter ends would turn the code of what is done into that of a killed process.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Abort:

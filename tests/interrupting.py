@@ -1,0 +1,40 @@
+"""The command line in a process of its own, interrupted as by Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+INTERRUPTIBLE = (
+    "import signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whatever the parent made of it
+    "from goodparts.cli import main\n"
+    "main()\n"
+)
+
+
+def interrupted(when: Callable[[], bool], arguments: list[object], **variables: str) -> tuple[int, str]:
+    """Run a command, press Ctrl-C as soon as `when` says so; exit code and standard error."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **variables},
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while not when():
+            assert child.poll() is None, "it was over too early"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+        child.wait()
+    return child.returncode, err
