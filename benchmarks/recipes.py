@@ -35,6 +35,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "5 neighbours": {"score_neighbours": 5},
     "no spacing": {"density_neighbours": 0},
     "spacing of 3": {"density_neighbours": 3},
+    "spacing without limit": {"density_limit": 0.0},
     "96 components": {"feature_dimensions": 96},
     "layers 3 and 5": {"layers": "stage3,stage5", "layer_weights": "1,0.7"},
     "layers 2 to 5": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -168,6 +169,7 @@ def spacing(
     entries: NDArray[np.float32],
     neighbours: int,
     *,
+    limit: float = math.inf,
     among: NDArray[np.float32] | None = None,
     hidden: Callable[[slice], NDArray[np.bool_]] | None = None,
     usual: float | None = None,
@@ -181,13 +183,15 @@ def spacing(
     Args:
         entries: (m, d) float32.
         neighbours: how many nearest others; all where there are fewer.
+        limit: how many times usual the largest may be.
         among: what the others are, (n, d) float32; None: the entries themselves, none its own neighbour.
         hidden: which of the others some of the entries must not see, (entries of the slice, n) bool.
         usual: that of an entry that sees no other; None: the median of those that do.
 
     Returns:
         (m,) float32, positive, and nowhere less than usual: entries that crowd together, as in a random sample, would
-        make distances of good patches near them long.
+        make distances of good patches near them long. Nor beyond the limit: among strands that lie anyhow, say, entries
+        are far apart, and what is wrong there would hardly count.
     """
     others = entries if among is None else among
     mean = others.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -214,4 +218,9 @@ def spacing(
     if usual is None:
         usual = 0.0 if lone.all() else float(np.median(found[~lone]))
     found[lone] = usual
-    return np.maximum(found, np.float32(usual or 1))
+    return bounded(found, usual or 1, limit)
+
+
+def bounded(found: NDArray[np.float32], usual: float, limit: float) -> NDArray[np.float32]:
+    """Spacings from usual to `limit` times that."""
+    return np.clip(found, np.float32(usual), np.float32(usual * limit))

@@ -163,6 +163,11 @@ class Recipe:
         "auto: that with a position_window",
         choices=("auto", "each", "nearest"),
     )
+    density_limit: float = _key(
+        1.1,
+        "those units are at least their median and at most so many times it; 0, and with a position_window: no limit",
+        limits=(0, 1000),
+    )
 
     image_score: str = _key(
         "max",
@@ -262,6 +267,11 @@ class Recipe:
             raise RecipeError(
                 f"light: {self.light} measures the whole working image, which framing = letterbox pads; take "
                 "framing = stretch or crop, or light = as_is"
+            )
+        if 0 < self.density_limit < 1:
+            raise RecipeError(
+                f"density_limit: {self.density_limit:g} would be less than the smallest unit, which is the median; "
+                "take 1 or more, or 0 for no limit"
             )
         self._require_one_way()
         self._require_tiles()
@@ -559,5 +569,5 @@ PRESETS: dict[str, dict[str, Any]] = {
 """`default`; `fast`: half its time; `classic`: the plain system this project grew from; `patchcore`: as the code of
 the paper's authors."""
 
-EARLIER: dict[str, Any] = {**_PLAIN, "density_unit": "each"}
+EARLIER: dict[str, Any] = {**_PLAIN, "density_unit": "each", "density_limit": 0.0}
 """Keys that have another default than what programs did that did not know them, with what these did."""

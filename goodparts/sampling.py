@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
@@ -194,7 +195,7 @@ def _choose_by_tile(
         entries = Entries.of(features, kept, None)
         banks[tile] = _bank(entries, _spacing(entries, recipe, None))
         done += len(kept)
-    return _of_tiles(banks)
+    return _of_tiles(banks, recipe)
 
 
 def _extend_by_tile(
@@ -216,18 +217,19 @@ def _extend_by_tile(
         entries = _joined(before, Entries.of(features, kept, None, first_image), recipe, None)
         banks[tile] = _bank(entries, _spacing(entries, recipe, None))
         done += len(before.features) + len(kept)
-    return _of_tiles(banks)
+    return _of_tiles(banks, recipe)
 
 
-def _of_tiles(banks: Mapping[int, MemoryBank]) -> MemoryBank:
-    """The banks of tiles as one. As in a bank that serves all tiles, no spacing is less than the median of all.
+def _of_tiles(banks: Mapping[int, MemoryBank], recipe: Recipe) -> MemoryBank:
+    """The banks of tiles as one. As in a bank that serves all tiles, the median of all is the least spacing.
 
     Without that floor next to nothing would look bad at a place that hardly varies.
     """
     bank = memory_bank.of_tiles(banks)
     if bank.spacing is None:
         return bank
-    return replace(bank, spacing=np.maximum(bank.spacing, np.median(bank.spacing)))
+    usual = float(np.median(bank.spacing))
+    return replace(bank, spacing=memory_bank.bounded(bank.spacing, usual, spacing_limit(recipe)))
 
 
 def _by_tile(features: PatchFeatures, rows: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
@@ -378,9 +380,18 @@ def _spacing(entries: Entries, recipe: Recipe, window: Window | None) -> NDArray
         return None
     cells = entries.cells
     if window is None or cells is None:
-        return spacing(entries.features, recipe.density_neighbours)
+        return spacing(entries.features, recipe.density_neighbours, limit=spacing_limit(recipe))
     return spacing(
         entries.features,
         recipe.density_neighbours,
+        limit=spacing_limit(recipe),
         hidden=lambda part: ~window.sees(cells[part], cells),
     )
+
+
+def spacing_limit(recipe: Recipe) -> float:
+    """How many times the median the largest spacing may be.
+
+    Any within a window: at its border one entry may stand for much, and its spacing says so.
+    """
+    return math.inf if recipe.position_window or not recipe.density_limit else recipe.density_limit

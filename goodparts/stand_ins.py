@@ -151,6 +151,7 @@ def _spacing(
     return memory_bank.spacing(
         fillers.features,
         recipe.density_neighbours,
+        limit=sampling.spacing_limit(recipe),
         among=bank.features,
         hidden=hidden,
         usual=usual,

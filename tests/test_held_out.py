@@ -117,20 +117,23 @@ def test_scores_are_those_of_the_bank_with_stand_ins() -> None:
         assert score == pytest.approx(brute_force(good, index, others), rel=1e-5)
 
 
-def test_spacing_of_stand_ins_is_that_to_entries_of_other_images() -> None:
+@pytest.mark.parametrize("limit", [0, 1.02])
+def test_spacing_of_stand_ins_is_that_to_entries_of_other_images(limit: float) -> None:
     good = good_features(8, 6, seed=3)
-    recipe = RECIPE.replace({"score_neighbours": 2, "density_neighbours": 3})
+    recipe = RECIPE.replace({"score_neighbours": 2, "density_neighbours": 3, "density_limit": limit})
     bank = choose(good.features, good.valid, recipe)
     assert bank.spacing is not None
     fillers, absent = stand_ins.find(good, bank, recipe)
     assert len(fillers.features)
+    assert not limit or bank.spacing.max() == pytest.approx(limit * bank.spacing.min())
     scores = scores_of(held_out.score(good, bank, recipe, workers=2, tell=silent))
     for index, score in enumerate(scores):
         left = bank.origins != index
         own = fillers.features[absent == index]
         apart = np.linalg.norm(own[:, None] - bank.features[left], axis=2)
         apart.sort(axis=1)
-        units = np.maximum(apart[:, :3].mean(axis=1), np.median(bank.spacing))
+        usual = np.median(bank.spacing)
+        units = np.clip(apart[:, :3].mean(axis=1), usual, limit * usual if limit else np.inf)
         others = np.concatenate([bank.features[left], own])
         spacing = np.concatenate([bank.spacing[left], units])
         distances = np.linalg.norm(good.features.image(index)[:, None] - others, axis=2)

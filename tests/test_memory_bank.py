@@ -28,6 +28,15 @@ def test_an_entry_that_sees_no_other_has_the_usual_spacing() -> None:
     assert nobody.tolist() == [1] * 4
 
 
+def test_spacing_has_a_limit() -> None:
+    points = np.array([[0.0], [1], [2], [3], [100], [103]], dtype=np.float32)
+    np.testing.assert_allclose(memory_bank.spacing(points, 1), [1, 1, 1, 1, 3, 3], rtol=1e-4)
+    found = memory_bank.spacing(points, 1, limit=1.5)
+    np.testing.assert_allclose(found, [1, 1, 1, 1, 1.5, 1.5], rtol=1e-4)
+    found = memory_bank.spacing(points[4:], 1, limit=1.5, among=points[:4], usual=2.0)
+    np.testing.assert_allclose(found, [3, 3], rtol=1e-4)
+
+
 def test_spacing_of_copies_is_nothing_to_divide_by() -> None:
     copies = np.ones((20, 4), dtype=np.float32)
     assert memory_bank.spacing(copies, 9).tolist() == [1] * 20

@@ -279,6 +279,8 @@ def test_what_only_one_place_shows_is_not_far_there() -> None:
         patches = made_up(3, 8, 1, more=1)
         patches[:, 7] = features[:3, 7]
         found[unit] = found_by(bank, recipe, patches)["distance_grid"].reshape(3, -1)[:, 7] / usual
+        assert bank.spacing is not None
+        assert bank.spacing.max() > 1.5 * bank.spacing.min()  # whatever `density_limit` says
     assert found["auto"].max() < 1.5
     assert found["each"].min() > 3
 

@@ -106,6 +106,7 @@ def test_size_text_is_read_back(height: int, width: int) -> None:
         ({"mean": "0.5,0.5,0.5"}, ("mean", "std", "both or neither")),
         ({"std": "1,1,1"}, ("mean", "std", "both or neither")),
         ({"mean": "a,b,c", "std": "1,1,1"}, ("mean", "a list", "'a,b,c'")),
+        ({"density_limit": 0.9}, ("density_limit", "0.9", "1 or more", "0 for no limit")),
         ({"image_size": 15}, ("image_size", "16 to 16384", "found 15")),
         ({"image_size": "320x20000"}, ("image_size", "16 to 16384", "found 20000")),
         ({"image_size": "320x"}, ("image_size", "WIDTHxHEIGHT", "'320x'")),
@@ -312,6 +313,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
     values["image_size"] = draw(st.tuples(st.integers(16, 1000), st.integers(16, 1000)))
     values["resize_size"] = draw(st.integers(1000, 4096))
     values["patch_size"] |= 1
+    if 0 < values["density_limit"] < 1:
+        values["density_limit"] = 0
     values["calibration_folds"] = max(2, values["calibration_folds"])
     for name in SWITCHES:
         values[name] = draw(st.booleans())
