@@ -1,11 +1,13 @@
 """What light and noise that good images did not show do to verdicts (see docs/light.md).
 
     python benchmarks/robustness.py mvtec_ad/metal_nut
-    python benchmarks/robustness.py mvtec_ad/metal_nut --light as_is,shading --figure robustness.png
+    python benchmarks/robustness.py mvtec_ad/metal_nut --light as_is,colour --figure robustness.png
+    python benchmarks/robustness.py mvtec_ad/metal_nut --variant "" --variant "whitening=0"
 
 Fits once on the good images as they are, then changes the test images alone, at their own size and in 8 bits, and
 judges them by the threshold that the good images gave. Prints a Markdown table: image AUROC, how many good parts were
-rejected, and how many bad ones missed. `--light` compares values of the recipe key, each with a fit of its own.
+rejected, and how many bad ones missed. `--light` compares values of the recipe key, `--variant` any other keys, each with
+a fit of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from few_images import changed
 from numpy.typing import NDArray
 
 from goodparts import Inspector, Recipe, read_dataset
@@ -93,27 +96,28 @@ def measure(
     """What becomes of the verdicts under each change."""
     found = {}
     for name, change in CHANGES.items():
-        changed = (change(pixels, number) for number, pixels in enumerate(images))
-        scores = np.array(list(inspector.score_many(changed)))
+        seen = (change(pixels, number) for number, pixels in enumerate(images))
+        scores = np.array(list(inspector.score_many(seen)))
         bad = scores > inspector.model.calibration.threshold
         found[name] = (auroc(labels, scores), int(np.sum(bad & ~labels)), int(np.sum(~bad & labels)))
     return found
 
 
-def table(by_light: Mapping[str, Found], good: int, bad: int) -> str:
-    """Markdown: a row a change, three columns a value of `light`."""
-    heads = [f"{light}: AUROC | rejected of {good} | missed of {bad}" for light in by_light]
-    lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + 3 * len(by_light)) + "|"]
+def table(by_recipe: Mapping[str, Found], good: int, bad: int) -> str:
+    """Markdown: a row a change, three columns a recipe."""
+    heads = [f"{name}: AUROC | rejected of {good} | missed of {bad}" for name in by_recipe]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + 3 * len(by_recipe)) + "|"]
     for name in CHANGES:
         cells = [
-            f"{100 * found[name][0]:.2f} | {found[name][1]} | {found[name][2]}" for found in by_light.values()
+            f"{100 * found[name][0]:.2f} | {found[name][1]} | {found[name][2]}"
+            for found in by_recipe.values()
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def draw(by_light: Mapping[str, Found], good: int, bad: int, title: str, path: Path) -> None:
-    """Shares of good parts rejected and of bad parts missed, a row a change, a bar a value of `light`."""
+def draw(by_recipe: Mapping[str, Found], good: int, bad: int, title: str, path: Path) -> None:
+    """Shares of good parts rejected and of bad parts missed, a row a change, a bar a recipe."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -121,7 +125,7 @@ def draw(by_light: Mapping[str, Found], good: int, bad: int, title: str, path: P
     figure = Figure(figsize=(9, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2, sharey=True)
-    rows, thick = np.arange(len(CHANGES)), 0.8 / len(by_light)
+    rows, thick = np.arange(len(CHANGES)), 0.8 / len(by_recipe)
     for side, (ax, total, what) in enumerate(
         zip(
             axes,
@@ -130,12 +134,12 @@ def draw(by_light: Mapping[str, Found], good: int, bad: int, title: str, path: P
             strict=True,
         )
     ):
-        for number, (light, found) in enumerate(by_light.items()):
+        for number, (name, found) in enumerate(by_recipe.items()):
             colour, hatch = looks[number % len(looks)]
-            shares = [100 * found[name][1 + side] / total for name in CHANGES]
-            at = rows + (number - (len(by_light) - 1) / 2) * thick
+            shares = [100 * found[change][1 + side] / total for change in CHANGES]
+            at = rows + (number - (len(by_recipe) - 1) / 2) * thick
             bars = ax.barh(at, shares, 0.9 * thick, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.4)
-            bars.set_label(f"light = {light}")
+            bars.set_label(name)
         ax.set_xlim(0, 100)
         ax.set_xlabel(what)
         ax.grid(axis="x", color="#DDDDDD")
@@ -156,6 +160,7 @@ def main() -> None:
     parser.add_argument(
         "--light", default="", help="values of the recipe key, with commas between; the recipe's own"
     )
+    parser.add_argument("--variant", action="append", metavar="KEY=VALUE;...", help="recipe keys to change")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path, help="draw the verdicts, too, into this .png")
     arguments = parser.parse_args()
@@ -163,15 +168,18 @@ def main() -> None:
     data = read_dataset(arguments.data)
     images = [read_image(sample.path) for sample in data.test]
     labels = np.array([bool(sample.label) for sample in data.test])
-    by_light = {}
-    for light in (arguments.light or recipe.light).split(","):
-        inspector = Inspector(recipe.replace({"light": light})).fit(arguments.data)
-        by_light[light] = measure(inspector, images, labels)
+    variants = arguments.variant or [
+        f"light={light}" for light in (arguments.light or recipe.light).split(",")
+    ]
+    by_recipe = {}
+    for variant in variants:
+        inspector = Inspector(changed(recipe, variant)).fit(arguments.data)
+        by_recipe[variant or arguments.recipe] = measure(inspector, images, labels)
     bad = int(labels.sum())
     good = len(labels) - bad
-    print(table(by_light, good, bad))
+    print(table(by_recipe, good, bad))
     if arguments.figure:
-        draw(by_light, good, bad, f"{data.name}: other light on the test images alone", arguments.figure)
+        draw(by_recipe, good, bad, f"{data.name}: other light on the test images alone", arguments.figure)
 
 
 if __name__ == "__main__":
