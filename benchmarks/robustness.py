@@ -6,8 +6,8 @@
 
 Fits once on the good images as they are, then changes the test images alone, at their own size and in 8 bits, and
 judges them by the threshold that the good images gave. Prints a Markdown table: image AUROC, how many good parts were
-rejected, and how many bad ones missed. `--light` compares values of the recipe key, `--variant` any other keys, each with
-a fit of its own.
+rejected, and how many bad ones missed. `--light` compares values of the recipe key, `--variant` any other keys, each
+with a fit of its own.
 """
 
 from __future__ import annotations
