@@ -1,4 +1,4 @@
-"""Copies of good images: turned, mirrored, brighter or darker, so that the bank knows parts that nobody photographed.
+"""Copies of good images: turned, mirrored, in other light, noisy, so that the bank knows what nobody photographed.
 
     copies(["rotate90", "brightness:0.8-1.2"])    # 90, 180 and 270 degrees; 0.8 and 1.2 times as bright
 
@@ -10,8 +10,9 @@ the picture's mirror image, and the cells that look at it are left out.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -27,9 +28,13 @@ _BAND = 128  # rows that are worked on at once
 Kind = TypeVar("Kind", bound=np.generic)
 
 _KINDS = (
-    "rotate90 (or another step that 360 is a multiple of), rotate:15, flip, flip:vertical, brightness:0.8-1.2"
+    "rotate90 (or another step that 360 is a multiple of), rotate:15, flip, flip:vertical, brightness:0.8-1.2, "
+    "colour:0.15, noise:5"
 )
 _BRIGHTNESS = (0.1, 10.0)  # factors outside are taken for mistakes
+_STRONGEST_COLOUR = 0.9
+_STRONGEST_NOISE = 100.0
+_OVERSIZED = 4  # times the working size: noise of larger images is drawn at that, as what is left of it there
 _SMALLEST_STEP = 5  # degrees: 71 copies
 
 
@@ -41,16 +46,25 @@ class Copy:
         degrees: turned anticlockwise.
         flip: "left_right", "upside_down" or "" for neither.
         brightness: factor of the pixels.
+        warmth: red is 1 + that, blue 1 - that times as bright; negative: colder light.
+        noise: standard deviation of what a sensor adds, at the image's own size, in 256 levels.
     """
 
     degrees: float = 0.0
     flip: str = ""
     brightness: float = 1.0
+    warmth: float = 0.0
+    noise: float = 0.0
+
+    @property
+    def in_place(self) -> bool:
+        """Whether everything lies where it lay in the image."""
+        return not self.degrees and not self.flip
 
     @property
     def back(self) -> Copy:
-        """What makes the picture of a copy again."""
-        return replace(self, degrees=-self.degrees % 360, brightness=1 / self.brightness)
+        """What moves everything to where it lay in the image."""
+        return Copy(degrees=-self.degrees % 360, flip=self.flip)
 
 
 def copies(augment: Sequence[str]) -> tuple[Copy, ...]:
@@ -59,7 +73,8 @@ def copies(augment: Sequence[str]) -> tuple[Copy, ...]:
     Args:
         augment: "rotate90": all turns by multiples of 90 degrees, or of another step; "rotate:15": by 15 degrees
             either way; "flip": left to right; "flip:vertical": upside down; "brightness:0.8-1.2": at 0.8 and at 1.2
-            times the brightness.
+            times the brightness; "colour:0.15": red brighter and blue darker by 15 %, and the other way round;
+            "noise:5": with noise of standard deviation 5 of 256 levels.
 
     Raises:
         RecipeError: something else.
@@ -89,6 +104,14 @@ def _kind(text: str) -> list[Copy]:
             least, greatest = map(float, value.split("-"))
             if _BRIGHTNESS[0] <= least <= 1 <= greatest <= _BRIGHTNESS[1]:
                 return [Copy(brightness=factor) for factor in (least, greatest) if factor != 1]
+        elif name == "colour":
+            warmth = float(value)
+            if 0 < warmth <= _STRONGEST_COLOUR:
+                return [Copy(warmth=warmth), Copy(warmth=-warmth)]
+        elif name == "noise":
+            noise = float(value)
+            if 0 < noise <= _STRONGEST_NOISE:
+                return [Copy(noise=noise)]
     except ValueError:
         pass
     raise RecipeError(f"augment: expected {_KINDS}; found {text!r}")
@@ -105,9 +128,8 @@ def apply(copy: Copy, working: NDArray[np.uint8], frame: Frame) -> NDArray[np.ui
     Returns:
         (height, width, 3) uint8.
     """
-    if copy.brightness != 1:
-        brighter = np.minimum(working * np.float32(copy.brightness), 255)
-        return np.asarray(np.rint(brighter).astype(np.uint8))
+    if copy.in_place:
+        return _lit(copy, working, frame)
     if copy.flip or _by_quarters(copy, frame):
         return np.ascontiguousarray(_moved(copy, working))
     from PIL import Image
@@ -143,7 +165,7 @@ def cells(copy: Copy, values: NDArray[Kind], frame: Frame, outside: float) -> ND
 
     `frame` says how the picture lies in the working image.
     """
-    if copy.brightness != 1:
+    if copy.in_place:
         return values.copy()
     h, w = values.shape
     if copy.flip or (_by_quarters(copy, frame) and (h == w or copy.degrees == 180)):
@@ -161,6 +183,38 @@ def cells(copy: Copy, values: NDArray[Kind], frame: Frame, outside: float) -> ND
         rows, columns = source[inside].T
         found[first : first + _BAND][inside] = values[rows, columns]
     return found
+
+
+def _lit(copy: Copy, working: NDArray[np.uint8], frame: Frame) -> NDArray[np.uint8]:
+    """The working image in other light, and with noise."""
+    gains = np.array([1 + copy.warmth, 1, 1 - copy.warmth], dtype=np.float32) * np.float32(copy.brightness)
+    values = working * gains
+    if copy.noise:
+        top, left = frame.offset
+        height, width = frame.resized
+        rows, columns = slice(max(top, 0), top + height), slice(max(left, 0), left + width)
+        noise = _noise(copy.noise, frame, zlib.crc32(working.tobytes()))
+        values[rows, columns] += noise[max(-top, 0) :, max(-left, 0) :][: values.shape[0], : values.shape[1]]
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _noise(sigma: float, frame: Frame, seed: int) -> NDArray[np.float32]:
+    """A sensor's noise after the picture was resized, (height, width, 3) float32 of the resized picture.
+
+    Where a picture is reduced, noise averages out; where it is enlarged, grains are, too.
+    """
+    from PIL import Image
+
+    resized = np.array(frame.resized)
+    size = np.minimum(frame.image_size, _OVERSIZED * resized)
+    left = sigma * math.sqrt(float(np.prod(size / np.array(frame.image_size))))
+    rng = np.random.default_rng(seed)
+    channels = [rng.standard_normal(size, dtype=np.float32) * np.float32(left) for _ in range(3)]
+    target = (frame.resized[1], frame.resized[0])
+    return np.stack(
+        [np.asarray(Image.fromarray(each).resize(target, Image.Resampling.BILINEAR)) for each in channels],
+        axis=2,
+    )
 
 
 def _by_quarters(copy: Copy, frame: Frame) -> bool:

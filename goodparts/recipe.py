@@ -102,7 +102,7 @@ class Recipe:
     augment: tuple[str, ...] = _key(
         (),
         "the bank learns from copies of each good image, too: rotate90 (or another step), rotate:15, flip, "
-        "flip:vertical, brightness:0.8-1.2",
+        "flip:vertical, brightness:0.8-1.2, colour:0.15, noise:5",
     )
 
     patch_size: int = _key(3, "features are averaged over this many cells each way (odd)", limits=(1, 15))
@@ -320,7 +320,7 @@ class Recipe:
             raise RecipeError(
                 f"roi: zones are drawn on the image and pose = {self.pose} moves it; take pose = as_is, or no roi"
             )
-        turned = [kind for kind in self.augment if not kind.startswith("brightness")]
+        turned = [kind for kind in self.augment if kind.startswith(("rotate", "flip"))]
         if self.pose != "as_is" and turned:
             raise RecipeError(
                 f"augment: {', '.join(turned)} would undo what pose = {self.pose} does; leave out one of the two"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ def _picture(height: int, width: int) -> NDArray[np.uint8]:
         (["flip", "flip:vertical"], (Copy(flip="left_right"), Copy(flip="upside_down"))),
         (["brightness:0.8-1.2"], (Copy(brightness=0.8), Copy(brightness=1.2))),
         (["brightness:1-1.2"], (Copy(brightness=1.2),)),
+        (["colour:0.15", "noise:5"], (Copy(warmth=0.15), Copy(warmth=-0.15), Copy(noise=5.0))),
         (
             ["rotate180", "rotate90", "flip", "flip"],
             (Copy(180.0), Copy(90.0), Copy(270.0), Copy(flip="left_right")),
@@ -53,6 +55,8 @@ def test_copies(texts: list[str], found: tuple[Copy, ...]) -> None:
     [
         "rotate", "rotate50", "rotate1", "rotate360", "rotate:", "rotate:0", "rotate:180", "rotate:x", "rotate90:3",
         "flip:up", "brightness", "brightness:1.2", "brightness:1.1-1.2", "brightness:0-1", "brightness:1-nan", "blur",
+        "colour", "colour:0", "colour:-0.1", "colour:1", "colour:nan", "colour:red", "noise", "noise:0", "noise:1000",
+        "noise:inf", "noise:a",
     ],
 )  # fmt: skip
 def test_what_is_no_kind_of_copy_is_refused(text: str) -> None:
@@ -90,6 +94,56 @@ def test_mirrored_and_brighter() -> None:
     np.testing.assert_allclose(brighter[picture < 160], 1.5 * picture[picture < 160], atol=0.51)
 
 
+def test_warmer_and_colder() -> None:
+    picture = np.full((4, 4, 3), 200, dtype=np.uint8)
+    warm, cold = (augment.apply(copy, picture, _square(4)) for copy in augment.copies(["colour:0.3"]))
+    np.testing.assert_array_equal(warm, np.broadcast_to([255, 200, 140], warm.shape))
+    np.testing.assert_array_equal(cold, np.broadcast_to([140, 200, 255], cold.shape))
+
+
+@pytest.mark.parametrize(
+    ("image_size", "keys"),
+    [
+        ((64, 64), {}),  # enlarged
+        ((180, 240), {}),
+        ((1200, 1500), {}),  # larger than noise is drawn at
+        ((160, 240), {"framing": "letterbox"}),
+        ((150, 170), {"framing": "crop", "resize_size": 128, "image_size": 96}),
+    ],
+)
+def test_noise_is_what_a_sensor_adds_before_an_image_is_resized(
+    image_size: tuple[int, int], keys: dict[str, Any]
+) -> None:
+    recipe = Recipe(**{"image_size": 120} | keys)
+    frame = framing.frame_of(image_size, recipe)
+    grey = np.full((*image_size, 3), 128, dtype=np.uint8)
+    noise = 12 * np.random.default_rng(1).standard_normal(grey.shape)
+    expected = framing.apply(frame, np.clip(np.rint(grey + noise), 0, 255).astype(np.uint8)).astype(float)
+    working = framing.apply(frame, grey)
+    found = augment.apply(Copy(noise=12.0), working, frame)
+
+    padding = (working != 128).any(axis=2)
+    np.testing.assert_array_equal(found[padding], working[padding])
+    shown = np.flatnonzero(~padding.all(axis=1))
+    rows = slice(shown[0], shown[-1] + 1)
+    for moved in (0, 1):  # its variance, and how alike neighbours are
+        of_expected, of_found = (
+            ((noisy[rows, moved:] - 128.0) * (noisy[rows, : noisy.shape[1] - moved] - 128.0)).mean()
+            for noisy in (expected, found)
+        )
+        assert of_found == pytest.approx(of_expected, rel=0.15, abs=0.02)
+    for channel in (1, 2):
+        assert abs(np.corrcoef(found[rows, :, 0].ravel(), found[rows, :, channel].ravel())[0, 1]) < 0.1
+
+
+def test_noise_is_the_same_again_and_another_for_each_image() -> None:
+    one, other = (np.full((64, 64, 3), level, dtype=np.uint8) for level in (100, 101))
+    copy = Copy(noise=3.0)
+    first = augment.apply(copy, one, _square())
+    np.testing.assert_array_equal(augment.apply(copy, one, _square()), first)
+    assert (augment.apply(copy, other, _square()) - 1 != first).mean() > 0.5
+
+
 def test_corners_that_nobody_photographed_are_filled_but_left_out() -> None:
     bright = np.full((64, 64, 3), 200, dtype=np.uint8)
     copy = Copy(45.0)
@@ -119,7 +173,8 @@ def test_cells_follow_the_part_in_padding() -> None:
     cells = framing.valid_cells(frame, (8, 8))
     turned = augment.valid_cells(Copy(90.0), cells, frame)
     np.testing.assert_array_equal(turned, cells.T)
-    np.testing.assert_array_equal(augment.valid_cells(Copy(brightness=0.5), cells, frame), cells)
+    for copy in (Copy(brightness=0.5), Copy(warmth=0.2), Copy(noise=3.0)):
+        np.testing.assert_array_equal(augment.valid_cells(copy, cells, frame), cells)
 
 
 def test_copies_stand_behind_their_image(mini_backbone: Path, mini_dataset: Path) -> None:
@@ -145,6 +200,26 @@ def test_copies_stand_behind_their_image(mini_backbone: Path, mini_dataset: Path
             extractor(np.ascontiguousarray(np.rot90(working))),
             atol=step,
         )
+
+
+@pytest.mark.parametrize(
+    ("kind", "copy", "most"),
+    [("colour:0.3", Copy(warmth=0.25), 0.5), ("noise:20", Copy(noise=18.0), 0.95)],  # noise never comes again
+)
+def test_a_bank_with_copies_knows_other_light(
+    kind: str, copy: Copy, most: float, mini_backbone: Path, mini_dataset: Path
+) -> None:
+    keys = {"image_size": 64, "precision": "f32", "density_neighbours": 0, "sampling_ratio": 1.0}
+    plain = Recipe(backbone=str(mini_backbone), layers=("layer1", "layer2"), **keys)
+    paths = sorted((mini_dataset / "train" / "good").iterdir())[:4]
+    image = read_image(paths[0])
+    height, width = image.shape[:2]
+    changed = augment.apply(copy, image, Frame((height, width), (height, width), (0, 0), (height, width)))
+    without, with_copies = (
+        Inspector(recipe).fit(paths[1:]) for recipe in (plain, replace(plain, augment=(kind,)))
+    )
+    of_copies, of_images = (each.inspect(changed).distance_grid for each in (with_copies, without))
+    assert of_copies.mean() < most * of_images.mean()
 
 
 def test_a_bank_with_copies_knows_the_turned_part(mini_backbone: Path, mini_dataset: Path) -> None:
