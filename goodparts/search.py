@@ -68,7 +68,7 @@ def search_graph(
     if window is not None:
         assert bank.cells is not None  # what chose the bank had the same recipe
         blocks = position.cut(window, bank.cells)
-    candidates, unseen = _search(build, patches, shelf, candidates_of(recipe), excluded, blocks)
+    candidates, unseen = _search(build, patches, shelf, candidates_of(recipe, bank), excluded, blocks)
     found = build.node("Gather", stored, candidates, axis=0)  # (patches, k, d)
     squared = _squared_distance(build, build.node("Unsqueeze", patches, build.ints([1])), found)
     if unseen is not None:
@@ -125,7 +125,7 @@ def side_by_side(bank: MemoryBank, grid: tuple[int, int], recipe: Recipe) -> boo
     window = position.window_of(recipe, grid)
     if window is not None and bank.cells is not None:
         entries = position.cut(window, bank.cells).entries.shape[1]
-    return bool(4 * grid[0] * grid[1] * (entries + 2 * candidates_of(recipe) * dimensions) <= _SCRATCH)
+    return bool(4 * grid[0] * grid[1] * (entries + 2 * candidates_of(recipe, bank) * dimensions) <= _SCRATCH)
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,17 @@ from goodparts.position import Window
 from goodparts.recipe import Recipe
 
 _CANDIDATES = 6  # of which the nearest entry is one; one more for each neighbour more
+_FEW = 12  # bits of the number of entries up to which these suffice in int8; with each more, two more of them
 _SPARE = 3  # so many fewer must still do for nearly all patches
 _NEARLY = 0.003  # of the patches that half as many candidates may miss
 _BLOCK = 1 << 12  # entries that are worked on at once
 _SOME = 250  # patches that are tried at once
 
 
-def candidates(recipe: Recipe) -> int:
-    """Bank entries per patch, ranked best, whose exact distances decide."""
-    return _CANDIDATES + recipe.score_neighbours - 1
+def candidates(recipe: Recipe, bank: MemoryBank) -> int:
+    """Bank entries per patch, ranked best, whose exact distances decide; in int8 more of a large bank's."""
+    more = 2 * max(0, (bank.most_met - 1).bit_length() - _FEW) if bank.int8 else 0
+    return _CANDIDATES + recipe.score_neighbours - 1 + more
 
 
 def cheapest(bank: MemoryBank, trial: Trial, recipe: Recipe) -> MemoryBank:
@@ -76,16 +78,14 @@ class Trial:
     Attributes:
         patches: (s, d) float32.
         own: for each the index of the entry that it is itself and must not find, -1 if it is none, (s,) int64.
-        neighbours: how many nearest entries are sought.
-        candidates: how many are ranked best and measured exactly.
+        recipe: score_neighbours.
         distances: mean distance to the nearest entries, by brute force, (s,) float32.
         sight: the window and the cell of each, (s,) int32; None: every patch meets every entry.
     """
 
     patches: NDArray[np.float32]
     own: NDArray[np.int64]
-    neighbours: int
-    candidates: int
+    recipe: Recipe
     distances: NDArray[np.float32]
     sight: tuple[Window, NDArray[np.int32]] | None = None
 
@@ -99,17 +99,11 @@ class Trial:
         sight: tuple[Window, NDArray[np.int32]] | None = None,
     ) -> Self:
         """The trial of these patches on a bank, whatever its search space."""
-        trial = cls(
-            patches,
-            own,
-            min(recipe.score_neighbours, len(bank.features)),
-            candidates(recipe),
-            np.empty(len(patches), dtype=np.float32),
-            sight,
-        )
+        trial = cls(patches, own, recipe, np.empty(len(patches), dtype=np.float32), sight)
         everywhere = replace(bank, basis=None, int8=False)
+        count = candidates(recipe, everywhere)
         for part, ranking in _rankings(everywhere, patches, own, sight):
-            trial.distances[part] = trial._mean_distance(bank, part, ranking, trial.candidates)
+            trial.distances[part] = trial._mean_distance(bank, part, ranking, count)
         return trial
 
     def passed_by(self, bank: MemoryBank) -> bool:
@@ -119,11 +113,12 @@ class Trial:
         missed more than 0.3 % of these.
         """
         nearly = 0
+        count = candidates(self.recipe, bank)
         for part, ranking in _rankings(bank, self.patches, self.own, self.sight):
             most = self.distances[part] * (1 + 1e-4)
-            if np.any(self._mean_distance(bank, part, ranking, self.candidates) > most):
+            if np.any(self._mean_distance(bank, part, ranking, count) > most):
                 return False
-            fewer = self._mean_distance(bank, part, ranking, self.candidates - _SPARE)
+            fewer = self._mean_distance(bank, part, ranking, count - _SPARE)
             nearly += int(np.count_nonzero(fewer > most))
         return bool(nearly <= _NEARLY * len(self.patches))
 
@@ -137,7 +132,7 @@ class Trial:
         squared = np.einsum("scd,scd->sc", difference, difference)
         squared[np.isinf(np.take_along_axis(ranking, best, axis=1))] = np.inf
         squared.sort(axis=1)
-        nearest = squared[:, : self.neighbours]
+        nearest = squared[:, : self.recipe.score_neighbours]
         there = np.isfinite(nearest)
         total = np.sqrt(np.where(there, nearest, 0)).sum(axis=1)
         return np.asarray(total / np.maximum(there.sum(axis=1), 1), dtype=np.float32)

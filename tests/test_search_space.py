@@ -84,6 +84,24 @@ def test_entries_that_int8_can_not_tell_apart_are_ranked_in_float32() -> None:
     assert not chosen(dense, sampling_ratio=1.0).int8
 
 
+@pytest.mark.parametrize(("entries", "in_int8"), [(4096, 8), (4097, 10), (9600, 12), (40000, 16)])
+def test_more_candidates_of_a_large_bank_that_int8_ranks(entries: int, in_int8: int) -> None:
+    bank = chosen(flat_features(20, 4, 4))
+    large = replace(bank, features=np.zeros((entries, 4), dtype=np.float32), int8=False)
+    assert search_space.candidates(Recipe(), large) == 8
+    assert search_space.candidates(Recipe(), replace(large, int8=True)) == in_int8
+    nearest = search_space.candidates(Recipe(score_neighbours=1), replace(large, int8=True))
+    assert nearest == in_int8 - 2
+
+
+def test_a_large_bank_is_ranked_in_int8_and_finds_the_three_nearest() -> None:
+    features = flat_features(12000, 24, 24)  # of which 8 candidates miss some
+    recipe = Recipe(sampling="random", sampling_ratio=0.8, sampling_limit=0, search_dimensions=0)
+    bank = choose(exact(features, recipe), np.ones((1, 12000), dtype=bool), recipe)
+    assert bank.int8
+    assert len(bank.features) == 9600
+
+
 @pytest.mark.parametrize("basis", [False, True])
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("neighbours", [1, 3])
