@@ -261,16 +261,10 @@ def test_a_layer_that_is_no_grid_is_refused(shape: tuple[int, ...], words: tuple
 # ---- the search
 
 
-def bank_of(
-    entries: Array, images: int = 1, search_dimensions: int = 0, density_neighbours: int = 0
-) -> MemoryBank:
+def bank_of(entries: Array, images: int = 1, **keys: Any) -> MemoryBank:
     """Exactly these entries (m, d), from so many images with equally many each."""
-    recipe = Recipe(
-        sampling_ratio=1,
-        sampling_limit=0,
-        search_dimensions=search_dimensions,
-        density_neighbours=density_neighbours,
-    )
+    plain = {"sampling_ratio": 1, "sampling_limit": 0, "search_dimensions": 0, "density_neighbours": 0}
+    recipe = Recipe(**plain | keys)
     features = np.ascontiguousarray(entries.reshape(images, -1, entries.shape[1]), dtype=np.float32)
     return choose(exact(features, recipe), np.ones(features.shape[:2], dtype=bool), recipe)
 
@@ -367,7 +361,7 @@ SPACES = pytest.mark.parametrize(
 def test_held_out_entries_are_not_found(per_image: int, search_dimensions: int) -> None:
     rng = np.random.default_rng(8)
     spread = np.where(np.arange(8) < 4, 1, 1e-3)
-    bank = bank_of(rng.standard_normal((4 * per_image, 8)) * spread + 5, 4, search_dimensions)
+    bank = bank_of(rng.standard_normal((4 * per_image, 8)) * spread + 5, 4, search_dimensions=search_dimensions)
     grid = (per_image // 2, 2)
     graph = search_graph(bank, grid, scoring(), held_out=True)
     engine = Engine(graph, {"patch_features": (1, *grid, 8), "excluded": (4 * per_image,)})
@@ -396,14 +390,14 @@ def test_with_everything_held_out_distances_are_huge_but_numbers(entries: int, n
 
 @pytest.mark.parametrize("held_out", [False, True])
 @pytest.mark.parametrize("unit", ["auto", "each", "nearest"])
-@pytest.mark.parametrize("density_neighbours", [0, 4])
+@pytest.mark.parametrize(("density_neighbours", "limit"), [(0, 1.1), (4, 0), (4, 1.1)])
 @pytest.mark.parametrize(("entries", "neighbours"), [(1, 3), (2, 3), (8, 1), (40, 3), (600, 5), (2300, 3)])
 def test_a_patch_distance_is_the_mean_of_several_in_units_of_the_entries_spacing(
-    entries: int, neighbours: int, density_neighbours: int, unit: str, held_out: bool
+    entries: int, neighbours: int, density_neighbours: int, limit: float, unit: str, held_out: bool
 ) -> None:
-    bank = bank_of(cloud(entries, 9, seed=1), density_neighbours=density_neighbours)
+    keys = {"density_neighbours": density_neighbours, "density_unit": unit, "density_limit": limit}
+    bank = bank_of(cloud(entries, 9, seed=1), **keys)
     patches = cloud(1, 5, 6, 9, seed=2)
-    keys = {"density_neighbours": density_neighbours, "density_unit": unit}
     recipe = scoring(score_neighbours=neighbours, **keys)
     graph = search_graph(bank, (5, 6), recipe, held_out=held_out)
     inputs = {"excluded": np.zeros(entries, dtype=np.float32)} if held_out else {}
@@ -413,7 +407,8 @@ def test_a_patch_distance_is_the_mean_of_several_in_units_of_the_entries_spacing
     between.sort(axis=1)
     spacing = between[:, 1 : 1 + density_neighbours].mean(axis=1) if density_neighbours and entries > 1 else 1
     nearest = to_entries.argsort(axis=1)[:, :neighbours]
-    units = np.broadcast_to(np.maximum(spacing, np.median(spacing)), (entries,))
+    usual = np.median(spacing)
+    units = np.broadcast_to(np.clip(spacing, usual, limit * usual if limit else np.inf), (entries,))
     whose = nearest[:, :1] if unit == "nearest" else nearest
     expected = (np.take_along_axis(to_entries, nearest, axis=1) / units[whose]).mean(axis=1)
     np.testing.assert_allclose(found["distance_grid"].ravel(), expected, rtol=1e-4)
