@@ -208,8 +208,7 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
         bank=bank,
         calibration=calibration.decide(recipe),
         data={
-            **_describe(images, features, model.roi, recipe),
-            "good_images": first + len(images),
+            **_together(model.data, _describe(images, features, model.roi, recipe)),
             **_not_aligned(model.data, features),
             "parent": model.identity,
             "parent_data": model.data,
@@ -370,6 +369,19 @@ def _describe(
         common = os.path.commonpath([path.absolute().parent for path in paths])
         described["file_list"] = dataset.hash_file_list([path.absolute() for path in paths], common)
     return described
+
+
+def _together(before: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, object]:
+    """What was learnt from in all, from what was before and what is new; `file_list` is that of the new images."""
+    first, more = int(before["good_images"]), int(new["good_images"])
+    sizes = Counter(before["image_sizes"]) + Counter(new["image_sizes"])
+    seen = first * before["seen_share"] + more * new["seen_share"]
+    return {
+        **new,
+        "good_images": first + more,
+        "image_sizes": dict(sizes.most_common()),
+        "seen_share": round(seen / (first + more), 6),
+    }
 
 
 def _not_aligned(before: Mapping[str, Any], features: GoodFeatures) -> dict[str, object]:

@@ -597,6 +597,17 @@ def test_update_grows_the_bank_and_names_the_parent(
         loaded.calibrate(other_good)
 
 
+def test_an_updated_model_tells_of_all_images_it_learnt_from(copy: Inspector) -> None:
+    first = copy.model
+    rng = np.random.default_rng(0)
+    copy.update([rng.integers(0, 256, (120, 200, 3), dtype=np.uint8) for _ in range(3)])
+    data = copy.model.data
+    assert data["good_images"] == 19
+    assert list(data["image_sizes"].items()) == [("96x96", 16), ("200x120", 3)]
+    assert data["seen_share"] == first.data["seen_share"]
+    assert data["parent_data"] == first.data
+
+
 def test_update_from_known_images_only_is_an_error(copy: Inspector, mini_dataset: Path) -> None:
     before = copy.model
     with pytest.raises(DatasetError, match="no good image that this model has not learnt from already"):
