@@ -187,6 +187,10 @@ def promise_sections(model: Model) -> tuple[Section, ...]:
     if not needs:
         return (*few, meaning)
     lines = ["A lower rate takes more good images, none of them above the threshold."]
+    if zones > 1:
+        lines.append(
+            f"Each of {zones} zones has to keep its share of it, so these are more than for a whole part."
+        )
     reached = [rate for rate, images in needs if images <= promise.good]
     if reached:
         lines.append(
