@@ -361,7 +361,9 @@ SPACES = pytest.mark.parametrize(
 def test_held_out_entries_are_not_found(per_image: int, search_dimensions: int) -> None:
     rng = np.random.default_rng(8)
     spread = np.where(np.arange(8) < 4, 1, 1e-3)
-    bank = bank_of(rng.standard_normal((4 * per_image, 8)) * spread + 5, 4, search_dimensions=search_dimensions)
+    bank = bank_of(
+        rng.standard_normal((4 * per_image, 8)) * spread + 5, 4, search_dimensions=search_dimensions
+    )
     grid = (per_image // 2, 2)
     graph = search_graph(bank, grid, scoring(), held_out=True)
     engine = Engine(graph, {"patch_features": (1, *grid, 8), "excluded": (4 * per_image,)})
