@@ -72,7 +72,8 @@ class Evaluation:
         oracle_threshold: the F1-optimal threshold on this very test set: for comparison only.
         good_scores: held-out scores of the good training images, (n,) float64; none of an only image, which can't be.
         metrics: flat, ready for JSON; None where a metric is undefined (one class only, no masks). `bad_not_looked_at`
-            counts bad images whose defects lie wholly where the recipe does not look.
+            counts bad images whose defects lie wholly where the recipe does not look, `learnt_from` test images that
+            the model learnt from, which flatter every figure.
         inspect_seconds: wall time of inspecting all images, several at a time, pictures included where asked for.
     """
 
@@ -142,18 +143,19 @@ def evaluate(
 
     def look(
         index: int, pixels: NDArray[np.uint8], inspection: Inspection
-    ) -> tuple[Inspection, NDArray[np.bool_] | None]:
+    ) -> tuple[Inspection, NDArray[np.bool_] | None, bool]:
         sample = samples[index]
         truth = read_truth(sample, pixel_limit=inspector.pixel_limit)
         if observe is not None:
             observe(sample, pixels, inspection, truth)
-        return inspection, truth
+        return inspection, truth, inspector.has_learnt_from(pixels)
 
     rows = []
-    unseen = 0
+    unseen = learnt_from = 0
     pixel_metrics = PixelMetrics()
     inspect_seconds = time.perf_counter()
-    for sample, (inspection, truth) in zip(samples, inspector.inspect_many(paths, look), strict=True):
+    for sample, (inspection, truth, known) in zip(samples, inspector.inspect_many(paths, look), strict=True):
+        learnt_from += known
         rows.append(
             TestImage(
                 path=sample.path,
@@ -178,6 +180,7 @@ def evaluate(
     decision = inspector.model.calibration
     values, oracle = _measure(rows, pixel_metrics, decision.threshold, decision.pixel_threshold)
     values["bad_not_looked_at"] = unseen
+    values["learnt_from"] = learnt_from
     return Evaluation(
         name=data.name,
         images=tuple(rows),

@@ -299,6 +299,11 @@ class Inspector:
         self.__dict__.pop("_margin", None)
         self.rest()
 
+    def has_learnt_from(self, pixels: NDArray[np.uint8]) -> bool:
+        """Whether an image of these very pixels (H, W, 3) uint8 is among those that were learnt from."""
+        placed = pose.place(pixels, self.model.whole[0], self.model.reference)
+        return features.digest(placed.working) in self.model.calibration.digests
+
     def _check_precision(self, images: Sequence[ImageLike], tell: Progress) -> PrecisionCheck:
         """How far bf16 moves the scores of some of these good images; not measured where it would not be used."""
         if self.recipe.precision == "f32" or not has_bf16():

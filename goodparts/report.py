@@ -62,6 +62,10 @@ def in_words(evaluation: Evaluation) -> str:
     if evaluation.rechecks:
         parts.append(f"{evaluation.rechecks} could not be judged (RECHECK)")
     sentence = f"{', '.join(parts) or 'no images were tested'}."
+    if known := evaluation.metrics.get("learnt_from"):
+        sentence += (
+            f" But the model learnt from {known} of these {len(evaluation.images)} images, which flatters it."
+        )
     return sentence[0].upper() + sentence[1:]
 
 

@@ -518,15 +518,34 @@ def test_update_compares_before_and_after(goodparts: Run, model: Path, mini_data
     assert record["good_images"] == 22
     assert record["before"]["image_auroc"] == 1.0
     assert set(record["before"]) == set(record["after"])
+    assert (record["before"]["learnt_from"], record["after"]["learnt_from"]) == (0, 6)
     assert Inspector.load(model).model.identity == parent.identity
     ran = goodparts("update", model, good, "--test", mini_dataset)
     assert ran.code == 0
     assert "before" in ran.out
     assert "image_auroc" in ran.out
+    assert "The new model learnt from 6 of these 12 images" in ran.out
+    assert "22 images of good parts (22 of 96x96 pixels)" in ran.out
     assert Inspector.load(model).model.identity == Inspector.load(grown).model.identity
     ran = goodparts("update", model, good)
     assert ran.code == 2
     assert "no good image that this model has not learnt from already" in ran.err
+
+
+@pytest.mark.parametrize("command", ["calibrate", "update"])
+def test_only_good_images_of_a_data_set_are_taken(
+    goodparts: Run, model: Path, mini_dataset: Path, command: str
+) -> None:
+    before = model.read_bytes()
+    ran = goodparts(command, model, mini_dataset / "test")
+    assert ran.code == 2
+    assert "choose the one that holds the good images: good, scratch, stain" in ran.err
+    ran = goodparts(command, model, mini_dataset)  # its train/good, which is known
+    assert ran.code == 2
+    assert "learnt from" in ran.err
+    ran = goodparts(command, model, mini_dataset / "ground_truth")
+    assert ran.code == 2
+    assert model.read_bytes() == before
 
 
 def test_card_in_markdown_and_json(goodparts: Run, fitted: Path) -> None:

@@ -49,6 +49,13 @@ WORST_FIRST = [
 ]
 
 
+def test_that_test_images_were_learnt_from_is_said() -> None:
+    assert "learnt from" not in in_words(evaluation())
+    assert in_words(evaluation(learnt_from=3)).endswith(
+        " But the model learnt from 3 of these 7 images, which flatters it."
+    )
+
+
 def evaluation(
     rows: tuple[tuple[str, float, bool], ...] = ROWS,
     *,

@@ -65,10 +65,10 @@ def calibrate(
     Nothing is learnt anew; the model keeps its earlier decisions.
     """
     from goodparts.card import DECISION, EARLIER, FEW_IMAGES, FEWER, MEANING, card, card_record
-    from goodparts.cli.inspecting import expand
     from goodparts.inspector import Inspector
 
     began = time.perf_counter()
+    images = _good_images(good) if good else None
     inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
     wanted: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if (
@@ -78,7 +78,7 @@ def calibrate(
     ):
         wanted["threshold_rule"] = "rate"
     with progress_bars(as_json) as progress:
-        inspector.calibrate(expand(good) if good else None, changes=wanted, progress=progress)
+        inspector.calibrate(images, changes=wanted, progress=progress)
     path = inspector.save(out or model)
     if as_json:
         emit({"model": str(path), **card_record(inspector.model, path.stem)})
@@ -112,12 +112,11 @@ def update(
 ) -> None:
     """Learn on from more good images; the new model names the one that it came from."""
     from goodparts.card import DECISION, FEW_IMAGES, LEARNT, MEANING, card, card_record
-    from goodparts.cli.inspecting import expand
     from goodparts.dataset import read_dataset
     from goodparts.inspector import Inspector
 
     began = time.perf_counter()
-    images = expand(good)
+    images = _good_images(good)
     labelled = read_dataset(data, require_train=False) if data is not None else None
     inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
     with progress_bars(as_json) as progress:
@@ -152,6 +151,13 @@ def card_command(model: Path, as_json: bool) -> None:
         click.echo(card_text(loaded, model.stem), nl=False)
 
 
+def _good_images(given: tuple[Path, ...]) -> list[Path]:
+    """Images as they are given, and the good ones of folders and data sets, as `fit` finds them."""
+    from goodparts.dataset import good_images
+
+    return [image for path in given for image in good_images(path)]
+
+
 def _compare(before: Evaluation, after: Evaluation) -> None:
     click.echo(f"\nOn {before.name}: {'':24} {'before':>9} {'after':>9}")
     for name in _COMPARED:
@@ -161,3 +167,7 @@ def _compare(before: Evaluation, after: Evaluation) -> None:
             for value in values
         ]
         click.echo(f"  {name:36} {' '.join(shown)}")
+    if known := after.metrics.get("learnt_from"):
+        click.echo(
+            f"The new model learnt from {known} of these {len(after.images)} images, which flatters it."
+        )
