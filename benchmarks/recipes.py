@@ -63,6 +63,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "pose rigid": {"pose": "rigid"},
     "window of 24 px": {"position_window": 24},
     "turned copies": {"augment": ["rotate90"]},
+    "copies in other light": {"augment": ["brightness:0.8-1.2", "colour:0.1", "noise:8"]},
     "tiles of 480 px": {"tiling": "480x480+80"},
     "tiles with a bank each": {"tiling": "480x480+80", "tile_bank": "position"},
 }
