@@ -438,15 +438,6 @@ def require_zones(recipe: Recipe) -> None:
             "threshold_rule: f1 chooses one threshold by labelled images, which don't say what belongs to which zone "
             "of the roi; take sigma, quantile, rate, tail or fixed, or one zone"
         )
-    for rule, key in (
-        ("threshold_rule", "threshold_value"),
-        ("pixel_threshold_rule", "pixel_threshold_value"),
-    ):
-        if getattr(recipe, rule) == "fixed" and getattr(recipe, key) <= 0:
-            raise RecipeError(
-                f"{key}: expected more than 0 where the roi has several zones, since a score is a multiple of its "
-                f"zone's threshold; found {getattr(recipe, key):g}"
-            )
 
 
 def zone_recipe(recipe: Recipe, zones: int) -> Recipe:

@@ -214,7 +214,11 @@ def load(path: str | Path) -> Model:
     try:
         model = _restore(members, manifest)
         whole = model.identity == manifest["identity"]
-    except (LookupError, ValueError, TypeError, AttributeError, RecipeError) as error:
+    except RecipeError as error:
+        raise ModelError(
+            f"{path}: this goodparts does not take the recipe it was fitted with ({error}); fit it anew with another"
+        ) from error
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not whole:
         raise _damaged(path, "manifest.json does not belong to the rest")

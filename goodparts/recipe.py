@@ -273,6 +273,15 @@ class Recipe:
                 f"density_limit: {self.density_limit:g} would be less than the smallest unit, which is the median; "
                 "take 1 or more, or 0 for no limit"
             )
+        for rule, key, at_zero in (
+            ("threshold_rule", "threshold_value", "every part would be BAD"),
+            ("pixel_threshold_rule", "pixel_threshold_value", "all of a BAD image would be marked"),
+        ):
+            if getattr(self, rule) == "fixed" and getattr(self, key) == 0:
+                raise RecipeError(
+                    f"{key}: {rule} = fixed takes it as it is, and at 0 {at_zero}; give a value above 0, such as "
+                    f"{key} = 1.2, or take another rule"
+                )
         self._require_one_way()
         self._require_tiles()
         if self.framing == "crop" and max(self.image_size) > self.resize_size:

@@ -111,7 +111,7 @@ def test_says_what_the_threshold_means(inspector: Inspector) -> None:
 
 def test_a_rate_that_the_images_suffice_for_is_offered(inspector: Inspector) -> None:
     inspector.calibrate(
-        changes={"threshold_rule": "fixed", "threshold_value": 0.0, "confidence": 0.5}
+        changes={"threshold_rule": "fixed", "threshold_value": 1e-9, "confidence": 0.5}
     )  # all of 16 are rejected, and 14 would do for 5 %
     said = sections(inspector.model)[FEWER]
     assert "5 % | 14 | enough" in said

@@ -450,6 +450,19 @@ def test_a_model_without_keys_that_came_later_is_the_same_model(
     assert 'roi = ""' in old.model.recipe_text
 
 
+def test_a_recipe_that_is_no_longer_taken_is_named(whole: Path, tmp_path: Path, fitted: Inspector) -> None:
+    def fixed_at_zero(members: Members) -> Members:
+        recipe = members["recipe.toml"].replace(b'threshold_rule = "sigma"', b'threshold_rule = "fixed"')
+        members |= {"recipe.toml": recipe}
+        manifest = json.loads(members["manifest.json"])
+        manifest["sha256"]["recipe.toml"] = hashlib.sha256(recipe).hexdigest()
+        return members | {"manifest.json": json.dumps(manifest).encode()}
+
+    path = rewritten(whole, tmp_path / "old.goodparts", fixed_at_zero)
+    with pytest.raises(ModelError, match=r"old\.goodparts: .*does not take .*threshold_value: .*fit it anew"):
+        Inspector.load(path)
+
+
 def test_a_model_from_before_whitening_measures_as_it_did(
     tmp_path: Path, mini_dataset: Path, fitted: Inspector
 ) -> None:

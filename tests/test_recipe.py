@@ -107,6 +107,11 @@ def test_size_text_is_read_back(height: int, width: int) -> None:
         ({"std": "1,1,1"}, ("mean", "std", "both or neither")),
         ({"mean": "a,b,c", "std": "1,1,1"}, ("mean", "a list", "'a,b,c'")),
         ({"density_limit": 0.9}, ("density_limit", "0.9", "1 or more", "0 for no limit")),
+        ({"threshold_rule": "fixed"}, ("threshold_value", "threshold_rule = fixed", "every part", "above 0")),
+        (
+            {"pixel_threshold_rule": "fixed", "pixel_threshold_value": 0},
+            ("pixel_threshold_value", "pixel_threshold_rule = fixed", "marked", "above 0"),
+        ),
         ({"image_size": 15}, ("image_size", "16 to 16384", "found 15")),
         ({"image_size": "320x20000"}, ("image_size", "16 to 16384", "found 20000")),
         ({"image_size": "320x"}, ("image_size", "WIDTHxHEIGHT", "'320x'")),
@@ -181,7 +186,9 @@ def test_choices_are_allowed_and_nothing_else(name: str) -> None:
     choices = FIELDS[name].metadata["choices"]
     assert getattr(Recipe(), name) in choices
     for choice in choices:
-        needs = {"tiling": "640x640+64"} if name == "tile_bank" else {}
+        needs: dict[str, Any] = {"tiling": "640x640+64"} if name == "tile_bank" else {}
+        if choice == "fixed":
+            needs = {name.replace("rule", "value"): 1.2}
         assert getattr(Recipe(image_size=224, **needs, **{name: choice}), name) == choice
         for other in (choice.upper(), f" {choice}"):
             with pytest.raises(RecipeError, match=f"^{name}: expected one of {', '.join(choices)}"):
@@ -309,6 +316,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
             values[name] = draw(st.integers(int(low), int(high)))
     if values["framing"] == "letterbox":
         values["light"] = "as_is"
+    for key in ("threshold_value", "pixel_threshold_value"):
+        values[key] = values[key] or 1.2  # fixed takes none of 0
     values |= {"tile_bank": "shared", "smallest_defect": 0}  # without tiles
     values["image_size"] = draw(st.tuples(st.integers(16, 1000), st.integers(16, 1000)))
     values["resize_size"] = draw(st.integers(1000, 4096))

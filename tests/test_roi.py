@@ -545,11 +545,6 @@ def test_a_quiet_zone_is_not_drowned_by_a_lively_one(recipe: Recipe, tmp_path: P
     ("changes", "message"),
     [
         ({"threshold_rule": "f1"}, "threshold_rule: f1 chooses one threshold by labelled images"),
-        (
-            {"threshold_rule": "fixed"},
-            "threshold_value: expected more than 0 where the roi has several zones",
-        ),
-        ({"pixel_threshold_rule": "fixed"}, "pixel_threshold_value: expected more than 0"),
         ({"threshold_sigma": -90}, "put the thresholds of zone 'left' at -"),
     ],
 )
