@@ -32,6 +32,17 @@ from goodparts.thresholds import (
 
 _VALUES_PER_MAP = 4096  # of each held-out map, kept for quantiles over pixels
 
+_USED_BY = {
+    "threshold_sigma": ("sigma",),
+    "threshold_quantile": ("quantile",),
+    "threshold_value": ("fixed",),
+    "false_reject_rate": ("rate", "tail"),
+    "pixel_threshold_sigma": ("peak_sigma", "pixel_sigma"),
+    "pixel_threshold_quantile": ("peak_quantile", "pixel_quantile"),
+    "pixel_threshold_value": ("fixed",),
+}
+"""Keys of the decision that only some rules use. `confidence` is not among them: promises are printed with it."""
+
 HELD_OUT = "held_out"
 FOLDS = "folds"
 SEPARATE = "separate"
@@ -438,6 +449,17 @@ def require_zones(recipe: Recipe) -> None:
             "threshold_rule: f1 chooses one threshold by labelled images, which don't say what belongs to which zone "
             "of the roi; take sigma, quantile, rate, tail or fixed, or one zone"
         )
+
+
+def require_effect(before: Recipe, after: Recipe) -> None:
+    """Raise RecipeError if a key of the decision changed that the rule in force does not use."""
+    for key, rules in _USED_BY.items():
+        rule = "pixel_threshold_rule" if key.startswith("pixel_") else "threshold_rule"
+        in_force = getattr(after, rule)
+        if in_force not in rules and getattr(after, key) != getattr(before, key):
+            raise RecipeError(
+                f"{key}: {rule} = {in_force} does not use it; leave it out, or take {rule} = {' or '.join(rules)}"
+            )
 
 
 def zone_recipe(recipe: Recipe, zones: int) -> Recipe:

@@ -177,7 +177,7 @@ class Inspector:
 
         Raises:
             DatasetError: fewer than two images, or some of them were learnt from.
-            RecipeError: a key that is not of the decision, or a rule that needs more images.
+            RecipeError: a key that is not of the decision, or not of its rule; a rule that needs more images.
         """
         for key in changes or {}:
             if key not in DECISION_KEYS:
@@ -185,6 +185,7 @@ class Inspector:
                     f"{key}: calibration changes the decision only ({', '.join(DECISION_KEYS)}); fit anew to change it"
                 )
         recipe = self.model.recipe.replace(changes or {})
+        calibration.require_effect(self.model.recipe, recipe)
         if (
             good is None
             and recipe.pixel_threshold_rule == "pixel_quantile"

@@ -509,6 +509,35 @@ def test_what_calibration_can_not_change(copy: Inspector, changes: dict[str, Any
     assert copy.recipe == before.recipe
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threshold_quantile": 0.5}, "threshold_quantile: threshold_rule = sigma .* = quantile$"),
+        ({"threshold_value": 2}, "threshold_value: threshold_rule = sigma .* = fixed$"),
+        ({"false_reject_rate": 0.3}, "false_reject_rate: threshold_rule = sigma .* = rate or tail$"),
+        ({"threshold_sigma": 2, "threshold_rule": "rate"}, "threshold_sigma: threshold_rule = rate"),
+        ({"pixel_threshold_quantile": 0.9}, "pixel_threshold_quantile: pixel_threshold_rule = peak_sigma"),
+        (
+            {"pixel_threshold_sigma": 1, "pixel_threshold_rule": "peak_quantile"},
+            "pixel_threshold_sigma: .* = peak_sigma or pixel_sigma$",
+        ),
+        ({"pixel_threshold_value": 1}, "pixel_threshold_value: pixel_threshold_rule = peak_sigma"),
+    ],
+)
+def test_a_key_that_the_rule_does_not_use_is_refused(
+    copy: Inspector, changes: dict[str, Any], message: str
+) -> None:
+    before = copy.model
+    with pytest.raises(RecipeError, match=f"^{message}"):
+        copy.calibrate(changes=changes)
+    assert copy.model is before
+
+
+def test_a_key_of_another_rule_may_stay_as_it_was(copy: Inspector) -> None:
+    copy.calibrate(changes={"threshold_rule": "rate", "threshold_sigma": 3, "confidence": 0.9})
+    assert copy.model.calibration.decision.threshold_rule == "rate"
+
+
 def test_one_image_is_too_few_to_decide(copy: Inspector, other_good: list[Path]) -> None:
     with pytest.raises(DatasetError, match="at least 2 needed"):
         copy.calibrate(other_good[:1])
