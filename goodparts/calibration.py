@@ -239,8 +239,9 @@ class Calibration:
         """The threshold; ModelError while there is none."""
         if self.decision.threshold is None:
             raise ModelError(
-                "threshold_rule = f1 is an oracle and has not seen a labelled set yet: evaluate the model on one, "
-                "or take a rule that needs good images only (sigma, quantile, rate, tail)"
+                "threshold_rule = f1 is an oracle and has not seen a labelled set yet: fit with `goodparts run`, which "
+                "shows it one and keeps the threshold, or take a rule that needs good images only, by `goodparts "
+                "calibrate MODEL --threshold-rule sigma`"
             )
         return self.decision.threshold
 

@@ -322,7 +322,10 @@ def _decision(model: Model) -> list[str]:
             f"A zone's threshold is {rule_in_words(decision, zone_recipe(recipe, len(decision.zones)))}.",
         ]
     elif decision.threshold is None:
-        lines.append("No threshold yet: the oracle (f1) waits for a labelled set.")
+        lines.append(
+            "No threshold yet: the oracle (f1) waits for a labelled set, such as `goodparts run` shows it. `goodparts "
+            "calibrate MODEL --threshold-rule sigma` takes a rule that needs none."
+        )
     else:
         lines.append(f"A part with a score above {decision.threshold:.4g} is BAD.")
         lines.append(f"That threshold is {rule_in_words(decision, recipe)}.")

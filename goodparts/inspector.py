@@ -135,10 +135,9 @@ class Inspector:
         )
         self._learn(model, images, progress)
         if calibrate_on is not None:
-            self.calibrate(calibrate_on, progress=progress)
-            first = replace(
-                self.model.calibration, history=()
-            )  # nobody has used the decision before this one
+            separate = self._separate_scores(calibrate_on, self.recipe, progress or fitting.silent)
+            first = self.model.calibration.decide(self.recipe, separate=separate)
+            first = replace(first, history=())  # nobody has used the decision before this one
             self._take(self.model.with_calibration(first))
         return self
 
@@ -177,7 +176,8 @@ class Inspector:
 
         Raises:
             DatasetError: fewer than two images, or some of them were learnt from.
-            RecipeError: a key that is not of the decision, or not of its rule; a rule that needs more images.
+            RecipeError: a key that is not of the decision, or not of its rule; a rule that needs more images; an oracle
+                that has seen no labelled set.
         """
         for key in changes or {}:
             if key not in DECISION_KEYS:
@@ -186,6 +186,11 @@ class Inspector:
                 )
         recipe = self.model.recipe.replace(changes or {})
         calibration.require_effect(self.model.recipe, recipe)
+        if recipe.threshold_rule == "f1" and self.model.calibration.decision.threshold is None:
+            raise RecipeError(
+                "threshold_rule: f1 waits for a labelled set, which calibration does not show it; take a rule that "
+                "needs good images only, such as threshold_rule = sigma, or fit anew with `goodparts run`"
+            )
         if (
             good is None
             and recipe.pixel_threshold_rule == "pixel_quantile"

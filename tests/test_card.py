@@ -165,6 +165,7 @@ def test_an_oracle_is_called_one(recipe: Recipe, mini_dataset: Path) -> None:
     waiting = sections(inspector.model)
     assert MEANING not in waiting
     assert "No threshold yet: the oracle (f1) waits" in waiting[DECISION]
+    assert "goodparts calibrate MODEL --threshold-rule sigma" in waiting[DECISION]
     assert "none yet" in waiting[LEAST]
     assert card_record(inspector.model, "disc")["threshold"] is None
     inspector.evaluate(mini_dataset)

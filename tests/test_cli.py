@@ -506,7 +506,14 @@ def test_calibrate_an_oracle_that_has_seen_no_labels(
     ran = goodparts("inspect", path, mini_dataset / "test" / "good")
     assert ran.code == 2
     assert "f1 is an oracle and has not seen a labelled set yet" in ran.err
-    assert goodparts("calibrate", path, "--minimum-area", "5").code == 0
+    assert "goodparts calibrate MODEL --threshold-rule sigma" in ran.err
+    before = path.read_bytes()
+    (record,) = goodparts("evaluate", path, mini_dataset, "--json").records
+    assert record["identity"] == Inspector.load(path).model.identity
+    ran = goodparts("calibrate", path, "--minimum-area", "5")
+    assert ran.code == 2
+    assert "take a rule that needs good images only, such as threshold_rule = sigma" in ran.err
+    assert path.read_bytes() == before
     assert goodparts("calibrate", path, "--threshold-rule", "sigma").code == 0
     assert goodparts("inspect", path, mini_dataset / "test" / "good").code == 0
 

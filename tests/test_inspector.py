@@ -583,13 +583,26 @@ def test_calibration_by_refits(
 
 def test_the_oracle_waits_for_labels(recipe: Recipe, mini_dataset: Path, other_good: list[Path]) -> None:
     inspector = Inspector(recipe.replace({"threshold_rule": "f1"})).fit(mini_dataset)
-    with pytest.raises(ModelError, match=r"f1 is an oracle and has not seen a labelled set yet: evaluate"):
+    with pytest.raises(ModelError, match=r"f1 is an oracle and has not seen a labelled set yet: fit with"):
         inspector.inspect(other_good[0])
+    waiting = inspector.model
+    for images in (None, other_good):
+        with pytest.raises(RecipeError, match="threshold_rule: f1 waits for a labelled set"):
+            inspector.calibrate(images)
+    assert inspector.model is waiting
     evaluation = inspector.evaluate(mini_dataset)
     assert evaluation.threshold_rule == "f1"
     assert evaluation.threshold == evaluation.oracle_threshold
     assert evaluation.metrics["image_f1"] == evaluation.metrics["image_f1_max"]
     assert inspector.inspect(other_good[0]).verdict == "GOOD"
+
+
+def test_an_oracle_is_calibrated_on_other_images_while_it_waits(
+    recipe: Recipe, mini_dataset: Path, other_good: list[Path]
+) -> None:
+    inspector = Inspector(recipe.replace({"threshold_rule": "f1"})).fit(mini_dataset, calibrate_on=other_good)
+    assert inspector.model.calibration.decision.threshold is None
+    assert len(inspector.model.calibration.scores) == len(other_good)
 
 
 @pytest.mark.parametrize("change", [{"minimum_area": 5}, {"pixel_threshold_sigma": 2.0}])

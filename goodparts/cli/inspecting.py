@@ -106,12 +106,13 @@ def evaluate(
     began = time.perf_counter()
     labelled = read_dataset(data, require_train=False)
     inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
+    identity = inspector.model.identity  # an oracle decides anew, and the file stays as it is
     with progress_bars(as_json) as progress:
         if out is None:
             found = evaluation_module.evaluate(inspector, labelled, progress=progress)
         else:
             found = write_results(inspector, labelled, out, zip_all=zip_all, progress=progress)
-    print_evaluation(inspector, found, as_json, out=out, model_path=model, began=began)
+    print_evaluation(inspector, found, as_json, out=out, model_path=model, identity=identity, began=began)
 
 
 def expand(images: tuple[Path, ...]) -> list[Path]:

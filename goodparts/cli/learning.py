@@ -90,7 +90,10 @@ def _run(
         evaluation = write_results(
             inspector, labelled, out, model_path=model_path, zip_all=zip_all, progress=progress
         )
-    print_evaluation(inspector, evaluation, as_json, out=out, model_path=model_path, began=began)
+    identity = inspector.model.identity
+    print_evaluation(
+        inspector, evaluation, as_json, out=out, model_path=model_path, identity=identity, began=began
+    )
 
 
 @click.command(

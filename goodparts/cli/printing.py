@@ -29,6 +29,7 @@ def print_evaluation(
     *,
     out: Path | None,
     model_path: Path,
+    identity: str,
     began: float,
 ) -> None:
     """What an evaluation found, in words and figures, or as one JSON line."""
@@ -40,7 +41,7 @@ def print_evaluation(
             {
                 "name": evaluation.name,
                 "model": str(model_path),
-                "identity": inspector.model.identity,
+                "identity": identity,
                 "out": str(out) if out else None,
                 "threshold_rule": evaluation.threshold_rule,
                 **evaluation.metrics,
@@ -69,7 +70,7 @@ def print_evaluation(
     click.echo()
     if out is not None:
         click.echo(f"Report   {out / 'report.html'}")
-    click.echo(f"Model    {model_path}, identity {inspector.model.identity[:12]}")
+    click.echo(f"Model    {model_path}, identity {identity[:12]}")
     click.echo(cost(began))
 
 
