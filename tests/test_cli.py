@@ -1093,20 +1093,23 @@ def test_zones_in_the_results(
     ("arguments", "message"),
     [
         (("nowhere.json", "IMAGE"), "roi: nowhere.json: no such file"),
-        (("MODEL", "IMAGE"), "this model has no region of interest"),
         (("ZONES", "WIDE"), "is 96x60 pixels, but the region of interest is drawn on 96x96"),
         (
             ("ZONES", "IMAGE", "--image-score", "reweighted"),
             "image_score: reweighted gives one score an image",
         ),
         (("ZONES", "IMAGE", "--threshold-rule", "f1"), "threshold_rule: f1 chooses one threshold"),
+        (
+            ("ZONES", "IMAGE", "--pose", "rigid"),
+            "roi: zones are drawn on the image and pose = rigid moves it",
+        ),
+        (("ZONES", "IMAGE", "--roi", "m.png"), "zones.json is the region of interest that is checked"),
     ],
 )
 def test_roi_mistakes(
     goodparts: Run,
     recipe_file: Path,
     zones_file: Path,
-    fitted: Path,
     mini_dataset: Path,
     tmp_path: Path,
     arguments: tuple[str, ...],
@@ -1116,9 +1119,34 @@ def test_roi_mistakes(
     places = {
         "IMAGE": mini_dataset / "test" / "good" / "000.png",
         "WIDE": tmp_path / "wide.png",
-        "MODEL": fitted,
         "ZONES": zones_file,
     }
     ran = goodparts("roi", *(places.get(word, word) for word in arguments), "--recipe", recipe_file)
     assert ran.code == 2
     assert message in ran.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "this model has no region of interest"),
+        (("--image-size", "128"), "--image-size: .*disc.goodparts is a model, which has a recipe of its own"),
+        (("--no-robust",), "--robust: .* is a model"),
+        (("--recipe", "fast"), "--recipe: .* is a model"),
+    ],
+)
+def test_roi_of_a_model_takes_no_recipe(
+    goodparts: Run, fitted: Path, mini_dataset: Path, flags: tuple[str, ...], message: str
+) -> None:
+    ran = goodparts("roi", fitted, mini_dataset / "test" / "good" / "000.png", *flags)
+    assert ran.code == 2
+    assert re.search(message, ran.err)
+
+
+def test_roi_takes_a_recipe_file_that_names_another(
+    goodparts: Run, recipe_file: Path, zones_file: Path, mini_dataset: Path
+) -> None:
+    recipe = recipe_file.read_text(encoding="utf-8").replace('roi = ""', 'roi = "other.json"')
+    Path("mine.toml").write_text(recipe, encoding="utf-8")
+    ran = goodparts("roi", zones_file, mini_dataset / "test" / "good" / "000.png", "--recipe", "mine.toml")
+    assert ran.code == 0, ran.err

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from goodparts.cli.options import (
+    KEYS,
     RECIPE_HELP,
     Command,
     json_option,
@@ -17,6 +18,7 @@ from goodparts.cli.options import (
     with_recipe,
 )
 from goodparts.cli.printing import emit
+from goodparts.errors import ModelError, RecipeError
 from goodparts.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def roi_command(
     """Draw the region of interest of ROI, a mask or polygons, or of a MODEL on IMAGE, and say what it comes to.
 
     Everything is checked that `fit --roi ROI` would check. The flags of the recipe matter, since they say how large a
-    patch is: give those that you will fit with.
+    patch is: give those that you will fit with. A MODEL has its own.
     """
     from goodparts import framing
     from goodparts.images import PIXEL_LIMIT, read_image
@@ -95,14 +97,23 @@ def _of(
     from goodparts import features, fitting, model, tiles
     from goodparts.backbones import load_backbone
     from goodparts.calibration import require_zones
-    from goodparts.errors import ModelError
     from goodparts.roi import read_roi, require_usable
 
+    given = click.get_current_context().params
     if file.suffix.lower() == model.SUFFIX:
+        for name in ("recipe", *KEYS):
+            if given[name] is not None:
+                raise RecipeError(
+                    f"--{name.replace('_', '-')}: {file} is a model, which has a recipe of its own; leave out the "
+                    "flag, or give the file of the roi instead of the model"
+                )
         loaded = model.load(file)
         if loaded.roi is None:
             raise ModelError(f"{file}: this model has no region of interest; it looks everywhere")
         return loaded.roi, *loaded.whole
+    if given["roi"] is not None:
+        raise RecipeError(f"--roi: {file} is the region of interest that is checked; leave out --roi")
+    recipe = recipe.replace({"roi": str(file)})  # which some keys don't go with
     roi = read_roi(file, size)
     backbone = load_backbone(recipe.backbone, offline=offline)
     recipe = fitting.with_layers(recipe, backbone)
