@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from goodparts import framing
 from goodparts.errors import ImageError, RecipeError
 from goodparts.framing import Frame
-from goodparts.images import read_mask
+from goodparts.images import PIXEL_LIMIT, read_mask
 from goodparts.recipe import Recipe, size_text
 
 ONLY = "roi"
@@ -338,6 +338,12 @@ def _from_polygons(
         ):
             raise _error(path, f"size: expected [width, height] in whole pixels, found {json.dumps(size)}")
         size = (size[1], size[0])
+        if size[0] * size[1] > PIXEL_LIMIT:
+            raise _error(
+                path,
+                f"size: {size_text(size)} is more than the limit of {PIXEL_LIMIT:,} pixels; leave it out if it is that "
+                "of the images, or draw the zones on a smaller picture of the same aspect",
+            )
     else:
         size = image_size() if callable(image_size) else image_size
     zones: list[Zone] = []

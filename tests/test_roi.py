@@ -159,6 +159,14 @@ def test_what_labelme_saves(tmp_path: Path) -> None:
         ),
         ({"size": [100, 0], "zones": [{"name": "a", "polygons": [SQUARE]}]}, "size: expected"),
         (
+            {"size": [60000, 60000], "zones": [{"name": "a", "polygons": [SQUARE]}]},
+            "size: 60000x60000 is more than the limit of 100,000,000 pixels",
+        ),
+        (
+            {"imageWidth": 10**9, "imageHeight": 10**9, "shapes": [{"label": "a", "points": SQUARE}]},
+            "size: 1000000000x1000000000 is more than the limit",
+        ),
+        (
             {"zones": [{"name": "a", "polygons": [[[0, 0], [101, 0], [50, 50]]]}]},
             r"zone 'a': point \(101, 0\) lies outside the image of 100x70 pixels; move it inside",
         ),
