@@ -26,8 +26,9 @@ _SOME = 250  # patches that are tried at once
 
 
 def candidates(recipe: Recipe, bank: MemoryBank) -> int:
-    """Bank entries per patch, ranked best, whose exact distances decide; in int8 more of a large bank's."""
-    more = 2 * max(0, (bank.most_met - 1).bit_length() - _FEW) if bank.int8 else 0
+    """Bank entries per patch, ranked best, whose exact distances decide; more in int8 where a patch meets many."""
+    many = bank.int8 and bank.cells is None  # else a window is between
+    more = 2 * max(0, (bank.most_met - 1).bit_length() - _FEW) if many else 0
     return _CANDIDATES + recipe.score_neighbours - 1 + more
 
 

@@ -90,6 +90,8 @@ def test_more_candidates_of_a_large_bank_that_int8_ranks(entries: int, in_int8: 
     large = replace(bank, features=np.zeros((entries, 4), dtype=np.float32), int8=False)
     assert search_space.candidates(Recipe(), large) == 8
     assert search_space.candidates(Recipe(), replace(large, int8=True)) == in_int8
+    windowed = replace(large, int8=True, cells=np.zeros(entries, dtype=np.int32))
+    assert search_space.candidates(Recipe(), windowed) == 8
     nearest = search_space.candidates(Recipe(score_neighbours=1), replace(large, int8=True))
     assert nearest == in_int8 - 2
 
