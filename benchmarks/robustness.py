@@ -59,10 +59,12 @@ def shaded(field: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[n
 
 
 def noisy(sigma: float) -> Change:
-    """Noise of a sensor, Gaussian, alike in light and dark."""
+    """Noise of a sensor, Gaussian, alike in light and dark; of a grey camera one for all channels."""
 
     def change(pixels: Pixels, number: int) -> Pixels:
-        noise = np.random.default_rng(number).standard_normal(pixels.shape, dtype=np.float32)
+        grey = (pixels == pixels[..., :1]).all()
+        shape = (*pixels.shape[:2], 1 if grey else 3)
+        noise = np.random.default_rng(number).standard_normal(shape, dtype=np.float32)
         return in_8_bits(pixels + sigma * noise)
 
     return change
@@ -164,6 +166,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path, help="draw the verdicts, too, into this .png")
     arguments = parser.parse_args()
+    if arguments.variant and arguments.light:
+        parser.error("--light: give it as a --variant, light=colour, beside others")
     recipe = Recipe.load(arguments.recipe).replace({"seed": arguments.seed})
     data = read_dataset(arguments.data)
     images = [read_image(sample.path) for sample in data.test]

@@ -34,7 +34,7 @@ _KINDS = (
 _BRIGHTNESS = (0.1, 10.0)  # factors outside are taken for mistakes
 _STRONGEST_COLOUR = 0.9
 _STRONGEST_NOISE = 100.0
-_OVERSIZED = 4  # times the working size: noise of larger images is drawn at that, as what is left of it there
+_OVERSIZED = 4  # times the size it is resized to is as large as noise is drawn, however large the image
 _SMALLEST_STEP = 5  # degrees: 71 copies
 
 
@@ -187,29 +187,36 @@ def cells(copy: Copy, values: NDArray[Kind], frame: Frame, outside: float) -> ND
 
 def _lit(copy: Copy, working: NDArray[np.uint8], frame: Frame) -> NDArray[np.uint8]:
     """The working image in other light, and with noise."""
+    top, left = frame.offset
+    height, width = frame.resized
+    inside = np.s_[max(top, 0) : top + height, max(left, 0) : left + width]  # padding stays as it is
+    picture = working[inside]
     gains = np.array([1 + copy.warmth, 1, 1 - copy.warmth], dtype=np.float32) * np.float32(copy.brightness)
-    values = working * gains
+    values = picture * gains
     if copy.noise:
-        top, left = frame.offset
-        height, width = frame.resized
-        rows, columns = slice(max(top, 0), top + height), slice(max(left, 0), left + width)
-        noise = _noise(copy.noise, frame, zlib.crc32(working.tobytes()))
-        values[rows, columns] += noise[max(-top, 0) :, max(-left, 0) :][: values.shape[0], : values.shape[1]]
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+        noise = _noise(copy, picture, frame)
+        values += noise[max(-top, 0) :, max(-left, 0) :][: picture.shape[0], : picture.shape[1]]
+    lit = working.copy()
+    lit[inside] = np.clip(np.rint(values), 0, 255)
+    return lit
 
 
-def _noise(sigma: float, frame: Frame, seed: int) -> NDArray[np.float32]:
-    """A sensor's noise after the picture was resized, (height, width, 3) float32 of the resized picture.
+def _noise(copy: Copy, picture: NDArray[np.uint8], frame: Frame) -> NDArray[np.float32]:
+    """A sensor's noise after the image was resized, (height, width, 3) float32; of a grey camera (height, width, 1).
 
-    Where a picture is reduced, noise averages out; where it is enlarged, grains are, too.
+    The same picture has the same noise again. Where images are reduced it averages out; where they are enlarged, its
+    grains are, too.
     """
     from PIL import Image
 
     resized = np.array(frame.resized)
     size = np.minimum(frame.image_size, _OVERSIZED * resized)
-    left = sigma * math.sqrt(float(np.prod(size / np.array(frame.image_size))))
-    rng = np.random.default_rng(seed)
-    channels = [rng.standard_normal(size, dtype=np.float32) * np.float32(left) for _ in range(3)]
+    left = copy.noise * math.sqrt(float(np.prod(size / np.array(frame.image_size))))
+    rng = np.random.default_rng([zlib.crc32(picture.tobytes()), round(1000 * copy.noise)])
+    grey = bool((picture == picture[..., :1]).all())
+    channels = [
+        rng.standard_normal(size, dtype=np.float32) * np.float32(left) for _ in range(1 if grey else 3)
+    ]
     target = (frame.resized[1], frame.resized[0])
     return np.stack(
         [np.asarray(Image.fromarray(each).resize(target, Image.Resampling.BILINEAR)) for each in channels],

@@ -143,19 +143,20 @@ def evaluate(
 
     def look(
         index: int, pixels: NDArray[np.uint8], inspection: Inspection
-    ) -> tuple[Inspection, NDArray[np.bool_] | None, bool]:
+    ) -> tuple[Inspection, NDArray[np.bool_] | None]:
         sample = samples[index]
         truth = read_truth(sample, pixel_limit=inspector.pixel_limit)
         if observe is not None:
             observe(sample, pixels, inspection, truth)
-        return inspection, truth, inspector.has_learnt_from(pixels)
+        return inspection, truth
 
     rows = []
     unseen = learnt_from = 0
     pixel_metrics = PixelMetrics()
     inspect_seconds = time.perf_counter()
-    for sample, (inspection, truth, known) in zip(samples, inspector.inspect_many(paths, look), strict=True):
-        learnt_from += known
+    inspected = inspector.inspect_many(paths, look, recognise=True)
+    for sample, (inspection, truth) in zip(samples, inspected, strict=True):
+        learnt_from += inspection.learnt_from
         rows.append(
             TestImage(
                 path=sample.path,

@@ -146,13 +146,12 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
     recipe, before = model.recipe, model.calibration
     tell = progress or silent
     clock = _Clock()
-    known = set(before.digests)
     whole, _ = model.whole
-    images = [
-        image
-        for image in good_images(good)
-        if digest(pose.place(read(image), whole, model.reference).working) not in known
-    ]
+    given = {
+        digest(pose.place(read(image), whole, model.reference).working): image for image in good_images(good)
+    }
+    known = set(before.digests)
+    images = [image for hashed, image in given.items() if hashed not in known]
     if not images:
         raise DatasetError(f"{called(good)}: no good image that this model has not learnt from already")
     if before.learnt.source == COPIES and len(images) < 2:

@@ -67,6 +67,7 @@ class Inspection:
         statistics: what the image looks like, for the quality gate and `Drift`; None with the gate off.
         zones: score and threshold of each zone of the region of interest; empty if there is none.
         pose: how the part lies against the reference; None where the recipe does not look for it.
+        learnt_from: whether the model learnt from this very image, where that was looked up.
     """
 
     path: Path | None
@@ -84,6 +85,7 @@ class Inspection:
     statistics: ImageStatistics | None = None
     zones: tuple[ZoneScore, ...] = ()
     pose: Pose | None = None
+    learnt_from: bool = False
 
     @property
     def bad(self) -> bool:

@@ -186,9 +186,10 @@ class Inspector:
                 )
         recipe = self.model.recipe.replace(changes or {})
         calibration.require_effect(self.model.recipe, recipe)
-        if recipe.threshold_rule == "f1" and self.model.calibration.decision.threshold is None:
+        decided = self.model.calibration.decision
+        if recipe.threshold_rule == "f1" and (decided.threshold_rule != "f1" or decided.threshold is None):
             raise RecipeError(
-                "threshold_rule: f1 waits for a labelled set, which calibration does not show it; take a rule that "
+                "threshold_rule: f1 needs a labelled set, which calibration does not show it; take a rule that "
                 "needs good images only, such as threshold_rule = sigma, or fit anew with `goodparts run`"
             )
         if (
@@ -217,30 +218,39 @@ class Inspector:
             return self._inspect(self._single if alone else self._many, pixels, path)
 
     @overload
-    def inspect_many(self, images: Iterable[ImageLike]) -> Iterator[Inspection]: ...
+    def inspect_many(
+        self, images: Iterable[ImageLike], *, recognise: bool = False
+    ) -> Iterator[Inspection]: ...
 
     @overload
     def inspect_many(
-        self, images: Iterable[ImageLike], then: Callable[[int, NDArray[np.uint8], Inspection], Result]
+        self,
+        images: Iterable[ImageLike],
+        then: Callable[[int, NDArray[np.uint8], Inspection], Result],
+        *,
+        recognise: bool = False,
     ) -> Iterator[Result]: ...
 
     def inspect_many(
         self,
         images: Iterable[ImageLike],
         then: Callable[[int, NDArray[np.uint8], Inspection], Any] | None = None,
+        *,
+        recognise: bool = False,
     ) -> Iterator[Any]:
         """Inspect images side by side; results in order. Faster than `inspect` in a loop.
 
         Args:
             images: as `inspect` takes them.
             then: called in the worker with (index, pixels (H, W, 3) uint8, inspection); its result comes out instead.
+            recognise: whether to look for images that were learnt from.
         """
         engine = self._many  # compiled here, once
 
         def one(item: tuple[int, ImageLike]) -> Any:
             index, image = item
             pixels = self._read(image)
-            inspection = self._inspect(engine, pixels, _path_of(image))
+            inspection = self._inspect(engine, pixels, _path_of(image), recognise)
             return inspection if then is None else then(index, pixels, inspection)
 
         return feeding.ordered(one, enumerate(images), workers=self._abreast)
@@ -304,11 +314,6 @@ class Inspector:
         self._model, self.recipe = model, model.recipe
         self.__dict__.pop("_margin", None)
         self.rest()
-
-    def has_learnt_from(self, pixels: NDArray[np.uint8]) -> bool:
-        """Whether an image of these very pixels (H, W, 3) uint8 is among those that were learnt from."""
-        placed = pose.place(pixels, self.model.whole[0], self.model.reference)
-        return features.digest(placed.working) in self.model.calibration.digests
 
     def _check_precision(self, images: Sequence[ImageLike], tell: Progress) -> PrecisionCheck:
         """How far bf16 moves the scores of some of these good images; not measured where it would not be used."""
@@ -420,7 +425,9 @@ class Inspector:
         seen = None if roi is None else roi.seen(frame.image_size)
         return framing.anomaly_map(distances, frame, self.recipe.smoothing_sigma, seen)
 
-    def _inspect(self, engine: Engine, pixels: NDArray[np.uint8], path: Path | None) -> Inspection:
+    def _inspect(
+        self, engine: Engine, pixels: NDArray[np.uint8], path: Path | None, recognise: bool = False
+    ) -> Inspection:
         name = "image" if path is None else path
         placed, distances, whole = self._measure(engine, pixels, name)
         frame = placed.frame
@@ -468,6 +475,7 @@ class Inspector:
             statistics=statistics,
             zones=zones,
             pose=placed.pose,
+            learnt_from=recognise and features.digest(placed.working) in decision.digests,
         )
 
     def _bad_parts(
@@ -484,44 +492,52 @@ class Inspector:
                 yield np.where(mask, anomaly_map, np.float32(np.nan))
 
     def _separate_scores(self, good: Good, recipe: Recipe, tell: Progress) -> calibration.GoodScores:
-        """Scores of good images that had no part in the bank; DatasetError if some had."""
+        """Scores of good images that had no part in the bank, each once; DatasetError if some had."""
         images = fitting.good_images(good, least=2)
         names = fitting.image_names(images)
         calibration.require_enough(recipe, len(images))
         engine = self._many
         known = set(self.model.calibration.digests)
 
-        def one(image: ImageLike) -> tuple[float, NDArray[np.float32], list[Any], bool] | None:
+        def one(image: ImageLike) -> tuple[float, NDArray[np.float32], list[Any], str] | None:
             pixels = self._read(image)
             placed, distances, score = self._measure(engine, pixels, name_of(image))
-            seen = features.digest(placed.working) in known
             anomaly_map = self._map(distances, placed.frame)
             zones = zone_parts(self.model.roi, distances, anomaly_map, self.model.whole[0])
             sent_back = recipe.pose_failure == "recheck" and placed.pose is not None and placed.pose.failure
-            return None if sent_back else (score, anomaly_map, zones, seen)
+            return None if sent_back else (score, anomaly_map, zones, features.digest(placed.working))
 
         collector = calibration.GoodScoresCollector(calibration.SEPARATE, zone_names(self.model.roi))
         learnt_from = []
+        taken: set[str] = set()
         sent_back = 0
         for done, found in enumerate(feeding.ordered(one, images, workers=self._abreast), 1):
             tell("calibration", done, len(images))
             if found is None:
                 sent_back += 1
                 continue
-            score, anomaly_map, zones, seen = found
+            score, anomaly_map, zones, digest = found
+            if digest in taken:
+                continue
+            taken.add(digest)
             collector.add(names[done - 1], score, anomaly_map, zones)
-            if seen:
+            if digest in known:
                 learnt_from.append(names[done - 1])
-        if len(images) - sent_back < 2:
+        if len(taken) < 2 and sent_back:
             raise DatasetError(
                 f"{fitting.called(good)}: {sent_back} of {len(images)} images are not aligned and would be RECHECK; at "
                 "least 2 others are needed"
+            )
+        if len(taken) < 2:
+            raise DatasetError(
+                f"{fitting.called(good)}: the same image {len(images)} times; at least 2 that differ are needed"
             )
         if learnt_from:
             raise DatasetError(
                 f"{fitting.called(good)}: {len(learnt_from)} of {len(images)} images were learnt from, such as "
                 f"{learnt_from[0]}; calibration needs good images that had no part in the memory bank: leave these out"
             )
+        calibration.require_enough(recipe, len(taken))
         return collector.result(recipe.pixel_threshold_quantile)
 
 

@@ -20,14 +20,14 @@ from goodparts.recipe import Recipe
 _CANDIDATES = 6  # of which the nearest entry is one; one more for each neighbour more
 _FEW = 12  # bits of the number of entries up to which these suffice in int8; with each more, two more of them
 _SPARE = 3  # so many fewer must still do for nearly all patches
-_NEARLY = 0.003  # of the patches that half as many candidates may miss
+_NEARLY = 0.003  # of the patches that these may miss
 _BLOCK = 1 << 12  # entries that are worked on at once
 _SOME = 250  # patches that are tried at once
 
 
 def candidates(recipe: Recipe, bank: MemoryBank) -> int:
     """Bank entries per patch, ranked best, whose exact distances decide; more in int8 where a patch meets many."""
-    many = bank.int8 and bank.cells is None  # else a window is between
+    many = bank.int8 and bank.cells is None  # with a window a patch meets few of them
     more = 2 * max(0, (bank.most_met - 1).bit_length() - _FEW) if many else 0
     return _CANDIDATES + recipe.score_neighbours - 1 + more
 
