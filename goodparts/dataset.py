@@ -103,7 +103,7 @@ def good_images(source: str | os.PathLike[str]) -> tuple[Path, ...]:
     path = Path(source)
     if path.is_file():
         return (path,)
-    path = existing_folder(path)
+    path = existing_folder(path, "file or folder")
     if (path / "train").is_dir():
         images = list_images(path / "train" / GOOD_CLASS)
         if not images:
@@ -248,15 +248,15 @@ def _test_samples(root: Path) -> Iterable[TestSample]:
         yield from list_samples(folder, defect_class, root / "ground_truth" / defect_class)
 
 
-def existing_folder(root: str | os.PathLike[str]) -> Path:
-    """Return the folder as a path; DatasetError says what is there instead where there is none."""
+def existing_folder(root: str | os.PathLike[str], sought: str = "folder") -> Path:
+    """Return the folder as a path; DatasetError says what is there instead where there is nothing that was sought."""
     root = Path(root)
     if root.is_dir():
         return root
     if root.exists():
         raise DatasetError(f"{root}: is a file; expected a folder of images or the root of a data set")
     present = next((parent for parent in root.absolute().parents if parent.is_dir()), None)
-    message = f"{root}: no such folder"
+    message = f"{root}: no such {sought}"
     if present is not None:
         missing = root.absolute().relative_to(present).parts[0]
         names = {folder.name.casefold(): folder.name for folder in list_folders(present)}

@@ -94,6 +94,17 @@ def test_mirrored_and_brighter() -> None:
     np.testing.assert_allclose(brighter[picture < 160], 1.5 * picture[picture < 160], atol=0.51)
 
 
+def test_padding_stays_as_it_is() -> None:
+    recipe = Recipe(image_size=64, framing="letterbox")
+    frame = framing.frame_of((40, 80), recipe)
+    working = framing.apply(frame, _picture(40, 80))
+    for copy in augment.copies(["brightness:0.5-1.5", "colour:0.3", "noise:9"]):
+        copied = augment.apply(copy, working, frame)
+        np.testing.assert_array_equal(copied[:16], working[:16])
+        np.testing.assert_array_equal(copied[48:], working[48:])
+        assert (copied[16:48] != working[16:48]).mean() > 0.5
+
+
 def test_warmer_and_colder() -> None:
     picture = np.full((4, 4, 3), 200, dtype=np.uint8)
     warm, cold = (augment.apply(copy, picture, _square(4)) for copy in augment.copies(["colour:0.3"]))
@@ -111,29 +122,34 @@ def test_warmer_and_colder() -> None:
         ((150, 170), {"framing": "crop", "resize_size": 128, "image_size": 96}),
     ],
 )
+@pytest.mark.parametrize("grey", [True, False])
 def test_noise_is_what_a_sensor_adds_before_an_image_is_resized(
-    image_size: tuple[int, int], keys: dict[str, Any]
+    image_size: tuple[int, int], keys: dict[str, Any], grey: bool
 ) -> None:
     recipe = Recipe(**{"image_size": 120} | keys)
     frame = framing.frame_of(image_size, recipe)
-    grey = np.full((*image_size, 3), 128, dtype=np.uint8)
-    noise = 12 * np.random.default_rng(1).standard_normal(grey.shape)
-    expected = framing.apply(frame, np.clip(np.rint(grey + noise), 0, 255).astype(np.uint8)).astype(float)
-    working = framing.apply(frame, grey)
+    colour = np.array([128, 128, 128] if grey else [120, 128, 136], dtype=np.uint8)
+    plain = np.broadcast_to(colour, (*image_size, 3))
+    noise = 12 * np.random.default_rng(1).standard_normal((*image_size, 1 if grey else 3))
+    expected = framing.apply(frame, np.clip(np.rint(plain + noise), 0, 255).astype(np.uint8))
+    working = framing.apply(frame, np.ascontiguousarray(plain))
     found = augment.apply(Copy(noise=12.0), working, frame)
 
-    padding = (working != 128).any(axis=2)
+    padding = (working != colour).any(axis=2)
     np.testing.assert_array_equal(found[padding], working[padding])
     shown = np.flatnonzero(~padding.all(axis=1))
     rows = slice(shown[0], shown[-1] + 1)
+    grain_expected, grain_found = (each[rows].astype(float) - colour for each in (expected, found))
     for moved in (0, 1):  # its variance, and how alike neighbours are
         of_expected, of_found = (
-            ((noisy[rows, moved:] - 128.0) * (noisy[rows, : noisy.shape[1] - moved] - 128.0)).mean()
-            for noisy in (expected, found)
+            (grain[:, moved:] * grain[:, : grain.shape[1] - moved]).mean()
+            for grain in (grain_expected, grain_found)
         )
         assert of_found == pytest.approx(of_expected, rel=0.15, abs=0.02)
-    for channel in (1, 2):
-        assert abs(np.corrcoef(found[rows, :, 0].ravel(), found[rows, :, channel].ravel())[0, 1]) < 0.1
+    if grey:
+        np.testing.assert_array_equal(found[rows, :, 1:], found[rows, :, :1].repeat(2, axis=2))
+    else:
+        assert abs(np.corrcoef(grain_found.reshape(-1, 3).T) - np.eye(3)).max() < 0.1
 
 
 def test_noise_is_the_same_again_and_another_for_each_image() -> None:
@@ -142,6 +158,8 @@ def test_noise_is_the_same_again_and_another_for_each_image() -> None:
     first = augment.apply(copy, one, _square())
     np.testing.assert_array_equal(augment.apply(copy, one, _square()), first)
     assert (augment.apply(copy, other, _square()) - 1 != first).mean() > 0.5
+    stronger = augment.apply(Copy(noise=6.0), one, _square())
+    assert abs(np.corrcoef(first[..., 0].ravel(), stronger[..., 0].ravel())[0, 1]) < 0.1
 
 
 def test_corners_that_nobody_photographed_are_filled_but_left_out() -> None:

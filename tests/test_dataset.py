@@ -301,7 +301,7 @@ def test_good_images_that_are_not_there(files: tuple[str, ...], message: str, tm
 
 
 def test_good_images_of_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(DatasetError, match="no such file or folder"):
         good_images(tmp_path / "missing")
 
 

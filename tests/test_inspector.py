@@ -587,9 +587,14 @@ def test_the_oracle_waits_for_labels(recipe: Recipe, mini_dataset: Path, other_g
         inspector.inspect(other_good[0])
     waiting = inspector.model
     for images in (None, other_good):
-        with pytest.raises(RecipeError, match="threshold_rule: f1 waits for a labelled set"):
+        with pytest.raises(RecipeError, match="threshold_rule: f1 needs a labelled set"):
             inspector.calibrate(images)
     assert inspector.model is waiting
+    decided = inspector.calibrate(changes={"threshold_rule": "sigma"}).model
+    with pytest.raises(RecipeError, match="threshold_rule: f1 needs a labelled set"):
+        inspector.calibrate(changes={"threshold_rule": "f1"})
+    assert inspector.model is decided
+    inspector = Inspector(recipe.replace({"threshold_rule": "f1"})).fit(mini_dataset)
     evaluation = inspector.evaluate(mini_dataset)
     assert evaluation.threshold_rule == "f1"
     assert evaluation.threshold == evaluation.oracle_threshold
@@ -650,6 +655,20 @@ def test_an_updated_model_tells_of_all_images_it_learnt_from(copy: Inspector) ->
     assert list(data["image_sizes"].items()) == [("96x96", 16), ("200x120", 3)]
     assert data["seen_share"] == first.data["seen_share"]
     assert data["parent_data"] == first.data
+
+
+def test_an_image_given_twice_counts_once(copy: Inspector, other_good: list[Path]) -> None:
+    calibrated = Inspector(copy.recipe)
+    calibrated._take(copy.model)
+    calibrated.calibrate([*other_good, *other_good])
+    assert len(calibrated.model.calibration.scores) == len(other_good)
+    with pytest.raises(DatasetError, match="the same image 3 times; at least 2 that differ are needed"):
+        calibrated.calibrate([other_good[0]] * 3)
+    with pytest.raises(RecipeError, match="needs at least"):  # counts those that differ
+        calibrated.calibrate(other_good * 9, changes={"threshold_rule": "tail"})
+    copy.update([*other_good, *other_good])
+    assert copy.model.data["good_images"] == 16 + len(other_good)
+    assert len(copy.model.calibration.learnt.scores) == 16 + len(other_good)
 
 
 def test_update_from_known_images_only_is_an_error(copy: Inspector, mini_dataset: Path) -> None:

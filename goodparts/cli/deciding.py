@@ -41,7 +41,7 @@ _COMPARED = (
 @click.option("--pixel-threshold-rule", help="The same for pixels: see `goodparts recipe`.")
 @click.option("--pixel-threshold-sigma", help="For the pixel rules peak_sigma and pixel_sigma.")
 @click.option(
-    "--pixel-threshold-quantile", help="For peak_quantile and pixel_quantile; needs GOOD to count anew."
+    "--pixel-threshold-quantile", help="For peak_quantile and pixel_quantile; needs images to count anew."
 )
 @click.option("--pixel-threshold-value", help="For the pixel rule fixed.")
 @click.option("--minimum-area", help="Regions of fewer pixels are dropped.")
@@ -62,7 +62,8 @@ def calibrate(
 ) -> None:
     """Decide anew, from good images that were not learnt from; without any, from the scores that are there.
 
-    Nothing is learnt anew; the model keeps its earlier decisions.
+    Nothing is learnt anew; the model keeps its earlier decisions. Of a folder its own images are taken, of a data set
+    its train/good.
     """
     from goodparts.card import DECISION, EARLIER, FEW_IMAGES, FEWER, MEANING, card, card_record
     from goodparts.inspector import Inspector
@@ -110,7 +111,10 @@ def update(
     pixel_limit: int | None,
     as_json: bool,
 ) -> None:
-    """Learn on from more good images; the new model names the one that it came from."""
+    """Learn on from more good images; the new model names the one that it came from.
+
+    Of a folder its own images are taken, of a data set its train/good.
+    """
     from goodparts.card import DECISION, FEW_IMAGES, LEARNT, MEANING, card, card_record
     from goodparts.dataset import read_dataset
     from goodparts.inspector import Inspector
