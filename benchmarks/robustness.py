@@ -148,7 +148,8 @@ def draw(by_recipe: Mapping[str, Found], good: int, bad: int, title: str, path: 
         ax.set_axisbelow(True)
     axes[0].set_yticks(rows, list(CHANGES))
     axes[0].invert_yaxis()
-    axes[1].legend(loc="lower right")
+    handles, labels = axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
 
