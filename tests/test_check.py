@@ -73,7 +73,7 @@ def test_progress_and_workers(sound: Path) -> None:
 
 
 def test_a_folder_that_is_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(DatasetError, match="no such file or folder"):
         check_dataset(tmp_path / "missing")
     with pytest.raises(DatasetError, match="no images"):
         check_dataset(tmp_path)

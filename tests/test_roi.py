@@ -552,7 +552,7 @@ def test_a_quiet_zone_is_not_drowned_by_a_lively_one(recipe: Recipe, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threshold_rule": "f1"}, "threshold_rule: f1 chooses one threshold by labelled images"),
+        ({"threshold_rule": "f1"}, "threshold_rule: f1 needs a labelled set"),
         ({"threshold_sigma": -90}, "put the thresholds of zone 'left' at -"),
     ],
 )
