@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tiles import save
 
 from goodparts import Inspector, Recipe
-from goodparts.recipe import EARLIER
+from goodparts.recipe import PRESETS
 
 SIZE = 360  # pixels
 STRENGTH = 0.5  # of what defects are painted with
@@ -52,7 +52,7 @@ def main() -> None:
     start = Recipe.load(options.recipe)
     variants = {text or options.recipe: changed(start, text) for text in options.variant or [""]}
     if not options.variant:
-        variants["plain"] = start.replace(EARLIER)
+        variants["plain"] = start.replace(PRESETS["plain"])
     with tempfile.TemporaryDirectory() as folder:
         print(f"| | {' | '.join(variants)} |\n|{'---|' * (1 + len(variants))}", flush=True)
         rows = []

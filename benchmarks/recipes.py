@@ -23,11 +23,11 @@ from typing import Any
 
 from goodparts import Inspector, Recipe, read_dataset
 from goodparts.images import read_image
-from goodparts.recipe import EARLIER
+from goodparts.recipe import PRESETS
 
 VARIATIONS: dict[str, dict[str, Any]] = {
     "default": {},
-    "plain": EARLIER,
+    "plain": PRESETS["plain"],
     "no whitening": {"whitening": 0.0},
     "whitening 0.5": {"whitening": 0.5},
     "whitening 1": {"whitening": 1.0},
@@ -59,7 +59,6 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "384 px": {"image_size": 384},
     "fast": {"image_size": 256, "sampling_limit": 2000},
     "light colour": {"light": "colour"},
-    "light exposure": {"light": "exposure"},
     "pose rigid": {"pose": "rigid"},
     "window of 24 px": {"position_window": 24},
     "turned copies": {"augment": ["rotate90"]},

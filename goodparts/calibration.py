@@ -44,7 +44,6 @@ _USED_BY = {
 """Keys of the decision that only some rules use. `confidence` is not among them: promises are printed with it."""
 
 HELD_OUT = "held_out"
-FOLDS = "folds"
 SEPARATE = "separate"
 COPIES = "copies"
 
@@ -74,8 +73,8 @@ class GoodScores:
         scores: anomaly scores, (n,).
         names: of the images, (n,); file names below their folder, or numbers.
         maps: of their anomaly maps.
-        source: "held_out" (the bank without an image's own entries), "folds" (refits without it), "separate" (images
-            that had no part in the bank) or "copies" (turned copies of the only image there is: n scores of one image).
+        source: "held_out" (the bank without an image's own entries), "separate" (images that had no part in the bank)
+            or "copies" (turned copies of the only image there is: n scores of one image).
         zone: name of the zone that these are of; empty for the whole picture.
         zones: the same of each zone, where there are several; their `names` are empty.
     """

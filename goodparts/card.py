@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from goodparts import augment, framing, precision, tiles
-from goodparts.calibration import COPIES, FOLDS, SEPARATE, Calibration, Decision, zone_recipe
+from goodparts.calibration import COPIES, SEPARATE, Calibration, Decision, zone_recipe
 from goodparts.model import Model
 from goodparts.rates import images_needed, in_so_many
 from goodparts.recipe import Recipe, size_text
@@ -312,7 +312,6 @@ def _decision(model: Model) -> list[str]:
     how = {
         SEPARATE: "never learnt from",
         COPIES: f"of which {len(scores)} copies were judged",
-        FOLDS: "each scored by a model that was fitted without it",
     }.get(calibration.used.source, "each compared with the others only")
     lines = ["The score of an image says how unlike all good images its most unusual spot is."]
     if decision.zones:

@@ -115,7 +115,7 @@ def metadata(model: Model, precision: str = "f32") -> dict[str, str]:
         "backbone_source": backbone.source,
         "backbone_licence": backbone.licence,
         "backbone_sha256": backbone.sha256,
-        "recipe": recipe.to_toml(comments=False),
+        "recipe": recipe.to_toml(comments=False, machine=False),
     }
 
 

@@ -24,7 +24,6 @@ from goodparts import dataset, framing, held_out, light, one_image, pose, sampli
 from goodparts.backbones import Backbone, load_backbone, trim
 from goodparts.calibration import (
     COPIES,
-    FOLDS,
     HELD_OUT,
     Calibration,
     GoodScores,
@@ -210,7 +209,6 @@ def learn_on(model: Model, good: Good, *, read: Read, workers: int, progress: Pr
             **_together(model.data, _describe(images, features, model.roi, recipe)),
             **_not_aligned(model.data, features),
             "parent": model.identity,
-            "parent_data": model.data,
         },
         circumstances=_circumstances(good, clock.seconds),
         light=model.light.widened(features.cells) if model.light is not None else None,
@@ -308,13 +306,9 @@ def _held_out_scores(
     tell: Progress,
 ) -> tuple[GoodScores, tuple[ImageStatistics, ...]]:
     """Scores and statistics of the good images that were learnt from, each against a bank without it."""
-    if recipe.calibration_folds:
-        folds = min(recipe.calibration_folds, len(features))
-        scored = held_out.score_by_folds(features, recipe, folds, workers=workers, tell=tell)
-    else:
-        scored = held_out.score(features, bank, recipe, workers=workers, tell=tell)
+    scored = held_out.score(features, bank, recipe, workers=workers, tell=tell)
     whole, _ = tiles.whole(features.tiling, recipe, features.grid)
-    collector = GoodScoresCollector(FOLDS if recipe.calibration_folds else HELD_OUT, zone_names(features.roi))
+    collector = GoodScoresCollector(HELD_OUT, zone_names(features.roi))
     statistics = []
     with closing(scored):  # no worker may read the features once they are gone
         for one in scored:
@@ -347,7 +341,7 @@ def _light(features: GoodFeatures, recipe: Recipe) -> Light | None:
     if recipe.light == "as_is":
         return None
     looked_at = None if features.roi is None else features.roi.looked_at(recipe, features.grid)
-    return light.learn(features.cells[~features.left_out], recipe.light, looked_at)
+    return light.learn(features.cells[~features.left_out], looked_at)
 
 
 def _describe(

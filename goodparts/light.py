@@ -84,15 +84,13 @@ class Light:
 _SHAPES = {"weights": (CELLS**2,), "reference": (3,), "low": (4,), "high": (4,)}
 
 
-def learn(cells: NDArray[np.float32], kind: str, looked_at: NDArray[np.bool_] | None = None) -> Light:
-    """The light of good images.
+def learn(cells: NDArray[np.float32], looked_at: NDArray[np.bool_] | None = None) -> Light:
+    """The light of good images: limits of its colour, and none of brightness.
 
     A cell's weight is its mean brightness, so that a dark background, which shows little of the light, counts little.
 
     Args:
         cells: of n good images, as `measure` gives them, (n, 3, 64) float32.
-        kind: "colour", or "exposure" for brightness, too: an image too dark is left as it is, since that does less harm
-            than brightening it (`docs/light.md`).
         looked_at: patches of the region of interest, (h, w) bool; cells less than half inside do not count. None: all.
     """
     weights = cells.mean(axis=(0, 1), dtype=np.float64) + 1e-6
@@ -103,9 +101,7 @@ def learn(cells: NDArray[np.float32], kind: str, looked_at: NDArray[np.bool_] | 
     weights /= weights.sum()
     reference = (np.log(cells.astype(np.float64) + DARK) * weights).sum(axis=2).mean(axis=0)
     low, high = np.full(4, FREE), np.full(4, -FREE)
-    low[0] = -FREE
-    if kind == "colour":
-        high[0] = FREE
+    low[0], high[0] = -FREE, FREE
     return Light(*(values.astype(np.float32) for values in (weights, reference, low, high))).widened(cells)
 
 

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import tomli_w
 
 from goodparts import tiles
 from goodparts.backbones import Backbone
@@ -40,7 +39,7 @@ from goodparts.memory_bank import MemoryBank
 from goodparts.pose import Reference
 from goodparts.position import window_of
 from goodparts.precision import UNCHECKED, PrecisionCheck
-from goodparts.recipe import EARLIER, Recipe
+from goodparts.recipe import Recipe
 from goodparts.roi import Roi
 from goodparts.tiles import Tiling
 from goodparts.whitening import Whitening
@@ -48,7 +47,7 @@ from goodparts.whitening import Whitening
 if TYPE_CHECKING:
     from goodparts.graph import Graph
 
-FORMAT = 4  # 1: no `precision`, `roi`, `light`; 2: no whitening, spacing, cells, tiles, poses; 3: no banks of tiles
+FORMAT = 1
 SUFFIX = ".goodparts"
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
 _ROI, _LIGHT, _POSE, _TILES = "roi.json", "light.json", "pose.safetensors", "tiles.json"
@@ -72,7 +71,6 @@ class Model:
         whitening: what features are mapped by; None: they stay as they are.
         reference: what images are aligned to; None: they are not.
         tiling: how images are tiled; None: they are not.
-        written: the recipe as the file spells it that this was read from; empty: read from none.
     """
 
     recipe: Recipe
@@ -88,7 +86,6 @@ class Model:
     whitening: Whitening | None = None
     reference: Reference | None = None
     tiling: Tiling | None = None
-    written: str = ""
 
     @property
     def asks_valid(self) -> bool:
@@ -114,13 +111,6 @@ class Model:
     def whole(self) -> tuple[Recipe, tuple[int, int]]:
         """The recipe and the patch grid for the whole image; where it is tiled, as if it were not."""
         return tiles.whole(self.tiling, self.recipe, self.grid)
-
-    @property
-    def recipe_text(self) -> str:
-        """The recipe as TOML: as it was read unless it changed, so that a later program makes no other model of it."""
-        if self.written and _recipe(self.written) == self.recipe:
-            return self.written
-        return self.recipe.to_toml()
 
     def with_calibration(self, calibration: Calibration) -> Model:
         """The same with another decision."""
@@ -152,7 +142,7 @@ class Model:
     @property
     def identity(self) -> str:
         """sha256 over everything but the time and place of fitting."""
-        return _identity(_hashes(_members(self)), self.recipe_text, self)
+        return _identity(_hashes(_members(self)), self)
 
     def _described(self) -> dict[str, Any]:
         backbone = self.backbone
@@ -186,7 +176,7 @@ def save(model: Model, path: str | Path) -> Path:
     hashes = _hashes(members)
     manifest = {
         "format": FORMAT,
-        "identity": _identity(hashes, model.recipe_text, model),
+        "identity": _identity(hashes, model),
         "sha256": hashes,
         **model._described(),
         "circumstances": model.circumstances,
@@ -301,7 +291,7 @@ def _members(model: Model) -> dict[str, bytes]:
     if model.tiling is not None:
         optional[_TILES] = model.tiling.to_json().encode()
     return {
-        "recipe.toml": model.recipe_text.encode(),
+        "recipe.toml": model.recipe.to_toml().encode(),
         "backbone.onnx": model.backbone.model.SerializeToString(deterministic=True),
         "bank.safetensors": safetensors.numpy.save(tensors),
         "calibration.json": model.calibration.to_json().encode(),
@@ -316,8 +306,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
     tensors = safetensors.numpy.load(members["bank.safetensors"])
     described = manifest["backbone"]
     network = onnx.load_from_string(members["backbone.onnx"])
-    written = members["recipe.toml"].decode()
-    recipe = _recipe(written)
+    recipe = Recipe().replace(tomllib.loads(members["recipe.toml"].decode()))
     if (recipe.light == "as_is") != (_LIGHT not in members):
         raise ValueError(f"light = {recipe.light} does not go with the members {', '.join(sorted(members))}")
     grid = tuple(manifest["grid"])
@@ -360,7 +349,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         grid=grid,
         data=manifest["data"],
         circumstances=manifest["circumstances"],
-        precision=PrecisionCheck(**manifest["precision"]) if "precision" in manifest else UNCHECKED,
+        precision=PrecisionCheck(**manifest["precision"]),
         roi=Roi.from_json(members[_ROI].decode()) if _ROI in members else None,
         light=Light.from_json(members[_LIGHT].decode()) if _LIGHT in members else None,
         whitening=Whitening(tensors["whitening.mean"], tensors["whitening.matrix"])
@@ -368,14 +357,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         else None,
         reference=Reference.from_bytes(members[_POSE]) if _POSE in members else None,
         tiling=Tiling.from_json(members[_TILES].decode()) if _TILES in members else None,
-        written=written,
     )
-
-
-def _recipe(written: str) -> Recipe:
-    """The recipe that a model's file spells; keys it does not know stand for what programs did that wrote it."""
-    spelt = tomllib.loads(written)
-    return Recipe().replace({**EARLIER, **spelt})
 
 
 def _write_zip(stream: BinaryIO, members: dict[str, bytes]) -> None:
@@ -388,14 +370,13 @@ def _hashes(members: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
 
 
-def _identity(hashes: dict[str, str], recipe: str, model: Model) -> str:
-    """Where the files of backbone and roi lay, and where features were kept meanwhile, is of no account."""
-    for key, value in (("memory_limit", 0.0), ("backbone", model.backbone.name), ("roi", "")):
-        neutral = tomli_w.dumps({key: value}).rstrip()
-        lines = [neutral if line.startswith(f"{key} = ") else line for line in recipe.split("\n")]
-        recipe = "\n".join(lines)
-    parts = {**hashes, "recipe.toml": hashlib.sha256(recipe.encode()).hexdigest()}
-    text = json.dumps({"format": 1, "sha256": parts, **model._described()}, sort_keys=True)
+def _identity(hashes: dict[str, str], model: Model) -> str:
+    """Where the files of backbone and roi lay, and what belongs to the machine, is of no account."""
+    product = {**model.recipe.product, "backbone": model.backbone.name, "roi": ""}
+    parts = {name: digest for name, digest in hashes.items() if name != "recipe.toml"}
+    text = json.dumps(
+        {"format": FORMAT, "recipe": product, "sha256": parts, **model._described()}, sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 

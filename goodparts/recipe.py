@@ -22,6 +22,10 @@ def _key(default: Any, about: str, *, choices: tuple[str, ...] = (), limits: tup
     return field(default=default, metadata={"about": about, "choices": choices, "limits": limits})
 
 
+MACHINE = ("precision", "memory_limit")
+"""Keys that belong to the machine that learns or inspects, not to the product: no part of a model's identity."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to learn and inspect. Values are checked when it is made; RecipeError names a key that does not fit.
@@ -95,8 +99,8 @@ class Recipe:
 
     light: str = _key(
         "as_is",
-        "colour: light of another colour than on the good images is taken back; exposure: brighter light, too",
-        choices=("as_is", "colour", "exposure"),
+        "colour: light of another colour than on the good images is taken back",
+        choices=("as_is", "colour"),
     )
 
     augment: tuple[str, ...] = _key(
@@ -157,12 +161,6 @@ class Recipe:
         "patch distances are divided by that of a bank entry to so many of its own nearest, on average; 0: not",
         limits=(0, 100),
     )
-    density_unit: str = _key(
-        "auto",
-        "whose that is, of several distances of a patch: each entry's own, or for all of them that of the nearest; "
-        "auto: that with a position_window",
-        choices=("auto", "each", "nearest"),
-    )
     density_limit: float = _key(
         1.1,
         "those units are at least their median and at most so many times it; 0, and with a position_window: no limit",
@@ -195,11 +193,6 @@ class Recipe:
     )
     confidence: float = _key(
         0.95, "that a false-reject rate is kept; of what is printed of it, too", limits=(0.5, 0.999999)
-    )
-    calibration_folds: int = _key(
-        0,
-        "held-out scores from so many refits, each without a part of the images; 0: without the image's own entries",
-        limits=(0, 1000),
     )
     robust: bool = _key(False, "leave good images out of the bank that look too unlike the rest")
     quality_gate: bool = _key(
@@ -238,8 +231,6 @@ class Recipe:
             object.__setattr__(self, item.name, value)
         if self.patch_size % 2 == 0:
             raise RecipeError(f"patch_size: expected an odd number, found {self.patch_size}")
-        if self.calibration_folds == 1:
-            raise RecipeError("calibration_folds: expected 0 (no refits) or at least 2, found 1")
         if self.augment:
             from goodparts import augment  # which needs NumPy
 
@@ -416,12 +407,19 @@ class Recipe:
             values[item.name] = list(value) if isinstance(value, tuple) else value
         return values
 
-    def to_toml(self, *, comments: bool = True) -> str:
-        """This recipe as TOML, each key with a word of explanation."""
+    @property
+    def product(self) -> dict[str, Any]:
+        """Keys and values that belong to the product: all but those of the machine that runs it."""
+        return {key: value for key, value in self.to_dict().items() if key not in MACHINE}
+
+    def to_toml(self, *, comments: bool = True, machine: bool = True) -> str:
+        """This recipe as TOML, each key with a word of explanation; without keys of the machine if so asked."""
         import tomli_w
 
         lines = []
         for item in dataclasses.fields(self):
+            if not machine and item.name in MACHINE:
+                continue
             if comments:
                 lines.append(f"# {describe(item)}")
             lines.append(tomli_w.dumps({item.name: self.to_dict()[item.name]}).rstrip("\n"))
@@ -549,6 +547,7 @@ _PLAIN: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {"image_size": 256, "sampling_limit": 2000},
+    "plain": {**_PLAIN},
     "classic": {
         "backbone": "resnet50",
         "layers": ("layer2", "layer3"),
@@ -575,8 +574,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "precision": "f32",
     },
 }
-"""`default`; `fast`: half its time; `classic`: the plain system this project grew from; `patchcore`: as the code of
-the paper's authors."""
-
-EARLIER: dict[str, Any] = {**_PLAIN, "density_unit": "each", "density_limit": 0.0}
-"""Keys that have another default than what programs did that did not know them, with what these did."""
+"""`default`; `fast`: half its time; `plain`: the default with features and distances as they are; `classic`: the plain
+system this project grew from; `patchcore`: as the code of the paper's authors."""

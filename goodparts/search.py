@@ -47,7 +47,7 @@ def search_graph(
     Args:
         bank: what is searched.
         grid: (h, w).
-        recipe: score_neighbours, density_unit, image_score and its keys, position_window.
+        recipe: score_neighbours, image_score and its keys, position_window.
         masked: adds the input `valid` (n, h, w) float32, 0 for patches that must not count for the score.
         held_out: adds the input `excluded` (m,) float32, `FAR` for bank entries that must not be found; where tiles
             have banks of their own, those of the tile in the order of `bank.by_tile`.
@@ -308,15 +308,15 @@ def _mean_distance(
 ) -> str:
     """Mean distance of each patch to its nearest entries, in units of their spacing, (patches,).
 
-    Within a window all in that of the nearest, unless `density_unit` says otherwise: where one entry stands for all
-    that is seen at a place the next ones are of another kind, and in units of their own they would look far away.
+    Each in that of its own entry; within a window all in that of the nearest: where one entry stands for all that is
+    seen at a place the next ones are of another kind, and in units of their own they would look far away.
 
     Args:
         build: the graph.
         squared: distances to the candidates, (patches, k); `FAR` and more for entries that must not be found.
         candidates: their indices, (patches, k).
         shelf: the entries' spacing.
-        recipe: score_neighbours, density_unit.
+        recipe: score_neighbours, position_window.
         some_missing: whether some may be so; then the mean is of those that are left.
     """
     bank = shelf.bank
@@ -324,8 +324,7 @@ def _mean_distance(
     nearest, which = build.top_k(squared, count, largest=False)
     distances = build.node("Sqrt", nearest)
     if bank.spacing is not None:
-        usual = "nearest" if recipe.position_window else "each"
-        if (usual if recipe.density_unit == "auto" else recipe.density_unit) == "nearest":
+        if recipe.position_window:
             which = build.node("Slice", which, build.ints([0]), build.ints([1]), build.ints([1]))
         found = build.node("GatherElements", candidates, which, axis=1)
         units = shelf.learnt("bank_density", np.float32(1) / bank.spacing)

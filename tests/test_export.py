@@ -229,7 +229,7 @@ def test_interface_and_metadata(fitted: Inspector, tmp_path: Path) -> None:
     calibration = fitted.model.calibration
     assert float(about["threshold"]) == calibration.threshold
     assert float(about["pixel_threshold"]) == calibration.pixel_threshold
-    assert Recipe.from_toml(about["recipe"]) == fitted.recipe
+    assert Recipe.from_toml(about["recipe"]).product == fitted.recipe.product
     assert about["model"] == fitted.model.identity
     assert (about["image_size"], about["framing"], about["color"]) == ("64x64", "stretch", "RGB")
     assert (about["threshold_rule"], about["minimum_area"]) == ("sigma", "16")

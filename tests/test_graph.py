@@ -391,13 +391,12 @@ def test_with_everything_held_out_distances_are_huge_but_numbers(entries: int, n
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-@pytest.mark.parametrize("unit", ["auto", "each", "nearest"])
 @pytest.mark.parametrize(("density_neighbours", "limit"), [(0, 1.1), (4, 0), (4, 1.1)])
 @pytest.mark.parametrize(("entries", "neighbours"), [(1, 3), (2, 3), (8, 1), (40, 3), (600, 5), (2300, 3)])
 def test_a_patch_distance_is_the_mean_of_several_in_units_of_the_entries_spacing(
-    entries: int, neighbours: int, density_neighbours: int, limit: float, unit: str, held_out: bool
+    entries: int, neighbours: int, density_neighbours: int, limit: float, held_out: bool
 ) -> None:
-    keys = {"density_neighbours": density_neighbours, "density_unit": unit, "density_limit": limit}
+    keys = {"density_neighbours": density_neighbours, "density_limit": limit}
     bank = bank_of(cloud(entries, 9, seed=1), **keys)
     patches = cloud(1, 5, 6, 9, seed=2)
     recipe = scoring(score_neighbours=neighbours, **keys)
@@ -411,8 +410,7 @@ def test_a_patch_distance_is_the_mean_of_several_in_units_of_the_entries_spacing
     nearest = to_entries.argsort(axis=1)[:, :neighbours]
     usual = np.median(spacing)
     units = np.broadcast_to(np.clip(spacing, usual, limit * usual if limit else np.inf), (entries,))
-    whose = nearest[:, :1] if unit == "nearest" else nearest
-    expected = (np.take_along_axis(to_entries, nearest, axis=1) / units[whose]).mean(axis=1)
+    expected = (np.take_along_axis(to_entries, nearest, axis=1) / units[nearest]).mean(axis=1)
     np.testing.assert_allclose(found["distance_grid"].ravel(), expected, rtol=1e-4)
     np.testing.assert_array_equal(found["score"], found["distance_grid"].max(axis=(1, 2)))
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from goodparts import Inspection, Inspector, Recipe, read_dataset
-from goodparts.calibration import FOLDS, SEPARATE
+from goodparts.calibration import SEPARATE
 from goodparts.errors import DatasetError, GoodpartsError, ImageError, ModelError, RecipeError
 from goodparts.images import read_image
 
@@ -567,20 +567,6 @@ def test_calibrate_on_certifies_from_the_start(
     np.testing.assert_array_equal(inspector.model.bank.features, fitted.model.bank.features)
 
 
-@pytest.mark.parametrize("folds", [2, 4, 1000])
-def test_calibration_by_refits(
-    recipe: Recipe, fitted: Inspector, mini_dataset: Path, test_paths: list[Path], folds: int
-) -> None:
-    inspector = Inspector(recipe.replace({"calibration_folds": folds})).fit(mini_dataset)
-    calibration = inspector.model.calibration
-    assert calibration.decision.source == FOLDS
-    assert sorted(calibration.learnt.names) == sorted(fitted.model.calibration.learnt.names)
-    assert not calibration.promise().certified
-    np.testing.assert_array_equal(inspector.model.bank.features, fitted.model.bank.features)
-    assert calibration.scores != fitted.model.calibration.scores
-    assert scores_of(inspector, test_paths) == scores_of(fitted, test_paths)
-
-
 def test_the_oracle_waits_for_labels(recipe: Recipe, mini_dataset: Path, other_good: list[Path]) -> None:
     inspector = Inspector(recipe.replace({"threshold_rule": "f1"})).fit(mini_dataset)
     with pytest.raises(ModelError, match=r"f1 is an oracle and has not seen a labelled set yet: fit with"):
@@ -654,7 +640,7 @@ def test_an_updated_model_tells_of_all_images_it_learnt_from(copy: Inspector) ->
     assert data["good_images"] == 19
     assert list(data["image_sizes"].items()) == [("96x96", 16), ("200x120", 3)]
     assert data["seen_share"] == first.data["seen_share"]
-    assert data["parent_data"] == first.data
+    assert data["parent"] == first.identity
 
 
 def test_an_image_given_twice_counts_once(copy: Inspector, other_good: list[Path]) -> None:

@@ -57,7 +57,7 @@ def test_cells_that_cut_through_pixels_share_them(size: int) -> None:
 def test_a_dark_background_counts_little() -> None:
     images = pictures(4)
     images[:, :, :40] //= 16
-    weights = light.learn(cells_of(images), "colour").weights.reshape(CELLS, CELLS)
+    weights = light.learn(cells_of(images)).weights.reshape(CELLS, CELLS)
     assert weights[:, :4].sum() < 0.1
     assert weights.sum() == pytest.approx(1)
 
@@ -66,7 +66,7 @@ def test_what_lies_outside_the_region_of_interest_does_not_count() -> None:
     images = pictures(4)
     looked_at = np.zeros((6, 10), dtype=bool)
     looked_at[:, 5:] = True
-    learnt = light.learn(cells_of(images), "colour", looked_at)
+    learnt = light.learn(cells_of(images), looked_at)
     changed = images.copy()
     changed[:, :, :40] = (255, 0, 0)
     np.testing.assert_array_equal(learnt.gains(cells_of(changed)), np.ones((4, 3)))
@@ -75,41 +75,36 @@ def test_what_lies_outside_the_region_of_interest_does_not_count() -> None:
 # ---- what is corrected ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["colour", "exposure"])
-def test_good_images_are_left_as_they_are(kind: str) -> None:
+def test_good_images_are_left_as_they_are() -> None:
     cells = cells_of(pictures(8))
-    np.testing.assert_array_equal(light.learn(cells, kind).gains(cells), np.ones((8, 3)))
+    np.testing.assert_array_equal(light.learn(cells).gains(cells), np.ones((8, 3)))
 
 
-@pytest.mark.parametrize("kind", ["colour", "exposure"])
-def test_a_cast_is_taken_back(kind: str) -> None:
+def test_a_cast_is_taken_back() -> None:
     images = pictures(8)
-    gains = light.learn(cells_of(images), kind).gains(cells_of(in_light(images, WARM)))
+    gains = light.learn(cells_of(images)).gains(cells_of(in_light(images, WARM)))
     restored = gains * WARM
     np.testing.assert_allclose(restored / restored.mean(axis=1, keepdims=True), 1, atol=0.03)
 
 
-def test_brightness_is_the_matter_of_exposure_alone_and_only_too_much_of_it() -> None:
+def test_brightness_is_left_as_it_is() -> None:
     images = pictures(8)
     cells, brighter, darker = (cells_of(in_light(images, factor)) for factor in (1, 1.5, 0.6))
-    colour, exposure = (light.learn(cells, kind) for kind in ("colour", "exposure"))
-    np.testing.assert_allclose(colour.gains(brighter), 1, atol=0.02)
-    gains = exposure.gains(brighter)
-    assert gains.max() < 0.8
-    assert gains.min() > 1 / 1.5 / 1.02  # to the nearer limit, not beyond
-    np.testing.assert_allclose(exposure.gains(darker), 1, atol=0.02)
+    learnt = light.learn(cells)
+    np.testing.assert_allclose(learnt.gains(brighter), 1, atol=0.02)
+    np.testing.assert_allclose(learnt.gains(darker), 1, atol=0.02)
 
 
 def test_no_channel_is_multiplied_by_more_than_three() -> None:
     images = pictures(8)
     without_blue = in_light(images, np.array([1.0, 1.0, 0.0]))
-    gains = light.learn(cells_of(images), "colour").gains(cells_of(without_blue))
+    gains = light.learn(cells_of(images)).gains(cells_of(without_blue))
     np.testing.assert_allclose(gains[:, 2], 3, rtol=1e-5)
 
 
 def test_limits_widen_with_more_good_images() -> None:
     cells, warm = cells_of(pictures(8)), cells_of(in_light(pictures(8), WARM))
-    learnt = light.learn(cells, "colour")
+    learnt = light.learn(cells)
     assert np.abs(learnt.gains(warm) - 1).max() > 0.1
     widened = learnt.widened(warm)
     np.testing.assert_array_equal(widened.gains(np.concatenate([cells, warm])), np.ones((16, 3)))
@@ -121,7 +116,7 @@ def test_limits_widen_with_more_good_images() -> None:
 
 def test_the_graph_multiplies_by_these_gains() -> None:
     images = pictures(6)
-    learnt = light.learn(cells_of(images[:3]), "exposure")
+    learnt = light.learn(cells_of(images[:3]))
     changed = np.concatenate([images[:2], in_light(images[3:], WARM * 1.4), np.zeros_like(images[:1])])
     build = GraphBuilder("test/", opset=OPSET)
     pixels = build.input("pixels", TensorProto.FLOAT, ["n", 3, 48, 80])
@@ -248,6 +243,6 @@ def test_letterboxing_is_refused() -> None:
 
 def test_the_dark_says_little() -> None:
     black = np.zeros((1, 3, CELLS**2), dtype=np.float32)
-    learnt = light.learn(cells_of(pictures(4)), "colour")
+    learnt = light.learn(cells_of(pictures(4)))
     assert np.isfinite(learnt.coefficients(black)).all()
     assert learnt.coefficients(black)[0, 0] == pytest.approx(np.log(DARK) - learnt.reference.mean(), rel=1e-3)

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import pytest
 from goodparts import Inspector, Recipe
 from goodparts import model as model_file
 from goodparts.errors import ModelError, OutputError
-from goodparts.recipe import EARLIER
 
 Members = dict[str, bytes]
 MEMBERS = ("manifest.json", "recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
@@ -407,47 +407,15 @@ def test_the_name_of_the_file(fitted: Inspector, tmp_path: Path, given: str, wri
     assert (tmp_path / written).is_file()
 
 
-# ---- models of an earlier version ----------------------------------------------------------------
+# ---- the machine, and the product ----------------------------------------------------------------
 
 
-def earlier(model: model_file.Model, *unknown: str) -> Callable[[Members], Members]:
-    """As a version would have written it that did not know these keys and explained `seed` in other words."""
-
-    def change(members: Members) -> Members:
-        lines = members["recipe.toml"].decode().splitlines()
-        for key in unknown:
-            at = next(index for index, line in enumerate(lines) if line.startswith(f"{key} = "))
-            del lines[at - 1 : at + 1]
-        lines[lines.index("seed = 0") - 1] = "# a number"
-        text = "\n".join(lines) + "\n"
-        manifest = json.loads(members["manifest.json"])
-        hashes = manifest["sha256"] | {"recipe.toml": hashlib.sha256(text.encode()).hexdigest()}
-        neutral = text.replace("memory_limit = 1.0", "memory_limit = 0.0")
-        neutral = neutral.replace(json.dumps(model.recipe.backbone), json.dumps(model.backbone.name))
-        parts = hashes | {"recipe.toml": hashlib.sha256(neutral.encode()).hexdigest()}
-        described = {key: manifest[key] for key in ("backbone", "bank", "grid", "data")}
-        whole = json.dumps({"format": 1, "sha256": parts, **described}, sort_keys=True)
-        manifest |= {"sha256": hashes, "identity": hashlib.sha256(whole.encode()).hexdigest()}
-        return members | {
-            "recipe.toml": text.encode(),
-            "manifest.json": json.dumps(manifest, indent=1).encode(),
-        }
-
-    return change
-
-
-def test_a_model_without_keys_that_came_later_is_the_same_model(
-    whole: Path, tmp_path: Path, fitted: Inspector
-) -> None:
-    path = rewritten(whole, tmp_path / "old.goodparts", earlier(fitted.model, "roi"))
-    old = Inspector.load(path)
-    assert old.model.roi is None
-    assert old.recipe == fitted.recipe
-    assert old.model.identity == model_file.read_manifest(path)["identity"] != fitted.model.identity
-    again = old.save(tmp_path / "again.goodparts")
-    assert model_file.read_manifest(again) == model_file.read_manifest(path)
-    old.calibrate(changes={"threshold_sigma": 4.0})
-    assert 'roi = ""' in old.model.recipe_text
+def test_what_belongs_to_the_machine_is_no_part_of_the_identity(fitted: Inspector, whole: Path) -> None:
+    other = replace(fitted.model, recipe=fitted.recipe.replace({"precision": "f32", "memory_limit": 0.0}))
+    assert other.identity == fitted.model.identity
+    changed = replace(fitted.model, recipe=fitted.recipe.replace({"minimum_area": 3}))
+    assert changed.identity != fitted.model.identity
+    assert Inspector.load(whole).recipe == fitted.recipe
 
 
 def test_a_recipe_that_is_no_longer_taken_is_named(whole: Path, tmp_path: Path, fitted: Inspector) -> None:
@@ -461,29 +429,3 @@ def test_a_recipe_that_is_no_longer_taken_is_named(whole: Path, tmp_path: Path, 
     path = rewritten(whole, tmp_path / "old.goodparts", fixed_at_zero)
     with pytest.raises(ModelError, match=r"old\.goodparts: .*does not take .*threshold_value: .*fit it anew"):
         Inspector.load(path)
-
-
-def test_a_model_from_before_whitening_measures_as_it_did(
-    tmp_path: Path, mini_dataset: Path, fitted: Inspector
-) -> None:
-    plain = Inspector(fitted.recipe.replace(EARLIER)).fit(mini_dataset)
-    now = plain.save(tmp_path / "now.goodparts")
-    path = rewritten(now, tmp_path / "old.goodparts", earlier(plain.model, *EARLIER))
-    old = Inspector.load(path)
-    assert old.recipe == plain.recipe != fitted.recipe
-    assert old.model.whitening is None
-    assert old.model.bank.spacing is None
-    image = next(iter((mini_dataset / "test").rglob("*.png")))
-    assert old.inspect(image).score == plain.inspect(image).score != fitted.inspect(image).score
-    again = old.save(tmp_path / "again.goodparts")
-    assert model_file.read_manifest(again) == model_file.read_manifest(path)
-
-
-def test_whitening_and_spacing_come_back(whole: Path, fitted: Inspector, mini_dataset: Path) -> None:
-    back = Inspector.load(whole)
-    assert back.model.whitening is not None
-    assert fitted.model.whitening is not None
-    np.testing.assert_array_equal(back.model.whitening.matrix, fitted.model.whitening.matrix)
-    np.testing.assert_array_equal(back.model.bank.spacing, fitted.model.bank.spacing)
-    image = next(iter((mini_dataset / "test").rglob("*.png")))
-    assert back.inspect(image).score == fitted.inspect(image).score

@@ -96,13 +96,12 @@ def test_rules_that_promise_something_say_that_one_image_does_not_do(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"calibration_folds": 5},
         {"robust": True},
         {"augment": ("rotate90",)},
         {"sampling": "random"},
         {"image_score": "reweighted"},
         {"framing": "letterbox"},
-        {"light": "exposure"},
+        {"light": "colour"},
         {"quality_gate": True},
         {"position_window": 8},
         {"pose": "rigid"},

@@ -35,7 +35,7 @@ from goodparts.images import read_image
 from goodparts.memory_bank import MemoryBank
 from goodparts.position import Places, Window
 from goodparts.quality import measure
-from goodparts.recipe import EARLIER
+from goodparts.recipe import PRESETS
 from goodparts.sampling import choose, extend
 from goodparts.search import FAR, search_graph, side_by_side
 
@@ -270,19 +270,15 @@ def test_what_only_one_place_shows_is_not_far_there() -> None:
         "sampling_ratio": 0.2,
         "position_window": 20,
     }
-    found = {}
-    for unit in ("auto", "each"):
-        recipe = Recipe(**keys, density_unit=unit)
-        bank = bank_of(features, recipe)
-        grids = found_by(bank, recipe, made_up(3, 8, 1, more=1))["distance_grid"]
-        usual = float(np.median(grids))
-        patches = made_up(3, 8, 1, more=1)
-        patches[:, 7] = features[:3, 7]
-        found[unit] = found_by(bank, recipe, patches)["distance_grid"].reshape(3, -1)[:, 7] / usual
-        assert bank.spacing is not None
-        assert bank.spacing.max() > 1.5 * bank.spacing.min()  # whatever `density_limit` says
-    assert found["auto"].max() < 1.5
-    assert found["each"].min() > 3
+    recipe = Recipe(**keys)
+    bank = bank_of(features, recipe)
+    assert bank.spacing is not None
+    assert bank.spacing.max() > 1.5 * bank.spacing.min()  # whatever `density_limit` says
+    usual = float(np.median(found_by(bank, recipe, made_up(3, 8, 1, more=1))["distance_grid"]))
+    patches = made_up(3, 8, 1, more=1)
+    patches[:, 7] = features[:3, 7]
+    found = found_by(bank, recipe, patches)["distance_grid"].reshape(3, -1)[:, 7] / usual
+    assert found.max() < 1.5  # in units of each entry's own spacing it would be more than 3
 
 
 @given(
@@ -577,7 +573,7 @@ def test_a_part_that_lies_the_wrong_way_is_told_only_with_a_window(recipe: Recip
     images = [striped(seed) for seed in range(20)]
 
     def rise(pixels: float) -> float:
-        keys = {"position_window": pixels, **EARLIER}
+        keys = {"position_window": pixels, **PRESETS["plain"]}
         inspector = Inspector(recipe.replace(keys)).fit(images[:12])
         good = list(inspector.score_many(images[12:]))
         turned = list(inspector.score_many(image[:, ::-1].copy() for image in images[12:]))
@@ -592,7 +588,6 @@ def test_a_part_that_lies_the_wrong_way_is_told_only_with_a_window(recipe: Recip
         {"framing": "letterbox", "image_size": "80x64"},
         {"framing": "crop", "resize_size": 80},
         {"sampling": "random"},
-        {"calibration_folds": 3},
         {"robust": True},
         {"image_score": "top_mean", "quality_gate": True},
         {"sampling_ratio": 1e-6},  # a single entry, repeated all over

@@ -324,7 +324,6 @@ def recipes(draw: st.DrawFn) -> Recipe:
     values["patch_size"] |= 1
     if 0 < values["density_limit"] < 1:
         values["density_limit"] = 0
-    values["calibration_folds"] = max(2, values["calibration_folds"])
     for name in SWITCHES:
         values[name] = draw(st.booleans())
     return Recipe(**values)

@@ -613,9 +613,7 @@ def test_update_learns_on_in_the_zones(zoned: Inspector, tmp_path: Path, mini_da
     assert Inspector.load(copy.save(tmp_path / "grown")).model.calibration == calibration
 
 
-@pytest.mark.parametrize(
-    "keys", [{"calibration_folds": 2}, {"robust": True}, {"quality_gate": True}], ids=str
-)
+@pytest.mark.parametrize("keys", [{"robust": True}, {"quality_gate": True}], ids=str)
 def test_other_ways_to_fit(
     recipe: Recipe, files: dict[str, Path], mini_dataset: Path, keys: dict[str, Any]
 ) -> None:

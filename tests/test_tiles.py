@@ -361,10 +361,11 @@ def test_the_bank_knows_which_image_an_entry_came_from(
     assert (np.diff(origins) >= 0).all()
 
 
-def test_held_out_scores_are_those_of_folds(plain: Recipe, good: list[NDArray[np.uint8]]) -> None:
-    folds = Inspector(plain.replace({"calibration_folds": 8})).fit(good)
-    alone = Inspector(plain).fit(good[1:])
-    assert folds.model.calibration.scores[0] == pytest.approx(alone.inspect(good[0]).score, rel=0.05)
+def test_a_held_out_score_is_about_that_of_a_refit(
+    fitted: Inspector, plain: Recipe, good: list[NDArray[np.uint8]]
+) -> None:
+    without = Inspector(plain).fit(good[1:])
+    assert fitted.model.calibration.scores[0] == pytest.approx(without.inspect(good[0]).score, rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -596,7 +597,6 @@ def test_held_out_an_image_meets_nothing_of_itself(
         {"sampling_limit": 20},
         {"sampling_ratio": 1e-6, "score_neighbours": 4},
         {"score_neighbours": 1, "density_neighbours": 0},
-        {"calibration_folds": 3},
         {"robust": True},
         {"memory_limit": 0.0},
     ],
