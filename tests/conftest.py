@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from running import Ran, Run
 
 from goodparts.telemetry import silence_openvino
 
@@ -166,3 +168,85 @@ def many(mini_dataset: Path, tmp_path: Path) -> Path:
             shutil.copy(files[index % len(files)], root / folder / f"{index:04d}.png")
     shutil.copytree(mini_dataset / "test" / "stain", root / "test" / "stain")
     return root
+
+
+# ---- what the command line's tests share -----------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for backbones of the test's own, where there is nothing yet, and no network."""
+    monkeypatch.setenv("GOODPARTS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    return tmp_path / "home" / "backbones"
+
+
+@pytest.fixture
+def goodparts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a command in this process, in a folder of its own."""
+    from goodparts.cli import main
+    from goodparts.cli.options import WIDTH
+
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["goodparts", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        printed = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        assert "Traceback" not in printed.err, printed.err
+        return Ran(caught.value.code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def recipe_file(mini_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that is quick."""
+    from goodparts import Recipe
+
+    path = tmp_path_factory.mktemp("recipe") / "quick.toml"
+    recipe = Recipe(
+        backbone=str(mini_backbone),
+        layers=("layer2", "layer3"),
+        image_size=96,
+        sampling_ratio=0.2,
+        quality_gate=False,
+    )
+    path.write_text(recipe.to_toml(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def fitted_file(recipe_file: Path, mini_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file. Read only."""
+    from goodparts import Inspector, Recipe
+
+    return (
+        Inspector(Recipe.load(recipe_file))
+        .fit(mini_dataset)
+        .save(tmp_path_factory.mktemp("fitted") / "disc.goodparts")
+    )
+
+
+@pytest.fixture
+def model(fitted_file: Path, tmp_path: Path) -> Path:
+    """A model file to change."""
+    return Path(shutil.copy(fitted_file, tmp_path / "disc.goodparts"))
+
+
+@pytest.fixture
+def good(mini_dataset: Path, tmp_path: Path) -> Path:
+    """A folder of good images, to spoil."""
+    return shutil.copytree(mini_dataset / "train" / "good", tmp_path / "good")
+
+
+@pytest.fixture
+def data(mini_dataset: Path, tmp_path: Path) -> Path:
+    """A data set, to spoil."""
+    return shutil.copytree(mini_dataset, tmp_path / "mini")
