@@ -158,6 +158,15 @@ def mini_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for backbones of the test's own, where there is nothing yet, and no network."""
+    monkeypatch.setenv("GOODPARTS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    return tmp_path / "home" / "backbones"
+
+
+@pytest.fixture
 def many(mini_dataset: Path, tmp_path: Path) -> Path:
     """A data set that takes a while: 400 images to learn from, 240 to test on."""
     root = tmp_path / "many"
@@ -171,15 +180,6 @@ def many(mini_dataset: Path, tmp_path: Path) -> Path:
 
 
 # ---- what the command line's tests share -----------------------------------------------------------
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place for backbones of the test's own, where there is nothing yet, and no network."""
-    monkeypatch.setenv("GOODPARTS_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    return tmp_path / "home" / "backbones"
 
 
 @pytest.fixture
