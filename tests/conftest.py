@@ -7,13 +7,18 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from plates import half_bright
 from running import Ran, Run
 
 from goodparts.telemetry import silence_openvino
+
+if TYPE_CHECKING:
+    from goodparts import Inspector, Recipe
 
 silence_openvino()  # before any test imports openvino itself
 
@@ -250,3 +255,30 @@ def good(mini_dataset: Path, tmp_path: Path) -> Path:
 def data(mini_dataset: Path, tmp_path: Path) -> Path:
     """A data set, to spoil."""
     return shutil.copytree(mini_dataset, tmp_path / "mini")
+
+
+# ---- what the tests of tiles share ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def tiled_recipe(mini_backbone: Path) -> Recipe:
+    from goodparts import Recipe
+
+    return Recipe(
+        backbone=str(mini_backbone),
+        layers=("layer2", "layer3"),
+        image_size=64,
+        tiling="64x64+24",
+        sampling_limit=300,
+        precision="f32",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiled_by_place(tiled_recipe: Recipe) -> Inspector:
+    """An inspector with a bank for each place, which has learnt from eight half-bright plates. Read only."""
+    from goodparts import Inspector
+
+    return Inspector(tiled_recipe.replace({"tile_bank": "position"})).fit(
+        [half_bright(seed) for seed in range(8)]
+    )
