@@ -162,6 +162,34 @@ def mini_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def recipe(mini_backbone: Path) -> Recipe:
+    """A recipe that is quick."""
+    from goodparts import Recipe
+
+    return Recipe(
+        backbone=str(mini_backbone),
+        layers=("layer2", "layer3"),
+        image_size=96,
+        sampling_ratio=0.2,
+        quality_gate=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def fitted(recipe: Recipe, mini_dataset: Path) -> Inspector:
+    """An inspector that has learnt from `mini_dataset`. Read only: to change it, load `fitted_file`."""
+    from goodparts import Inspector
+
+    return Inspector(recipe).fit(mini_dataset)
+
+
+@pytest.fixture(scope="session")
+def fitted_file(fitted: Inspector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its model file. Read only."""
+    return fitted.save(tmp_path_factory.mktemp("fitted") / "disc.goodparts")
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place for backbones of the test's own, where there is nothing yet, and no network."""
@@ -211,32 +239,11 @@ def goodparts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 @pytest.fixture(scope="session")
-def recipe_file(mini_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe that is quick."""
-    from goodparts import Recipe
-
+def recipe_file(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quick recipe. Read only."""
     path = tmp_path_factory.mktemp("recipe") / "quick.toml"
-    recipe = Recipe(
-        backbone=str(mini_backbone),
-        layers=("layer2", "layer3"),
-        image_size=96,
-        sampling_ratio=0.2,
-        quality_gate=False,
-    )
     path.write_text(recipe.to_toml(), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="session")
-def fitted_file(recipe_file: Path, mini_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file. Read only."""
-    from goodparts import Inspector, Recipe
-
-    return (
-        Inspector(Recipe.load(recipe_file))
-        .fit(mini_dataset)
-        .save(tmp_path_factory.mktemp("fitted") / "disc.goodparts")
-    )
 
 
 @pytest.fixture
