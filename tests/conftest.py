@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from plates import half_bright
+from running import Ran, Run
 
 from goodparts.telemetry import silence_openvino
+
+if TYPE_CHECKING:
+    from goodparts import Inspector, Recipe
 
 silence_openvino()  # before any test imports openvino itself
 
@@ -155,6 +162,43 @@ def mini_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def recipe(mini_backbone: Path) -> Recipe:
+    """A recipe that is quick."""
+    from goodparts import Recipe
+
+    return Recipe(
+        backbone=str(mini_backbone),
+        layers=("layer2", "layer3"),
+        image_size=96,
+        sampling_ratio=0.2,
+        quality_gate=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def fitted(recipe: Recipe, mini_dataset: Path) -> Inspector:
+    """An inspector that has learnt from `mini_dataset`. Read only: to change it, load `fitted_file`."""
+    from goodparts import Inspector
+
+    return Inspector(recipe).fit(mini_dataset)
+
+
+@pytest.fixture(scope="session")
+def fitted_file(fitted: Inspector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its model file. Read only."""
+    return fitted.save(tmp_path_factory.mktemp("fitted") / "disc.goodparts")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for backbones of the test's own, where there is nothing yet, and no network."""
+    monkeypatch.setenv("GOODPARTS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    return tmp_path / "home" / "backbones"
+
+
 @pytest.fixture
 def many(mini_dataset: Path, tmp_path: Path) -> Path:
     """A data set that takes a while: 400 images to learn from, 240 to test on."""
@@ -166,3 +210,82 @@ def many(mini_dataset: Path, tmp_path: Path) -> Path:
             shutil.copy(files[index % len(files)], root / folder / f"{index:04d}.png")
     shutil.copytree(mini_dataset / "test" / "stain", root / "test" / "stain")
     return root
+
+
+# ---- what the command line's tests share -----------------------------------------------------------
+
+
+@pytest.fixture
+def goodparts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a command in this process, in a folder of its own."""
+    from goodparts.cli import main
+    from goodparts.cli.options import WIDTH
+
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["goodparts", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        printed = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        assert "Traceback" not in printed.err, printed.err
+        return Ran(caught.value.code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def recipe_file(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quick recipe. Read only."""
+    path = tmp_path_factory.mktemp("recipe") / "quick.toml"
+    path.write_text(recipe.to_toml(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def model(fitted_file: Path, tmp_path: Path) -> Path:
+    """A model file to change."""
+    return Path(shutil.copy(fitted_file, tmp_path / "disc.goodparts"))
+
+
+@pytest.fixture
+def good(mini_dataset: Path, tmp_path: Path) -> Path:
+    """A folder of good images, to spoil."""
+    return shutil.copytree(mini_dataset / "train" / "good", tmp_path / "good")
+
+
+@pytest.fixture
+def data(mini_dataset: Path, tmp_path: Path) -> Path:
+    """A data set, to spoil."""
+    return shutil.copytree(mini_dataset, tmp_path / "mini")
+
+
+# ---- what the tests of tiles share ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def tiled_recipe(mini_backbone: Path) -> Recipe:
+    from goodparts import Recipe
+
+    return Recipe(
+        backbone=str(mini_backbone),
+        layers=("layer2", "layer3"),
+        image_size=64,
+        tiling="64x64+24",
+        sampling_limit=300,
+        precision="f32",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiled_by_place(tiled_recipe: Recipe) -> Inspector:
+    """An inspector with a bank for each place, which has learnt from eight half-bright plates. Read only."""
+    from goodparts import Inspector
+
+    return Inspector(tiled_recipe.replace({"tile_bank": "position"})).fit(
+        [half_bright(seed) for seed in range(8)]
+    )

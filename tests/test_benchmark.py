@@ -30,7 +30,7 @@ Observed = list[tuple[str, bool]]
 
 
 @pytest.fixture
-def recipe(mini_backbone: Path) -> Recipe:
+def small_recipe(mini_backbone: Path) -> Recipe:
     return Recipe(backbone=str(mini_backbone), layers=("layer2", "layer3"), image_size=64, sampling_ratio=0.1)
 
 
@@ -61,8 +61,8 @@ def run(root: Path, recipe: Recipe, out: Path, **options: Any) -> tuple[Benchmar
     return found, observed
 
 
-def test_every_category_is_measured_and_kept(root: Path, recipe: Recipe, tmp_path: Path) -> None:
-    found, observed = run(root, recipe, tmp_path / "out")
+def test_every_category_is_measured_and_kept(root: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    found, observed = run(root, small_recipe, tmp_path / "out")
 
     assert observed == [("disc", False), ("ring", False)]
     disc, ring = found.rows
@@ -78,59 +78,63 @@ def test_every_category_is_measured_and_kept(root: Path, recipe: Recipe, tmp_pat
     assert Row.from_json(kept[0].read_text(encoding="utf-8")) == disc
 
 
-def test_what_is_finished_is_not_run_again(root: Path, recipe: Recipe, tmp_path: Path) -> None:
-    first, _ = run(root, recipe, tmp_path)
+def test_what_is_finished_is_not_run_again(root: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    first, _ = run(root, small_recipe, tmp_path)
 
-    again, observed = run(root, recipe, tmp_path)
+    again, observed = run(root, small_recipe, tmp_path)
     assert again == first
     assert observed == [("disc", True), ("ring", True)]
-    assert run(root, recipe, tmp_path, again=True, categories=["ring"])[1] == [("ring", False)]
+    assert run(root, small_recipe, tmp_path, again=True, categories=["ring"])[1] == [("ring", False)]
 
-    other = dataclasses.replace(recipe, smoothing_sigma=1.0)
+    other = dataclasses.replace(small_recipe, smoothing_sigma=1.0)
     assert run(root, other, tmp_path, categories=["ring"])[1] == [("ring", False)]
-    assert run(root, recipe, tmp_path, categories=["ring"])[1] == [("ring", True)]
+    assert run(root, small_recipe, tmp_path, categories=["ring"])[1] == [("ring", True)]
     next((root / "ring" / "test" / "good").iterdir()).unlink()
-    assert run(root, recipe, tmp_path)[1] == [("disc", True), ("ring", False)]
+    assert run(root, small_recipe, tmp_path)[1] == [("disc", True), ("ring", False)]
 
 
-def test_a_kept_row_that_is_damaged_is_measured_anew(root: Path, recipe: Recipe, tmp_path: Path) -> None:
-    run(root / "ring", recipe, tmp_path)
+def test_a_kept_row_that_is_damaged_is_measured_anew(
+    root: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    run(root / "ring", small_recipe, tmp_path)
     (kept,) = (tmp_path / "categories").iterdir()
 
     for text in ("", "{}", '{"category": "ring", "notes": [], "more": 1}', "[1]"):
         kept.write_text(text)
-        assert run(root / "ring", recipe, tmp_path)[1] == [("ring", False)]
+        assert run(root / "ring", small_recipe, tmp_path)[1] == [("ring", False)]
 
 
-def test_an_interrupt_leaves_what_is_finished(root: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_an_interrupt_leaves_what_is_finished(root: Path, small_recipe: Recipe, tmp_path: Path) -> None:
     def interrupt(stage: str, done: int, total: int) -> None:
         if stage.startswith("ring"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(root, recipe, tmp_path, progress=interrupt)
+        run(root, small_recipe, tmp_path, progress=interrupt)
 
-    assert run(root, recipe, tmp_path)[1] == [("disc", True), ("ring", False)]
+    assert run(root, small_recipe, tmp_path)[1] == [("disc", True), ("ring", False)]
 
 
-def test_a_damaged_category_does_not_stop_the_others(root: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_damaged_category_does_not_stop_the_others(
+    root: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
     image = next((root / "disc" / "test" / "stain").iterdir())
     whole = image.read_bytes()
     image.write_bytes(whole[:200])
 
-    found, _ = run(root, recipe, tmp_path)
+    found, _ = run(root, small_recipe, tmp_path)
 
     assert [row.category for row in found.failed] == ["disc"]
     assert image.name in (found.rows[0].error or "")
     assert "- [1] disc failed:" in markdown(found)
     image.write_bytes(whole)
-    assert run(root, recipe, tmp_path)[1] == [("ring", True), ("disc", False)]
+    assert run(root, small_recipe, tmp_path)[1] == [("ring", True), ("disc", False)]
 
 
-def test_a_category_without_images_is_a_row(root: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_category_without_images_is_a_row(root: Path, small_recipe: Recipe, tmp_path: Path) -> None:
     shutil.rmtree(root / "disc" / "train")
 
-    found, _ = run(root, recipe, tmp_path)
+    found, _ = run(root, small_recipe, tmp_path)
 
     assert "train/good" in (found.rows[0].error or "")
     assert found.rows[1].error is None
@@ -138,7 +142,7 @@ def test_a_category_without_images_is_a_row(root: Path, recipe: Recipe, tmp_path
 
 def test_a_fault_of_ours_is_a_row_too(
     root: Path,
-    recipe: Recipe,
+    small_recipe: Recipe,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -148,23 +152,25 @@ def test_a_fault_of_ours_is_a_row_too(
 
     monkeypatch.setattr(benchmark, "evaluate", fail)
 
-    found, _ = run(root, recipe, tmp_path)
+    found, _ = run(root, small_recipe, tmp_path)
 
     assert len(found.failed) == 2
     assert "ZeroDivisionError('here'); please report it" in (found.rows[0].error or "")
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_recipe_that_can_not_be_used_stops_everything(root: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_recipe_that_can_not_be_used_stops_everything(
+    root: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
     with pytest.raises(BackboneError, match=r"nowhere\.onnx"):
-        run(root, dataclasses.replace(recipe, backbone="nowhere.onnx"), tmp_path)
+        run(root, dataclasses.replace(small_recipe, backbone="nowhere.onnx"), tmp_path)
     with pytest.raises(BackboneError, match="layer9"):
-        run(root, dataclasses.replace(recipe, layers=("layer9",)), tmp_path)
+        run(root, dataclasses.replace(small_recipe, layers=("layer9",)), tmp_path)
     with pytest.raises(DatasetError, match=r"--categories: no 'dish' in .*there are disc, ring"):
-        run(root, recipe, tmp_path, categories=["dish"])
+        run(root, small_recipe, tmp_path, categories=["dish"])
 
 
-def test_every_layout_is_measured(mini_dataset: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_every_layout_is_measured(mini_dataset: Path, small_recipe: Recipe, tmp_path: Path) -> None:
     """The same images in all layouts, in one root."""
     root = tmp_path / "root"
     good = sorted((mini_dataset / "train" / "good").iterdir())
@@ -212,7 +218,7 @@ def test_every_layout_is_measured(mini_dataset: Path, recipe: Recipe, tmp_path: 
     lay(bad, "h_plain/bad/{}.png")
     lay(truth, "h_plain/ground_truth/bad/{}.png")
 
-    found, _ = run(root, recipe, tmp_path / "out")
+    found, _ = run(root, small_recipe, tmp_path / "out")
 
     assert [(row.layout, row.error) for row in found.rows] == [
         ("mvtec_ad", None),
@@ -241,12 +247,12 @@ def test_every_layout_is_measured(mini_dataset: Path, recipe: Recipe, tmp_path: 
 
 
 @pytest.mark.slow
-def test_side_by_side_gives_the_same_figures(root: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_side_by_side_gives_the_same_figures(root: Path, small_recipe: Recipe, tmp_path: Path) -> None:
     (root / "dish" / "ground_truth").mkdir(parents=True)
     (root / "dish" / "test").mkdir()
 
-    apart, observed = run(root, recipe, tmp_path / "apart", jobs=2)
-    alone, _ = run(root, recipe, tmp_path / "alone", jobs=1)
+    apart, observed = run(root, small_recipe, tmp_path / "apart", jobs=2)
+    alone, _ = run(root, small_recipe, tmp_path / "alone", jobs=1)
 
     assert sorted(observed) == [("disc", False), ("dish", False), ("ring", False)]
     assert [row.category for row in apart.failed] == ["dish"]
@@ -258,14 +264,16 @@ def test_side_by_side_gives_the_same_figures(root: Path, recipe: Recipe, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_error_of_the_recipe_comes_back_from_a_process(root: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_an_error_of_the_recipe_comes_back_from_a_process(
+    root: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
     with pytest.raises(BackboneError, match="layer9"):
-        run(root, dataclasses.replace(recipe, layers=("layer9",)), tmp_path, jobs=2)
+        run(root, dataclasses.replace(small_recipe, layers=("layer9",)), tmp_path, jobs=2)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a test can't press Ctrl-C there")
-def test_ctrl_c_stops_the_processes(many: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_processes(many: Path, small_recipe: Recipe, tmp_path: Path) -> None:
     root, room, out = tmp_path / "parts", tmp_path / "room", tmp_path / "out"
     shutil.copytree(many, root / "disc")
     shutil.copytree(many, root / "ring")
@@ -277,7 +285,7 @@ def test_ctrl_c_stops_the_processes(many: Path, recipe: Recipe, tmp_path: Path) 
         sent = time.monotonic()
         return len(list(room.glob("goodparts-*/features"))) == 2
 
-    arguments = ["benchmark", root, *flags(recipe), "--jobs", "2", "--memory-limit", "0", "--out", out]
+    arguments = ["benchmark", root, *flags(small_recipe), "--jobs", "2", "--memory-limit", "0", "--out", out]
     code, errors = interrupted(both_are_being_measured, arguments, TMPDIR=str(room), TMP=str(room))
 
     assert time.monotonic() - sent < 2 * benchmark_processes.GRACE
@@ -336,7 +344,7 @@ def test_no_more_start_than_memory_allows(monkeypatch: pytest.MonkeyPatch, neede
     assert told == [("categories", count, 7) for count in range(8)]
 
 
-def test_a_process_that_dies_is_a_row(root: Path, recipe: Recipe) -> None:
+def test_a_process_that_dies_is_a_row(root: Path, small_recipe: Recipe) -> None:
     (category, _) = layouts.find_categories(root)
     data, notes = layouts.read_category(category)
     task = benchmark.Task(category, data, notes, Path())
@@ -350,7 +358,7 @@ def test_a_process_that_dies_is_a_row(root: Path, recipe: Recipe) -> None:
     assert row.error is not None
     assert "exit code -9" in row.error
     assert "--jobs" in row.error
-    assert benchmark_processes.memory_needed(task, Settings(recipe)) > 12 * 96 * 96 * 4
+    assert benchmark_processes.memory_needed(task, Settings(small_recipe)) > 12 * 96 * 96 * 4
 
 
 # ---- the tables --------------------------------------------------------------------------------------
@@ -484,8 +492,8 @@ def test_loco_is_told_by_kind_of_anomaly() -> None:
 # ---- the command -------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_three_tables(root: Path, recipe: Recipe, tmp_path: Path) -> None:
-    command = ["benchmark", str(root), *flags(recipe), "--out", str(tmp_path / "out")]
+def test_the_command_writes_three_tables(root: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    command = ["benchmark", str(root), *flags(small_recipe), "--out", str(tmp_path / "out")]
 
     first = CliRunner().invoke(cli, command, standalone_mode=False)
     assert first.return_value == 0, first.output
@@ -503,11 +511,13 @@ def test_the_command_writes_three_tables(root: Path, recipe: Recipe, tmp_path: P
     assert second.output.count("finished earlier, not run again; --again does") == 2
 
 
-def test_the_command_as_json(root: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_the_command_as_json(root: Path, small_recipe: Recipe, tmp_path: Path) -> None:
     shutil.rmtree(root / "disc" / "test")
 
     result = CliRunner().invoke(
-        cli, ["benchmark", str(root), *flags(recipe), "--out", str(tmp_path), "--json"], standalone_mode=False
+        cli,
+        ["benchmark", str(root), *flags(small_recipe), "--out", str(tmp_path), "--json"],
+        standalone_mode=False,
     )
 
     assert result.return_value == 2

@@ -31,26 +31,10 @@ from goodparts.card import (
 from goodparts.model import Model
 
 
-@pytest.fixture(scope="module")
-def recipe(mini_backbone: Path) -> Recipe:
-    return Recipe(
-        backbone=str(mini_backbone),
-        layers=("layer2",),
-        image_size=96,
-        sampling_ratio=0.1,
-        quality_gate=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def model_path(recipe: Recipe, mini_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Inspector(recipe).fit(mini_dataset).save(tmp_path_factory.mktemp("card") / "disc.goodparts")
-
-
 @pytest.fixture
-def inspector(model_path: Path) -> Inspector:
+def inspector(fitted_file: Path) -> Inspector:
     """A fitted inspector, to change."""
-    return Inspector.load(model_path)
+    return Inspector.load(fitted_file)
 
 
 def sections(model: Model) -> dict[str, str]:
@@ -68,8 +52,8 @@ def test_says_what_was_learnt(inspector: Inspector) -> None:
     learnt = sections(model)[LEARNT]
     assert "16 images of good parts" in learnt
     assert "16 of 96x96" in learnt
-    assert "layers layer2" in learnt
-    assert f"{len(model.bank.features):,} patch features of 16 dimensions" in learnt
+    assert "layers layer2, layer3" in learnt
+    assert f"{len(model.bank.features):,} patch features of 48 dimensions" in learnt
     assert "left out" not in learnt
     assert "Learnt on" not in learnt
     assert EARLIER not in sections(model)

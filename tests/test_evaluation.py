@@ -18,22 +18,6 @@ from goodparts.evaluation import evaluate
 
 
 @pytest.fixture(scope="module")
-def recipe(mini_backbone: Path) -> Recipe:
-    return Recipe(
-        backbone=str(mini_backbone),
-        layers=("layer2", "layer3"),
-        image_size=96,
-        sampling_ratio=0.2,
-        quality_gate=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def fitted(recipe: Recipe, mini_dataset: Path) -> Inspector:
-    return Inspector(recipe).fit(mini_dataset)
-
-
-@pytest.fixture(scope="module")
 def hard_dataset(mini_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data set with faint defects, too, so that scores overlap; a mask for each."""
     root = shutil.copytree(mini_dataset, tmp_path_factory.mktemp("hard") / "hard")

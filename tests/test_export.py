@@ -107,7 +107,7 @@ def plain(mini_backbone: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def fitted(plain: Recipe, mini_dataset: Path) -> Inspector:
+def exportable(plain: Recipe, mini_dataset: Path) -> Inspector:
     """Read only."""
     return Inspector(plain).fit(mini_dataset)
 
@@ -163,11 +163,13 @@ def test_grey_parts_agree(plain: Recipe, mini_dataset: Path, tmp_path: Path) -> 
 
 
 def test_the_map_is_that_of_inspect(
-    fitted: Inspector, images: list[NDArray[np.uint8]], tmp_path: Path
+    exportable: Inspector, images: list[NDArray[np.uint8]], tmp_path: Path
 ) -> None:
-    working = inputs_of(fitted, images)["image"]  # inspected at the working size, both maps are of one size
-    expected = np.stack([fitted.inspect(pixels).anomaly_map for pixels in working])
-    for run in runs_of(fitted, tmp_path):
+    working = inputs_of(exportable, images)[
+        "image"
+    ]  # inspected at the working size, both maps are of one size
+    expected = np.stack([exportable.inspect(pixels).anomaly_map for pixels in working])
+    for run in runs_of(exportable, tmp_path):
         np.testing.assert_allclose(run(image=working)["anomaly_map"], expected, rtol=1e-3, atol=1e-3)
 
 
@@ -186,22 +188,22 @@ def test_a_letterboxed_map_is_that_of_inspect(plain: Recipe, mini_dataset: Path,
 
 
 def test_half_precision_is_half_the_size(
-    fitted: Inspector, images: list[NDArray[np.uint8]], tmp_path: Path
+    exportable: Inspector, images: list[NDArray[np.uint8]], tmp_path: Path
 ) -> None:
-    whole = fitted.export(tmp_path / "whole.onnx").stat().st_size
-    scores = [fitted.inspect(image).score for image in images]
-    for run in runs_of(fitted, tmp_path, "f16"):
-        found = run(**inputs_of(fitted, images))["score"]
+    whole = exportable.export(tmp_path / "whole.onnx").stat().st_size
+    scores = [exportable.inspect(image).score for image in images]
+    for run in runs_of(exportable, tmp_path, "f16"):
+        found = run(**inputs_of(exportable, images))["score"]
         np.testing.assert_allclose(found, scores, rtol=1e-2)
         assert not np.allclose(found, scores, rtol=1e-6)
     assert (tmp_path / "part.onnx").stat().st_size < 0.7 * whole
-    fitted.export(tmp_path / "whole.xml", format="openvino")
+    exportable.export(tmp_path / "whole.xml", format="openvino")
     sizes = [(tmp_path / name).stat().st_size for name in ("part.bin", "whole.bin")]
     assert sizes[0] < 0.7 * sizes[1]
 
 
-def test_numbers_too_large_for_half_precision_stay_as_they_are(fitted: Inspector) -> None:
-    network = export_module.exported(fitted.model, "f16")
+def test_numbers_too_large_for_half_precision_stay_as_they_are(exportable: Inspector) -> None:
+    network = export_module.exported(exportable.model, "f16")
     halves = [item.name for item in network.graph.initializer if item.data_type == onnx.TensorProto.FLOAT16]
     assert "bank:f16" in halves
     assert "backbone/layer2.weight:f16" in halves
@@ -211,8 +213,8 @@ def test_numbers_too_large_for_half_precision_stay_as_they_are(fitted: Inspector
 # ---- the file itself -----------------------------------------------------------------------------
 
 
-def test_interface_and_metadata(fitted: Inspector, tmp_path: Path) -> None:
-    network = onnx.load(fitted.export(tmp_path / "part.onnx"))
+def test_interface_and_metadata(exportable: Inspector, tmp_path: Path) -> None:
+    network = onnx.load(exportable.export(tmp_path / "part.onnx"))
     onnx.checker.check_model(network, full_check=True)
     assert [item.version for item in network.opset_import] == [19]
 
@@ -226,24 +228,24 @@ def test_interface_and_metadata(fitted: Inspector, tmp_path: Path) -> None:
         "distance_grid": ["n", 8, 8],
     }
     about = {item.key: item.value for item in network.metadata_props}
-    calibration = fitted.model.calibration
+    calibration = exportable.model.calibration
     assert float(about["threshold"]) == calibration.threshold
     assert float(about["pixel_threshold"]) == calibration.pixel_threshold
-    assert Recipe.from_toml(about["recipe"]).product == fitted.recipe.product
-    assert about["model"] == fitted.model.identity
+    assert Recipe.from_toml(about["recipe"]).product == exportable.recipe.product
+    assert about["model"] == exportable.model.identity
     assert (about["image_size"], about["framing"], about["color"]) == ("64x64", "stretch", "RGB")
     assert (about["threshold_rule"], about["minimum_area"]) == ("sigma", "16")
     assert about["backbone_source"].endswith("random weights, for tests")
     assert about["goodparts"] == goodparts_version
-    fitted.export(tmp_path / "part.xml", format="openvino")
+    exportable.export(tmp_path / "part.xml", format="openvino")
     model = openvino.Core().read_model(tmp_path / "part.xml")
     assert {key: model.get_rt_info(["goodparts", key]).value for key in about} == about
     documented = set(re.findall(r"`(\w+)`", DOCUMENT.split("## Metadata")[1].split("## From")[0]))
     assert set(about) <= documented
 
 
-def test_the_same_model_gives_the_same_file(fitted: Inspector, tmp_path: Path) -> None:
-    files = [fitted.export(tmp_path / f"{i}.onnx").read_bytes() for i in range(2)]
+def test_the_same_model_gives_the_same_file(exportable: Inspector, tmp_path: Path) -> None:
+    files = [exportable.export(tmp_path / f"{i}.onnx").read_bytes() for i in range(2)]
     assert files[0] == files[1]
 
 
@@ -261,17 +263,17 @@ def test_the_same_model_gives_the_same_file(fitted: Inspector, tmp_path: Path) -
     ],
 )
 def test_what_can_not_be_written(
-    fitted: Inspector, tmp_path: Path, name: str, options: dict[str, str], message: str
+    exportable: Inspector, tmp_path: Path, name: str, options: dict[str, str], message: str
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(OutputError, match=message):
-        fitted.export(tmp_path / name, **options)
+        exportable.export(tmp_path / name, **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.onnx"]
 
 
 def test_a_failed_export_leaves_the_old_pair(
-    fitted: Inspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exportable: Inspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("part.xml", "part.bin"):
         (tmp_path / name).write_text("old")
@@ -281,17 +283,19 @@ def test_a_failed_export_leaves_the_old_pair(
 
     monkeypatch.setattr(openvino, "save_model", fail)
     with pytest.raises(OutputError, match=r"part\.xml.*disk full"):
-        fitted.export(tmp_path / "part.xml", format="openvino")
+        exportable.export(tmp_path / "part.xml", format="openvino")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "part.xml": "old",
         "part.bin": "old",
     }
 
 
-def test_too_large_for_one_file(fitted: Inspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_for_one_file(
+    exportable: Inspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(export_module, "_LARGEST", 10_000)
     with pytest.raises(OutputError, match="sampling_ratio"):
-        fitted.export(tmp_path / "part.onnx")
+        exportable.export(tmp_path / "part.onnx")
 
 
 def test_without_a_threshold(plain: Recipe, mini_dataset: Path, tmp_path: Path) -> None:
@@ -305,12 +309,12 @@ def run_command(*arguments: object) -> int:
     return cli.main([str(argument) for argument in arguments], standalone_mode=False) or 0
 
 
-def test_the_command(fitted: Inspector, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = fitted.save(tmp_path / "part.goodparts")
+def test_the_command(exportable: Inspector, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = exportable.save(tmp_path / "part.goodparts")
     assert run_command("export", model, "--format", "openvino", "--out", tmp_path / "a.xml", "--json") == 0
     record = json.loads(capsys.readouterr().out)
     assert list(record["files"]) == [str(tmp_path / "a.xml"), str(tmp_path / "a.bin")]
-    assert record["threshold"] == fitted.model.calibration.threshold
+    assert record["threshold"] == exportable.model.calibration.threshold
     assert run_command("export", model) == 0
     printed = capsys.readouterr().out
     assert f"{tmp_path / 'part.onnx'} (" in printed

@@ -23,32 +23,10 @@ from goodparts.images import read_image
 Changed = Callable[..., Recipe]
 
 
-@pytest.fixture(scope="module")
-def recipe(mini_backbone: Path) -> Recipe:
-    return Recipe(
-        backbone=str(mini_backbone),
-        layers=("layer2", "layer3"),
-        image_size=96,
-        sampling_ratio=0.2,
-        quality_gate=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def fitted(recipe: Recipe, mini_dataset: Path) -> Inspector:
-    """Read only: tests that change a model load a copy of it."""
-    return Inspector(recipe).fit(mini_dataset)
-
-
-@pytest.fixture(scope="module")
-def model_path(fitted: Inspector, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fitted.save(tmp_path_factory.mktemp("model") / "mini.goodparts")
-
-
 @pytest.fixture
-def copy(model_path: Path) -> Inspector:
+def copy(fitted_file: Path) -> Inspector:
     """The fitted model, to change."""
-    return Inspector.load(model_path)
+    return Inspector.load(fitted_file)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +67,8 @@ def test_good_parts_are_good_and_bad_ones_bad(fitted: Inspector, mini_dataset: P
         assert inspection.p_value == fitted.model.calibration.p_value(inspection.score)
 
 
-def test_loaded_again_it_is_the_same(fitted: Inspector, model_path: Path, test_paths: list[Path]) -> None:
-    loaded = Inspector.load(model_path)
+def test_loaded_again_it_is_the_same(fitted: Inspector, fitted_file: Path, test_paths: list[Path]) -> None:
+    loaded = Inspector.load(fitted_file)
     assert loaded.recipe == fitted.recipe
     assert loaded.model.identity == fitted.model.identity
     assert loaded.model.calibration == fitted.model.calibration
@@ -99,10 +77,10 @@ def test_loaded_again_it_is_the_same(fitted: Inspector, model_path: Path, test_p
     np.testing.assert_array_equal(first.anomaly_map, second.anomaly_map)
 
 
-def test_saved_again_it_is_the_same_file(model_path: Path, tmp_path: Path) -> None:
-    again = Inspector.load(model_path).save(tmp_path / "again")
+def test_saved_again_it_is_the_same_file(fitted_file: Path, tmp_path: Path) -> None:
+    again = Inspector.load(fitted_file).save(tmp_path / "again")
     assert again == tmp_path / "again.goodparts"
-    assert again.read_bytes() == model_path.read_bytes()
+    assert again.read_bytes() == fitted_file.read_bytes()
 
 
 def test_one_by_one_or_side_by_side(fitted: Inspector, test_paths: list[Path]) -> None:
@@ -288,9 +266,9 @@ def test_what_is_no_image_is_refused(fitted: Inspector, image: Any, message: str
         fitted.inspect(image)
 
 
-def test_too_many_pixels_are_refused(model_path: Path, test_paths: list[Path]) -> None:
+def test_too_many_pixels_are_refused(fitted_file: Path, test_paths: list[Path]) -> None:
     with pytest.raises(ImageError, match=r"more than the limit of 1,000.*--pixel-limit"):
-        Inspector.load(model_path, pixel_limit=1000).inspect(test_paths[0])
+        Inspector.load(fitted_file, pixel_limit=1000).inspect(test_paths[0])
 
 
 def test_no_image_is_too_few(recipe: Recipe) -> None:

@@ -129,7 +129,7 @@ def test_the_graph_multiplies_by_these_gains() -> None:
     np.testing.assert_allclose(found, given * gains[:, :, None, None], rtol=1e-4)
 
 
-def fitted(mini_backbone: Path, mini_dataset: Path, **keys: object) -> Inspector:
+def fit_with(mini_backbone: Path, mini_dataset: Path, **keys: object) -> Inspector:
     recipe = Recipe(backbone=str(mini_backbone), layers=("layer2",), image_size=64, sampling_ratio=0.1)
     return Inspector(recipe.replace({"precision": "f32", **keys})).fit(mini_dataset)
 
@@ -137,13 +137,13 @@ def fitted(mini_backbone: Path, mini_dataset: Path, **keys: object) -> Inspector
 @pytest.fixture(scope="module")
 def coloured(mini_backbone: Path, mini_dataset: Path) -> Inspector:
     """Read only."""
-    return fitted(mini_backbone, mini_dataset, light="colour")
+    return fit_with(mini_backbone, mini_dataset, light="colour")
 
 
 def test_the_key_changes_nothing_that_is_learnt_from_good_images(
     coloured: Inspector, mini_backbone: Path, mini_dataset: Path
 ) -> None:
-    as_is = fitted(mini_backbone, mini_dataset)
+    as_is = fit_with(mini_backbone, mini_dataset)
     assert as_is.model.light is None
     np.testing.assert_array_equal(as_is.model.bank.features, coloured.model.bank.features)
     assert as_is.model.calibration.threshold == coloured.model.calibration.threshold
@@ -155,7 +155,7 @@ def test_the_key_changes_nothing_that_is_learnt_from_good_images(
 def test_good_parts_in_warm_light_are_good_and_bad_ones_bad(
     coloured: Inspector, mini_backbone: Path, mini_dataset: Path
 ) -> None:
-    as_is = fitted(mini_backbone, mini_dataset)
+    as_is = fit_with(mini_backbone, mini_dataset)
     samples = read_dataset(mini_dataset).test
     warm = {sample.path: in_light(read_image(sample.path), WARM) for sample in samples}
     good = [warm[sample.path] for sample in samples if not sample.label]
@@ -179,7 +179,7 @@ def test_an_export_has_it_inside(coloured: Inspector, mini_dataset: Path, tmp_pa
 
 
 def test_learning_on_widens_the_limits(mini_backbone: Path, mini_dataset: Path) -> None:
-    inspector = fitted(mini_backbone, mini_dataset, light="colour")
+    inspector = fit_with(mini_backbone, mini_dataset, light="colour")
     before = inspector.model.light
     warm = [in_light(read_image(path), WARM) for path in read_dataset(mini_dataset).train]
     inspector.update(warm)
@@ -195,7 +195,7 @@ def test_of_a_region_of_interest_only_its_light_is_learnt(
 ) -> None:
     zone = {"name": "right", "polygons": [[[48, 0], [96, 0], [96, 96], [48, 96]]]}
     (tmp_path / "zones.json").write_text(json.dumps({"zones": [zone]}), encoding="utf-8")
-    inspector = fitted(mini_backbone, mini_dataset, light="colour", roi=str(tmp_path / "zones.json"))
+    inspector = fit_with(mini_backbone, mini_dataset, light="colour", roi=str(tmp_path / "zones.json"))
     learnt = inspector.model.light
     assert learnt is not None
     weights = learnt.weights.reshape(CELLS, CELLS)

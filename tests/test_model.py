@@ -26,18 +26,6 @@ MEMBERS = ("manifest.json", "recipe.toml", "backbone.onnx", "bank.safetensors", 
 
 
 @pytest.fixture(scope="module")
-def fitted(mini_backbone: Path, mini_dataset: Path) -> Inspector:
-    recipe = Recipe(
-        backbone=str(mini_backbone),
-        layers=("layer2",),
-        image_size=64,
-        sampling_ratio=0.05,
-        quality_gate=False,
-    )
-    return Inspector(recipe).fit(mini_dataset)
-
-
-@pytest.fixture(scope="module")
 def whole(fitted: Inspector, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file. Read only."""
     return fitted.save(tmp_path_factory.mktemp("whole") / "part.goodparts")

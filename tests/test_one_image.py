@@ -17,7 +17,7 @@ from goodparts.results import write_results
 
 
 @pytest.fixture(scope="module")
-def recipe(mini_backbone: Path) -> Recipe:
+def one_image_recipe(mini_backbone: Path) -> Recipe:
     return Recipe(
         backbone=str(mini_backbone),
         layers=("layer1", "layer2"),
@@ -33,8 +33,8 @@ def paths(mini_dataset: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def alone(recipe: Recipe, paths: list[Path]) -> Inspector:
-    return Inspector(recipe).fit(paths[:1])
+def alone(one_image_recipe: Recipe, paths: list[Path]) -> Inspector:
+    return Inspector(one_image_recipe).fit(paths[:1])
 
 
 def test_one_image_is_judged_by_turned_copies(alone: Inspector, paths: list[Path]) -> None:
@@ -84,13 +84,14 @@ def test_no_more_is_said_than_is_known(alone: Inspector, tmp_path: Path) -> None
 
 
 def test_rules_that_promise_something_say_that_one_image_does_not_do(
-    recipe: Recipe, paths: list[Path]
+    one_image_recipe: Recipe, paths: list[Path]
 ) -> None:
-    rate = Inspector(replace(recipe, threshold_rule="rate", false_reject_rate=0.5)).fit(paths[:1]).model
+    by_rate = replace(one_image_recipe, threshold_rule="rate", false_reject_rate=0.5)
+    rate = Inspector(by_rate).fit(paths[:1]).model
     assert rate.calibration.threshold == max(rate.calibration.scores)
     assert not rate.calibration.decision.kept
     with pytest.raises(RecipeError, match="tail needs at least 25 good images, found 1"):
-        Inspector(replace(recipe, threshold_rule="tail")).fit(paths[:1])
+        Inspector(replace(one_image_recipe, threshold_rule="tail")).fit(paths[:1])
 
 
 @pytest.mark.parametrize(
@@ -108,14 +109,16 @@ def test_rules_that_promise_something_say_that_one_image_does_not_do(
     ],
 )
 def test_one_image_goes_with_any_recipe(
-    recipe: Recipe, paths: list[Path], changes: dict[str, object]
+    one_image_recipe: Recipe, paths: list[Path], changes: dict[str, object]
 ) -> None:
-    inspector = Inspector(recipe.replace(changes)).fit(paths[:1])
+    inspector = Inspector(one_image_recipe.replace(changes)).fit(paths[:1])
     assert np.isfinite(inspector.inspect(paths[1]).score)
 
 
-def test_copies_make_way_for_a_second_image(alone: Inspector, recipe: Recipe, paths: list[Path]) -> None:
-    inspector = Inspector(recipe)
+def test_copies_make_way_for_a_second_image(
+    alone: Inspector, one_image_recipe: Recipe, paths: list[Path]
+) -> None:
+    inspector = Inspector(one_image_recipe)
     inspector._take(alone.model)
     after = inspector.update(paths[1:4]).model.calibration
     assert after.learnt.source == HELD_OUT
@@ -125,23 +128,27 @@ def test_copies_make_way_for_a_second_image(alone: Inspector, recipe: Recipe, pa
 
 
 def test_one_more_image_is_not_enough_to_replace_them(
-    alone: Inspector, recipe: Recipe, paths: list[Path]
+    alone: Inspector, one_image_recipe: Recipe, paths: list[Path]
 ) -> None:
-    inspector = Inspector(recipe)
+    inspector = Inspector(one_image_recipe)
     inspector._take(alone.model)
     with pytest.raises(DatasetError, match=r"1 new good image; .* needs at least 2 more"):
         inspector.update(paths[1:2])
     assert inspector.model is alone.model
 
 
-def test_within_a_window_copies_that_stay_in_place_are_judged(recipe: Recipe, paths: list[Path]) -> None:
-    model = Inspector(recipe.replace({"position_window": 8})).fit(paths[:1]).model
+def test_within_a_window_copies_that_stay_in_place_are_judged(
+    one_image_recipe: Recipe, paths: list[Path]
+) -> None:
+    model = Inspector(one_image_recipe.replace({"position_window": 8})).fit(paths[:1]).model
     assert len(model.calibration.learnt.names) == len(one_image.IN_PLACE)
 
 
 @pytest.mark.parametrize(("images", "bound"), [(2, "77.6 %"), (4, "52.7 %"), (8, "31.2 %"), (16, "17.1 %")])
-def test_a_few_images_are_warned_of(recipe: Recipe, paths: list[Path], images: int, bound: str) -> None:
-    fixed = replace(recipe, threshold_sigma=100)  # none is rejected
+def test_a_few_images_are_warned_of(
+    one_image_recipe: Recipe, paths: list[Path], images: int, bound: str
+) -> None:
+    fixed = replace(one_image_recipe, threshold_sigma=100)  # none is rejected
     model = Inspector(fixed).fit(paths[:images]).model
     first = card.warnings(model)[0]
     assert first.startswith(f"The threshold rests on {images} good images: it is a guess")
@@ -151,13 +158,15 @@ def test_a_few_images_are_warned_of(recipe: Recipe, paths: list[Path], images: i
     assert model.calibration.p_value(np.inf) == 1 / (images + 1)
 
 
-def test_the_hint_at_turned_copies_ends_where_there_are_some(recipe: Recipe, paths: list[Path]) -> None:
+def test_the_hint_at_turned_copies_ends_where_there_are_some(
+    one_image_recipe: Recipe, paths: list[Path]
+) -> None:
     def hinted(recipe: Recipe) -> bool:
         return any("rotate45" in line for line in card.warnings(Inspector(recipe).fit(paths[:2]).model))
 
-    assert hinted(replace(recipe, augment=("flip",)))
-    assert not hinted(replace(recipe, augment=("rotate90",)))
-    assert not hinted(replace(recipe, position_window=8.0))  # which turned copies don't go with
+    assert hinted(replace(one_image_recipe, augment=("flip",)))
+    assert not hinted(replace(one_image_recipe, augment=("rotate90",)))
+    assert not hinted(replace(one_image_recipe, position_window=8.0))  # which turned copies don't go with
 
 
 def test_turns_keep_a_zone_in_sight() -> None:
@@ -172,14 +181,14 @@ def test_turns_keep_a_zone_in_sight() -> None:
 
 @pytest.mark.parametrize("zones", [1, 2])
 def test_one_image_with_a_region_of_interest(
-    recipe: Recipe, paths: list[Path], tmp_path: Path, zones: int
+    one_image_recipe: Recipe, paths: list[Path], tmp_path: Path, zones: int
 ) -> None:
     squares = [[[20, 20], [70, 20], [70, 70], [20, 70]], [[0, 0], [20, 0], [20, 20], [0, 20]]]
     listed = ", ".join(f'{{"name": "z{i}", "polygons": [{squares[i]}]}}' for i in range(zones))
     roi = tmp_path / "roi.json"
-    side = framing.frame_of((96, 96), recipe).image_size
+    side = framing.frame_of((96, 96), one_image_recipe).image_size
     roi.write_text(f'{{"size": [{side[1]}, {side[0]}], "zones": [{listed}]}}')
-    inspector = Inspector(replace(recipe, roi=str(roi))).fit(paths[:1])
+    inspector = Inspector(replace(one_image_recipe, roi=str(roi))).fit(paths[:1])
     scores = inspector.model.calibration.scores
     assert len(scores) == (len(one_image.TURNS) if zones == 1 else len(one_image.IN_PLACE))
     assert np.isfinite(scores).all()

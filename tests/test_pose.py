@@ -207,7 +207,7 @@ def test_a_turn_beyond_what_is_looked_for_is_not_aligned() -> None:
 
 
 @pytest.fixture(scope="module")
-def recipe(mini_backbone: Path) -> Recipe:
+def aligning_recipe(mini_backbone: Path) -> Recipe:
     return Recipe(
         backbone=str(mini_backbone),
         layers=("layer1", "layer2"),
@@ -227,15 +227,15 @@ def some(count: int, first: int, spread: float) -> list[Pixels]:
 
 
 @pytest.fixture(scope="module")
-def aligned(recipe: Recipe) -> Inspector:
+def aligned(aligning_recipe: Recipe) -> Inspector:
     """Learnt from parts that lie straight. Read only."""
-    return Inspector(recipe).fit(some(16, 100, 0.1))
+    return Inspector(aligning_recipe).fit(some(16, 100, 0.1))
 
 
 def test_moved_good_parts_are_good_and_bad_ones_are_marked_where_the_defect_is(
-    aligned: Inspector, recipe: Recipe
+    aligned: Inspector, aligning_recipe: Recipe
 ) -> None:
-    as_is = Inspector(recipe.replace({"pose": "as_is"})).fit(some(16, 100, 0.1))
+    as_is = Inspector(aligning_recipe.replace({"pose": "as_is"})).fit(some(16, 100, 0.1))
     moved = some(8, 200, 1)
     assert [one.verdict for one in as_is.inspect_many(moved)].count(BAD) >= 6
     assert [one.verdict for one in aligned.inspect_many(moved)].count(GOOD) >= 7
@@ -265,9 +265,9 @@ def test_it_is_told_to_people_and_machines(aligned: Inspector) -> None:
 
 @pytest.mark.parametrize(("failure", "verdict"), [("recheck", RECHECK), ("plain", BAD)])
 def test_what_is_not_aligned_is_sent_back_or_taken_as_it_is(
-    aligned: Inspector, recipe: Recipe, failure: str, verdict: str
+    aligned: Inspector, aligning_recipe: Recipe, failure: str, verdict: str
 ) -> None:
-    inspector = Inspector(recipe.replace({"pose_failure": failure})).fit(some(16, 100, 0.1))
+    inspector = Inspector(aligning_recipe.replace({"pose_failure": failure})).fit(some(16, 100, 0.1))
     inspection = inspector.inspect(part(seed=3, kind="washer"))
     assert inspection.verdict == verdict
     assert inspection.pose is not None
@@ -277,14 +277,14 @@ def test_what_is_not_aligned_is_sent_back_or_taken_as_it_is(
         assert not np.isnan(inspection.anomaly_map).any()
 
 
-def test_recheck_is_refused_where_it_would_send_back_most_parts(recipe: Recipe) -> None:
+def test_recheck_is_refused_where_it_would_send_back_most_parts(aligning_recipe: Recipe) -> None:
     images = [part(seed=seed, kind="washer") for seed in range(6)]
     with pytest.raises(RecipeError, match="pose_failure: recheck would send back most parts"):
-        Inspector(recipe.replace({"pose_failure": "recheck"})).fit(images)
+        Inspector(aligning_recipe.replace({"pose_failure": "recheck"})).fit(images)
 
 
-def test_what_would_be_sent_back_has_no_part_in_bank_and_threshold(recipe: Recipe) -> None:
-    lying_well, recheck = some(10, 100, 0.1), recipe.replace({"pose_failure": "recheck"})
+def test_what_would_be_sent_back_has_no_part_in_bank_and_threshold(aligning_recipe: Recipe) -> None:
+    lying_well, recheck = some(10, 100, 0.1), aligning_recipe.replace({"pose_failure": "recheck"})
     odd = [part(seed=seed, kind="washer") for seed in (1, 2, 3)]
     inspector = Inspector(recheck).fit([*lying_well, *odd[:2]])
     model = inspector.model
@@ -305,11 +305,11 @@ def test_what_would_be_sent_back_has_no_part_in_bank_and_threshold(recipe: Recip
         inspector.calibrate([fresh[0], part(seed=8, kind="washer")])
 
 
-def test_where_no_pose_is_believed_nothing_changes(recipe: Recipe) -> None:
+def test_where_no_pose_is_believed_nothing_changes(aligning_recipe: Recipe) -> None:
     """As for grids and washers: a key that can't help does no harm."""
     images = [part(seed=seed, kind="washer") for seed in range(6)]
-    by_pose = Inspector(recipe).fit(images)
-    as_is = Inspector(recipe.replace({"pose": "as_is"})).fit(images)
+    by_pose = Inspector(aligning_recipe).fit(images)
+    as_is = Inspector(aligning_recipe.replace({"pose": "as_is"})).fit(images)
     (failure,) = by_pose.model.data["not_aligned"]
     assert "looks alike turned" in failure
     assert by_pose.model.calibration.threshold == pytest.approx(as_is.model.calibration.threshold, rel=1e-6)
@@ -318,10 +318,12 @@ def test_where_no_pose_is_believed_nothing_changes(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("kind", ["letterbox", "crop"])
-def test_other_framings_align_as_well(recipe: Recipe, kind: str) -> None:
-    recipe = recipe.replace({"framing": kind, "resize_size": 96, "image_size": 88 if kind == "crop" else 96})
+def test_other_framings_align_as_well(aligning_recipe: Recipe, kind: str) -> None:
+    changes = {"framing": kind, "resize_size": 96, "image_size": 88 if kind == "crop" else 96}
     shape = (96, 128) if kind == "letterbox" else SHAPE
-    inspector = Inspector(recipe).fit([part(seed=seed, shape=shape) for seed in range(8)])
+    inspector = Inspector(aligning_recipe.replace(changes)).fit(
+        [part(seed=seed, shape=shape) for seed in range(8)]
+    )
     inspection = inspector.inspect(part(10, 5, -3, seed=30, shape=shape))
     assert inspection.pose is not None
     assert inspection.pose.angle == pytest.approx(10, abs=0.7)
@@ -359,11 +361,13 @@ def test_what_was_learnt_from_is_known_again_when_it_is_aligned(aligned: Inspect
     np.testing.assert_array_equal(copy.model.reference.edges, aligned.model.reference.edges)
 
 
-def test_held_out_scores_are_those_of_aligned_images(recipe: Recipe) -> None:
+def test_held_out_scores_are_those_of_aligned_images(aligning_recipe: Recipe) -> None:
     """Good parts that lie anyhow: aligned, they are more alike."""
     images = some(16, 700, 1)
     by_pose = [
-        float(np.mean(Inspector(recipe.replace({"pose": kind})).fit(images).model.calibration.scores))
+        float(
+            np.mean(Inspector(aligning_recipe.replace({"pose": kind})).fit(images).model.calibration.scores)
+        )
         for kind in ("as_is", "rigid")
     ]
     assert by_pose[1] < 0.8 * by_pose[0]

@@ -516,7 +516,7 @@ def test_a_window_without_the_grid_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def recipe(mini_backbone: Path) -> Recipe:
+def windowed_recipe(mini_backbone: Path) -> Recipe:
     return Recipe(
         backbone=str(mini_backbone),
         layers=("layer2", "layer3"),
@@ -528,32 +528,32 @@ def recipe(mini_backbone: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def fitted(recipe: Recipe, mini_dataset: Path) -> Inspector:
+def windowed(windowed_recipe: Recipe, mini_dataset: Path) -> Inspector:
     """Read only."""
-    return Inspector(recipe).fit(mini_dataset)
+    return Inspector(windowed_recipe).fit(mini_dataset)
 
 
-def test_a_model_comes_back_with_its_cells(fitted: Inspector, mini_dataset: Path, tmp_path: Path) -> None:
-    path = fitted.save(tmp_path / "part")
+def test_a_model_comes_back_with_its_cells(windowed: Inspector, mini_dataset: Path, tmp_path: Path) -> None:
+    path = windowed.save(tmp_path / "part")
     loaded = Inspector.load(path)
-    assert loaded.model.identity == fitted.model.identity
-    cells_ = fitted.model.bank.cells
+    assert loaded.model.identity == windowed.model.identity
+    cells_ = windowed.model.bank.cells
     assert cells_ is not None
     np.testing.assert_array_equal(loaded.model.bank.cells, cells_)
     for sample in read_dataset(mini_dataset).test[:3]:
         pixels = read_image(sample.path)
-        assert loaded.inspect(pixels).score == fitted.inspect(pixels).score
+        assert loaded.inspect(pixels).score == windowed.inspect(pixels).score
 
 
-def test_without_a_window_a_model_has_no_cells(recipe: Recipe, mini_dataset: Path) -> None:
+def test_without_a_window_a_model_has_no_cells(windowed_recipe: Recipe, mini_dataset: Path) -> None:
     for pixels in (0, 64):  # off, or as wide as the image
-        inspector = Inspector(recipe.replace({"position_window": pixels})).fit(mini_dataset)
+        inspector = Inspector(windowed_recipe.replace({"position_window": pixels})).fit(mini_dataset)
         assert inspector.model.bank.cells is None
 
 
-def test_a_model_that_lost_its_cells_is_damaged(fitted: Inspector, tmp_path: Path) -> None:
-    bank = replace(fitted.model.bank, cells=None)
-    path = model_file.save(replace(fitted.model, bank=bank), tmp_path / "part")
+def test_a_model_that_lost_its_cells_is_damaged(windowed: Inspector, tmp_path: Path) -> None:
+    bank = replace(windowed.model.bank, cells=None)
+    path = model_file.save(replace(windowed.model, bank=bank), tmp_path / "part")
     with pytest.raises(ModelError, match="lacks the cells that position_window asks for"):
         model_file.load(path)
     with zipfile.ZipFile(path) as archive:
@@ -569,12 +569,12 @@ def striped(seed: int) -> NDArray[np.uint8]:
     return grey.clip(0, 255).astype(np.uint8)[:, :, None].repeat(3, axis=2)
 
 
-def test_a_part_that_lies_the_wrong_way_is_told_only_with_a_window(recipe: Recipe) -> None:
+def test_a_part_that_lies_the_wrong_way_is_told_only_with_a_window(windowed_recipe: Recipe) -> None:
     images = [striped(seed) for seed in range(20)]
 
     def rise(pixels: float) -> float:
         keys = {"position_window": pixels, **PRESETS["plain"]}
-        inspector = Inspector(recipe.replace(keys)).fit(images[:12])
+        inspector = Inspector(windowed_recipe.replace(keys)).fit(images[:12])
         good = list(inspector.score_many(images[12:]))
         turned = list(inspector.score_many(image[:, ::-1].copy() for image in images[12:]))
         return float(np.mean(turned) / np.mean(good))
@@ -594,8 +594,8 @@ def test_a_part_that_lies_the_wrong_way_is_told_only_with_a_window(recipe: Recip
     ],
     ids=str,
 )
-def test_goes_with_other_keys(recipe: Recipe, keys: dict[str, Any], mini_dataset: Path) -> None:
-    inspector = Inspector(recipe.replace(keys)).fit(mini_dataset)
+def test_goes_with_other_keys(windowed_recipe: Recipe, keys: dict[str, Any], mini_dataset: Path) -> None:
+    inspector = Inspector(windowed_recipe.replace(keys)).fit(mini_dataset)
     scores = np.array(inspector.model.calibration.scores)
     assert np.isfinite(scores).all()
     assert scores.max() < 1e6
@@ -605,21 +605,21 @@ def test_goes_with_other_keys(recipe: Recipe, keys: dict[str, Any], mini_dataset
 
 
 def test_a_region_of_interest_hides_what_a_window_can_not_see(
-    recipe: Recipe, mini_dataset: Path, tmp_path: Path
+    windowed_recipe: Recipe, mini_dataset: Path, tmp_path: Path
 ) -> None:
     zones = tmp_path / "zones.json"
     square = [[20, 20], [50, 20], [50, 50], [20, 50]]
     zones.write_text(json.dumps({"size": [96, 96], "zones": [{"name": "a", "polygons": [square]}]}))
-    inspector = Inspector(recipe.replace({"roi": str(zones)})).fit(mini_dataset)
+    inspector = Inspector(windowed_recipe.replace({"roi": str(zones)})).fit(mini_dataset)
     for inspection in inspector.inspect_many(sample.path for sample in read_dataset(mini_dataset).test):
         assert inspection.score == pytest.approx(np.nanmax(inspection.distance_grid))
         assert inspection.score < 1e6
         assert np.isnan(inspection.anomaly_map[:10]).all()
 
 
-def test_learns_on_within_the_window(recipe: Recipe, mini_dataset: Path) -> None:
+def test_learns_on_within_the_window(windowed_recipe: Recipe, mini_dataset: Path) -> None:
     images = sorted((mini_dataset / "train" / "good").iterdir())
-    inspector = Inspector(recipe).fit(images[:8])
+    inspector = Inspector(windowed_recipe).fit(images[:8])
     before = inspector.model
     inspector.update(images[8:])
     assert inspector.model.bank.cells is not None

@@ -22,7 +22,7 @@ Fitted = Callable[[str, str], Inspector]
 
 
 @pytest.fixture(scope="module")
-def fitted(shared: Path) -> Fitted:
+def fit_real(shared: Path) -> Fitted:
     """Fit on a category, once for each recipe and category."""
     recipes = {
         "default": Recipe(),
@@ -46,12 +46,12 @@ def fitted(shared: Path) -> Fitted:
 
 
 @pytest.fixture(scope="module")
-def evaluated(shared: Path, fitted: Fitted) -> Callable[[str, str], Evaluation]:
+def evaluated(shared: Path, fit_real: Fitted) -> Callable[[str, str], Evaluation]:
     """Fit on a category and evaluate, once for each recipe and category."""
 
     @cache
     def evaluate(name: str, category: str) -> Evaluation:
-        return fitted(name, category).evaluate(shared / "mvtec_ad" / category)
+        return fit_real(name, category).evaluate(shared / "mvtec_ad" / category)
 
     return evaluate
 
@@ -80,9 +80,9 @@ def test_reaches(
     [("default", "metal_nut"), ("default", "grid_256"), ("classic, greedy", "metal_nut")],
 )
 def test_the_search_finds_what_brute_force_finds(
-    shared: Path, fitted: Fitted, name: str, category: str
+    shared: Path, fit_real: Fitted, name: str, category: str
 ) -> None:
-    inspector = fitted(name, category)
+    inspector = fit_real(name, category)
     model, recipe = inspector.model, inspector.recipe
     assert model.bank.int8
     extract = Extractor(model.backbone, recipe, model.whitening)

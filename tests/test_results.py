@@ -48,7 +48,7 @@ def data(mini_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fitted(mini_backbone: Path, data: Path) -> Inspector:
+def cropped(mini_backbone: Path, data: Path) -> Inspector:
     recipe = Recipe(
         backbone=str(mini_backbone),
         layers=("layer2", "layer3"),
@@ -63,12 +63,12 @@ def fitted(mini_backbone: Path, data: Path) -> Inspector:
 
 @pytest.fixture(scope="module")
 def results(
-    fitted: Inspector, data: Path, tmp_path_factory: pytest.TempPathFactory
+    cropped: Inspector, data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Evaluation]:
     """A results folder and the evaluation it shows. Read only."""
     out = tmp_path_factory.mktemp("results") / "out"
-    fitted.save(out / "mini.goodparts")
-    return out, write_results(fitted, read_dataset(data), out)
+    cropped.save(out / "mini.goodparts")
+    return out, write_results(cropped, read_dataset(data), out)
 
 
 def names_of(data: Path) -> list[str]:
@@ -125,8 +125,8 @@ def test_metrics_follow_from_the_scores(results: tuple[Path, Evaluation]) -> Non
     assert [values[name] for name in ("true_good", "false_bad", "false_good", "true_bad")] == matrix
 
 
-def test_the_recipe_is_there_to_be_used_again(results: tuple[Path, Evaluation], fitted: Inspector) -> None:
-    assert Recipe.load(results[0] / "recipe.toml") == fitted.recipe
+def test_the_recipe_is_there_to_be_used_again(results: tuple[Path, Evaluation], cropped: Inspector) -> None:
+    assert Recipe.load(results[0] / "recipe.toml") == cropped.recipe
 
 
 # ---- pictures ------------------------------------------------------------------------------------
@@ -148,12 +148,12 @@ def test_pictures_of_every_test_image(
 
 
 def test_maps_and_masks_line_up_with_the_image(
-    results: tuple[Path, Evaluation], data: Path, fitted: Inspector
+    results: tuple[Path, Evaluation], data: Path, cropped: Inspector
 ) -> None:
     out, _ = results
     unseen = 0
     for name in names_of(data):
-        inspection = fitted.inspect(data / "test" / f"{name}.png")
+        inspection = cropped.inspect(data / "test" / f"{name}.png")
         with (
             Image.open(data / "test" / f"{name}.png") as image,
             Image.open(out / "maps" / f"{name}.tiff") as anomaly_map,
@@ -208,12 +208,12 @@ def test_the_report_needs_nothing_else(results: tuple[Path, Evaluation], data: P
 
 
 def test_the_report_names_what_it_shows(
-    results: tuple[Path, Evaluation], data: Path, fitted: Inspector
+    results: tuple[Path, Evaluation], data: Path, cropped: Inspector
 ) -> None:
     page = (results[0] / "report.html").read_text(encoding="utf-8")
     for name in names_of(data):
         assert f"{name}.png" in page
-    assert fitted.model.identity[:12] in page
+    assert cropped.model.identity[:12] in page
     assert "not looked at" in page
 
 
@@ -232,9 +232,9 @@ def test_the_zip_holds_what_is_handed_on(results: tuple[Path, Evaluation], data:
     assert sorted(names) == sorted([*tables, *pictures])
 
 
-def test_zip_all_adds_maps_and_model(fitted: Inspector, data: Path, tmp_path: Path) -> None:
-    fitted.save(tmp_path / "mini.goodparts")
-    write_results(fitted, read_dataset(data), tmp_path, zip_all=True)
+def test_zip_all_adds_maps_and_model(cropped: Inspector, data: Path, tmp_path: Path) -> None:
+    cropped.save(tmp_path / "mini.goodparts")
+    write_results(cropped, read_dataset(data), tmp_path, zip_all=True)
     with zipfile.ZipFile(tmp_path / "results.zip") as archive:
         names = set(archive.namelist())
     assert "mini.goodparts" in names
@@ -255,10 +255,10 @@ def test_nothing_but_results_is_there(results: tuple[Path, Evaluation], data: Pa
 
 
 def test_a_second_run_removes_old_pictures_and_nothing_else(
-    fitted: Inspector, data: Path, tmp_path: Path
+    cropped: Inspector, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    write_results(fitted, read_dataset(data), out)
+    write_results(cropped, read_dataset(data), out)
     kept = {
         "notes.txt": b"mine",
         "panels/readme.txt": b"mine",
@@ -272,7 +272,7 @@ def test_a_second_run_removes_old_pictures_and_nothing_else(
     fewer = shutil.copytree(data, tmp_path / "fewer")
     shutil.rmtree(fewer / "test" / "scratch")
     (fewer / "test" / "stain" / "002.png").unlink()
-    write_results(fitted, read_dataset(fewer), out)
+    write_results(cropped, read_dataset(fewer), out)
     for name, content in kept.items():
         assert (out / name).read_bytes() == content
     for folder, suffix in (("panels", ".png"), ("maps", ".tiff"), ("masks", ".png")):
@@ -285,46 +285,46 @@ def test_a_second_run_removes_old_pictures_and_nothing_else(
 
 
 def test_the_same_run_gives_the_same_tables(
-    results: tuple[Path, Evaluation], fitted: Inspector, data: Path, tmp_path: Path
+    results: tuple[Path, Evaluation], cropped: Inspector, data: Path, tmp_path: Path
 ) -> None:
-    write_results(fitted, read_dataset(data), tmp_path)
+    write_results(cropped, read_dataset(data), tmp_path)
     for name in ("metrics.json", "scores.csv", "recipe.toml", *PLOTS):
         assert (tmp_path / name).read_bytes() == (results[0] / name).read_bytes(), name
 
 
-def test_pictures_of_an_interrupted_run_do_not_stay(fitted: Inspector, data: Path, tmp_path: Path) -> None:
+def test_pictures_of_an_interrupted_run_do_not_stay(cropped: Inspector, data: Path, tmp_path: Path) -> None:
     def interrupt(stage: str, done: int, total: int) -> None:
         if stage == "evaluation" and done == total:
             raise KeyboardInterrupt
 
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        write_results(fitted, read_dataset(data), out, progress=interrupt)
+        write_results(cropped, read_dataset(data), out, progress=interrupt)
     assert not (out / "metrics.json").exists()
     assert not list(out.rglob("*.part"))
     fewer = shutil.copytree(data, tmp_path / "fewer")
     shutil.rmtree(fewer / "test" / "scratch")
-    write_results(fitted, read_dataset(fewer), out)
+    write_results(cropped, read_dataset(fewer), out)
     assert below(out / "panels") == [f"{name}.png" for name in names_of(fewer)]
 
 
 def test_what_can_not_be_measured_leaves_earlier_results_whole(
-    fitted: Inspector, data: Path, tmp_path: Path
+    cropped: Inspector, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    write_results(fitted, read_dataset(data), out)
+    write_results(cropped, read_dataset(data), out)
     before = below(out)
     wrong = shutil.copytree(data, tmp_path / "wrong")
     Image.new("L", (10, 10), 255).save(wrong / "ground_truth" / "scratch" / "002_mask.png")
     with pytest.raises(DatasetError, match=r"002_mask\.png: the mask is 10x10 pixels"):
-        write_results(fitted, read_dataset(wrong), out)
+        write_results(cropped, read_dataset(wrong), out)
     assert below(out) == before
 
 
-def test_a_file_in_the_way_is_named(fitted: Inspector, data: Path, tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_named(cropped: Inspector, data: Path, tmp_path: Path) -> None:
     (tmp_path / "panels").write_text("in the way")
     with pytest.raises(OutputError, match=r"panels.*can't be written"):
-        write_results(fitted, read_dataset(data), tmp_path)
+        write_results(cropped, read_dataset(data), tmp_path)
 
 
 def test_the_oracle_is_labelled_wherever_it_is_printed(

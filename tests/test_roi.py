@@ -298,7 +298,7 @@ def test_levels_take_the_lowest_where_zones_overlap() -> None:
 
 
 @pytest.fixture(scope="module")
-def recipe(mini_backbone: Path) -> Recipe:
+def roi_recipe(mini_backbone: Path) -> Recipe:
     return Recipe(backbone=str(mini_backbone), layers=("layer2",), image_size=96, sampling_ratio=0.2)
 
 
@@ -323,15 +323,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def masked(recipe: Recipe, files: dict[str, Path], mini_dataset: Path) -> Inspector:
+def masked(roi_recipe: Recipe, files: dict[str, Path], mini_dataset: Path) -> Inspector:
     """Read only."""
-    return Inspector(recipe.replace({"roi": str(files["mask"])})).fit(mini_dataset)
+    return Inspector(roi_recipe.replace({"roi": str(files["mask"])})).fit(mini_dataset)
 
 
 @pytest.fixture(scope="module")
-def zoned(recipe: Recipe, files: dict[str, Path], mini_dataset: Path) -> Inspector:
+def zoned(roi_recipe: Recipe, files: dict[str, Path], mini_dataset: Path) -> Inspector:
     """Read only."""
-    return Inspector(recipe.replace({"roi": str(files["two"])})).fit(mini_dataset)
+    return Inspector(roi_recipe.replace({"roi": str(files["two"])})).fit(mini_dataset)
 
 
 def good_pixels(mini_dataset: Path, index: int = 0) -> NDArray[np.uint8]:
@@ -345,7 +345,7 @@ def stained(pixels: NDArray[np.uint8], x: int, y: int, side: int = 12) -> NDArra
 
 
 def test_outside_is_neither_learnt_nor_scored(
-    masked: Inspector, recipe: Recipe, files: dict[str, Path], mini_dataset: Path, tmp_path: Path
+    masked: Inspector, roi_recipe: Recipe, files: dict[str, Path], mini_dataset: Path, tmp_path: Path
 ) -> None:
     model = masked.model
     cells = model.roi.looked_at(masked.recipe, model.grid)
@@ -387,20 +387,20 @@ def test_held_out_maps_and_scores_are_of_the_inside(masked: Inspector, mini_data
 
 
 def test_a_mask_and_the_same_as_a_polygon_are_one(
-    masked: Inspector, recipe: Recipe, files: dict[str, Path], mini_dataset: Path
+    masked: Inspector, roi_recipe: Recipe, files: dict[str, Path], mini_dataset: Path
 ) -> None:
-    polygon = Inspector(recipe.replace({"roi": str(files["one"])})).fit(mini_dataset)
+    polygon = Inspector(roi_recipe.replace({"roi": str(files["one"])})).fit(mini_dataset)
     np.testing.assert_array_equal(polygon.model.bank.features, masked.model.bank.features)
     assert polygon.model.calibration.threshold == masked.model.calibration.threshold
 
 
 def test_the_model_needs_no_other_file(
-    recipe: Recipe, files: dict[str, Path], mini_dataset: Path, zoned: Inspector, tmp_path: Path
+    roi_recipe: Recipe, files: dict[str, Path], mini_dataset: Path, zoned: Inspector, tmp_path: Path
 ) -> None:
     moved = tmp_path / "elsewhere" / "renamed.json"
     moved.parent.mkdir()
     shutil.copy(files["two"], moved)
-    again = Inspector(recipe.replace({"roi": str(moved)})).fit(mini_dataset)
+    again = Inspector(roi_recipe.replace({"roi": str(moved)})).fit(mini_dataset)
     assert again.model.identity == zoned.model.identity, "where the file lay is of no account"
     path = again.save(tmp_path / "part")
     moved.unlink()
@@ -411,7 +411,7 @@ def test_the_model_needs_no_other_file(
     pixels = stained(good_pixels(mini_dataset), 30, 48)
     assert loaded.inspect(pixels).zones == zoned.inspect(pixels).zones
     other = zones(CENTRE, size=[96, 96])
-    elsewhere = Inspector(recipe.replace({"roi": str(written(moved, other))})).fit(mini_dataset)
+    elsewhere = Inspector(roi_recipe.replace({"roi": str(written(moved, other))})).fit(mini_dataset)
     assert elsewhere.model.identity != zoned.model.identity
 
 
@@ -433,12 +433,12 @@ def test_a_changed_roi_in_the_file_is_noticed(masked: Inspector, tmp_path: Path)
 @pytest.mark.parametrize("framing_of", ["stretch", "letterbox", "crop"])
 @pytest.mark.parametrize("image_score", ["max", "top_mean", "reweighted"])
 def test_framings_and_scores(
-    recipe: Recipe, files: dict[str, Path], mini_dataset: Path, framing_of: str, image_score: str
+    roi_recipe: Recipe, files: dict[str, Path], mini_dataset: Path, framing_of: str, image_score: str
 ) -> None:
     keys = {"framing": framing_of, "image_score": image_score, "roi": str(files["mask"]), "top_share": 0.2}
     if framing_of == "crop":
         keys |= {"image_size": 80, "resize_size": 96}
-    inspector = Inspector(recipe.replace(keys)).fit(mini_dataset)
+    inspector = Inspector(roi_recipe.replace(keys)).fit(mini_dataset)
     clean = inspector.inspect(good_pixels(mini_dataset))
     far = inspector.inspect(stained(good_pixels(mini_dataset), 4, 4, 6))
     assert far.score == pytest.approx(clean.score, rel=1e-4)
@@ -448,7 +448,7 @@ def test_framings_and_scores(
 
 
 def test_images_of_another_size_are_fine_and_of_another_aspect_refused(
-    masked: Inspector, recipe: Recipe, mini_dataset: Path
+    masked: Inspector, roi_recipe: Recipe, mini_dataset: Path
 ) -> None:
     large = np.array(Image.fromarray(stained(good_pixels(mini_dataset), 48, 48)).resize((192, 192)))
     found = masked.inspect(large)
@@ -524,7 +524,7 @@ def test_scores_order_and_p_values_are_of_the_multiples(zoned: Inspector, mini_d
         assert (image.verdict == "BAD") == any(zone.bad for zone in image.zones)
 
 
-def test_a_quiet_zone_is_not_drowned_by_a_lively_one(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_quiet_zone_is_not_drowned_by_a_lively_one(roi_recipe: Recipe, tmp_path: Path) -> None:
     """The reason for thresholds of their own: what is usual in one zone is a defect in the other."""
     rng = np.random.default_rng(3)
 
@@ -536,13 +536,13 @@ def test_a_quiet_zone_is_not_drowned_by_a_lively_one(recipe: Recipe, tmp_path: P
     good = [part() for _ in range(24)]
     bad = part()
     bad[40:56, 8:24] = np.clip(bad[40:56, 8:24] + rng.normal(0, 12, (16, 16, 1)), 0, 255)
-    recipe = recipe.replace({"sampling_ratio": 1.0, "sampling_limit": 0})
-    whole = Inspector(recipe).fit(good)
+    roi_recipe = roi_recipe.replace({"sampling_ratio": 1.0, "sampling_limit": 0})
+    whole = Inspector(roi_recipe).fit(good)
     path = written(
         tmp_path / "zones.json",
         zones([[0, 0], [32, 0], [32, 96], [0, 96]], [[56, 0], [96, 0], [96, 96], [56, 96]]),
     )
-    zoned = Inspector(recipe.replace({"roi": str(path)})).fit(good)
+    zoned = Inspector(roi_recipe.replace({"roi": str(path)})).fit(good)
     assert not whole.inspect(bad).bad
     found = zoned.inspect(bad)
     assert [zone.bad for zone in found.zones] == [True, False]
@@ -615,19 +615,19 @@ def test_update_learns_on_in_the_zones(zoned: Inspector, tmp_path: Path, mini_da
 
 @pytest.mark.parametrize("keys", [{"robust": True}, {"quality_gate": True}], ids=str)
 def test_other_ways_to_fit(
-    recipe: Recipe, files: dict[str, Path], mini_dataset: Path, keys: dict[str, Any]
+    roi_recipe: Recipe, files: dict[str, Path], mini_dataset: Path, keys: dict[str, Any]
 ) -> None:
-    inspector = Inspector(recipe.replace({"roi": str(files["two"]), **keys})).fit(mini_dataset)
+    inspector = Inspector(roi_recipe.replace({"roi": str(files["two"]), **keys})).fit(mini_dataset)
     found = inspector.inspect(stained(good_pixels(mini_dataset), 28, 48))
     assert [zone.bad for zone in found.zones] == [True, False]
     assert found.verdict == "BAD"
 
 
 def test_the_quality_gate_judges_what_is_looked_at(
-    recipe: Recipe, files: dict[str, Path], mini_dataset: Path
+    roi_recipe: Recipe, files: dict[str, Path], mini_dataset: Path
 ) -> None:
     gate = {"quality_gate": True, "roi": str(files["mask"])}
-    inspector = Inspector(recipe.replace(gate)).fit(mini_dataset)
+    inspector = Inspector(roi_recipe.replace(gate)).fit(mini_dataset)
     bright = good_pixels(mini_dataset)
     bright[:, :10] = bright[:, 86:] = 255
     assert inspector.inspect(bright).verdict == "GOOD", "a lamp beside the part is none of its business"
@@ -636,7 +636,7 @@ def test_the_quality_gate_judges_what_is_looked_at(
 
 
 def test_bad_parts_whose_defects_are_not_looked_at_are_counted(
-    recipe: Recipe, mini_dataset: Path, tmp_path: Path
+    roi_recipe: Recipe, mini_dataset: Path, tmp_path: Path
 ) -> None:
     masks = {
         sample.path: np.array(Image.open(sample.masks[0])) > 0
@@ -645,15 +645,15 @@ def test_bad_parts_whose_defects_are_not_looked_at_are_counted(
     }
     rows = [[[0, 0], [96, 0], [96, 40], [0, 40]]]
     path = written(tmp_path / "top.json", {"size": [96, 96], "zones": [{"name": "top", "polygons": rows}]})
-    found = Inspector(recipe.replace({"roi": str(path)})).fit(mini_dataset).evaluate(mini_dataset)
+    found = Inspector(roi_recipe.replace({"roi": str(path)})).fit(mini_dataset).evaluate(mini_dataset)
     expected = sum(not mask[:40].any() for mask in masks.values())
     assert 0 < expected < len(masks)
     assert found.metrics["bad_not_looked_at"] == expected
 
 
-def test_missing_file_is_told_before_anything_is_learnt(recipe: Recipe, mini_dataset: Path) -> None:
+def test_missing_file_is_told_before_anything_is_learnt(roi_recipe: Recipe, mini_dataset: Path) -> None:
     def progress(*state: object) -> None:
         raise AssertionError(state)
 
     with pytest.raises(RecipeError, match=r"roi: nowhere\.json: no such file"):
-        Inspector(recipe.replace({"roi": "nowhere.json"})).fit(mini_dataset, progress=progress)
+        Inspector(roi_recipe.replace({"roi": "nowhere.json"})).fit(mini_dataset, progress=progress)
