@@ -17,10 +17,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import Dataset, Inspector, Recipe, features, held_out, metrics, read_dataset, sampling
-from goodparts.backbones import load_backbone
-from goodparts.fitting import cut_down, silent, with_layers
-from goodparts.images import read_image
+from goodparts import Dataset, Inspector, Recipe, read_dataset
+from goodparts.backbones.backbone import cut_down, with_layers
+from goodparts.backbones.catalogue import load_backbone
+from goodparts.bank import sampling
+from goodparts.data.images import read_image
+from goodparts.decision import leave_one_out
+from goodparts.evaluation import metrics
+from goodparts.features import extract as features
+from goodparts.model.fit import silent
+from goodparts.preprocessing.preprocessor import Viewing
 
 WORKERS = 2
 
@@ -49,7 +55,7 @@ def bias(data: Dataset, recipe: Recipe) -> Iterator[str]:
     recipe = with_layers(recipe, backbone)
     backbone = cut_down(backbone, recipe)
     plain = features.Extractor(backbone, recipe)
-    viewing = features.Viewing(recipe, read_image, WORKERS, silent)
+    viewing = Viewing(recipe, read_image, WORKERS, silent)
     ways = ("own entries left out", "the same with stand-ins", "five refits")
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     images = list(data.train)
@@ -64,11 +70,13 @@ def bias(data: Dataset, recipe: Recipe) -> Iterator[str]:
             nobody = np.full(len(bank.features), -1, dtype=np.int32)
             members = np.flatnonzero(half).tolist()
             fresh = _scores(
-                held_out.score_against(learnt, bank, nobody, new.tolist(), recipe, WORKERS, silent)
+                leave_one_out.score_against(learnt, bank, nobody, new.tolist(), recipe, WORKERS, silent)
             )
-            alone = _scores(held_out.score_against(learnt, bank, nobody, members, recipe, WORKERS, silent))
-            filled = _scores(held_out.score(learnt, bank, recipe, workers=WORKERS, tell=silent))[half]
-            folds = held_out.score_by_folds(learnt, recipe, 5, workers=WORKERS, tell=silent)
+            alone = _scores(
+                leave_one_out.score_against(learnt, bank, nobody, members, recipe, WORKERS, silent)
+            )
+            filled = _scores(leave_one_out.score(learnt, bank, recipe, workers=WORKERS, tell=silent))[half]
+            folds = leave_one_out.score_by_folds(learnt, recipe, 5, workers=WORKERS, tell=silent)
             refits = _scores(sorted(folds, key=lambda one: one.index))[half]
             for way, scores in zip(ways, (alone, filled, refits), strict=True):
                 found[way].append(
@@ -88,7 +96,7 @@ def threshold(scores: NDArray[np.float64]) -> float:
     return float(scores.mean() + 3 * scores.std(ddof=1))
 
 
-def _scores(scored: Iterator[held_out.HeldOut] | Sequence[held_out.HeldOut]) -> NDArray[np.float64]:
+def _scores(scored: Iterator[leave_one_out.HeldOut] | Sequence[leave_one_out.HeldOut]) -> NDArray[np.float64]:
     return np.array([one.score for one in scored])
 
 

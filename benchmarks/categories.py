@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tiles import save
 
 from goodparts import Inspector, Recipe
-from goodparts.recipe import PRESETS
+from goodparts.recipe.presets import PRESETS
 
 SIZE = 360  # pixels
 STRENGTH = 0.5  # of what defects are painted with

@@ -22,13 +22,16 @@ import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 
-from goodparts import coreset, feeding
-from goodparts.backbones import load_backbone
-from goodparts.features import Extractor, Viewing, extract
-from goodparts.fitting import cut_down, good_images, silent, with_layers
-from goodparts.images import read_image
-from goodparts.recipe import Recipe
-from goodparts.sampling import ProjectedPoints
+from goodparts import parallel
+from goodparts.backbones.backbone import cut_down, with_layers
+from goodparts.backbones.catalogue import load_backbone
+from goodparts.bank import coreset
+from goodparts.bank.sampling import ProjectedPoints
+from goodparts.data.images import read_image
+from goodparts.features.extract import Extractor, extract
+from goodparts.model.fit import good_images, silent
+from goodparts.preprocessing.preprocessor import Viewing
+from goodparts.recipe.recipe import Recipe
 
 POINTS, DIMENSIONS, LOOP_PICKS = 172_480, 128, 300
 
@@ -98,7 +101,7 @@ def real_points(data: Path, recipe: Recipe) -> NDArray[np.float32]:
     backbone = load_backbone(recipe.backbone)
     recipe = with_layers(recipe, backbone)
     extractor = Extractor(cut_down(backbone, recipe), recipe)
-    workers = feeding.default_workers()
+    workers = parallel.default_workers()
     with extract(good_images(data), extractor, Viewing(recipe, read_image, workers, silent)) as good:
         rows = np.flatnonzero(good.eligible)
         return ProjectedPoints.of(good.features, rows)[np.arange(len(rows))]

@@ -14,7 +14,7 @@ from itertools import chain
 
 import numpy as np
 
-from goodparts.drift import Drift
+from goodparts.decision.drift import Drift
 
 LONG = 5_000  # parts after which a change counts as never noticed
 

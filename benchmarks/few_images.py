@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from goodparts import Dataset, Inspector, Recipe, read_dataset
-from goodparts.evaluation import Evaluation
+from goodparts.evaluation.evaluation import Evaluation
 
 COLUMNS = ("image AUROC", "pixel AUROC", "AUPRO", "false rejects", "misses", "bank", "fit, s")
 RULES: dict[str, dict[str, Any]] = {

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from goodparts import Inspection, Inspector, Recipe, TestSample, read_dataset
-from goodparts.dataset import good_images
-from goodparts.evaluation import evaluate
-from goodparts.images import read_image
-from goodparts.pixel_metrics import PixelMetrics
+from goodparts.data.dataset import good_images
+from goodparts.data.images import read_image
+from goodparts.evaluation.evaluation import evaluate
+from goodparts.evaluation.pixel_metrics import PixelMetrics
 
 SIDE, CELLS = 320, 40
 LIVELY, QUANTILE = 0.25, 0.98

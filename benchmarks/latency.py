@@ -20,10 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from goodparts import Inspector, Recipe, feeding, framing, read_dataset
+from goodparts import Inspector, Recipe, parallel, read_dataset
+from goodparts.data.images import read_image
+from goodparts.engines.graph import Graph
 from goodparts.engines.openvino import Engine
-from goodparts.graph import Graph
-from goodparts.images import read_image
+from goodparts.preprocessing import framing
 
 
 def main() -> None:
@@ -114,7 +115,7 @@ def _steps(
     whole = Engine(model.pipeline(), {"image": (1, *size, 3)}, precision=precision)
 
     def inspect() -> object:
-        with feeding.small_products():
+        with parallel.small_products():
             return inspector.inspect_pixels(pixels)
 
     return {

@@ -23,7 +23,7 @@ import psutil
 from numpy.typing import NDArray
 
 from goodparts import Inspector, Recipe, read_dataset
-from goodparts.images import read_image
+from goodparts.data.images import read_image
 
 
 def main() -> None:

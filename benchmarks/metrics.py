@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from goodparts.pixel_metrics import PixelMetrics
+from goodparts.evaluation.pixel_metrics import PixelMetrics
 
 IMAGES, BAD, SIDE = 115, 93, 700
 

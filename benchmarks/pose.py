@@ -22,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from goodparts import Inspector, Recipe, demo, feeding, pose, read_dataset
-from goodparts.demo import Flaw, Scene
+from goodparts import Inspector, Recipe, parallel, read_dataset
+from goodparts.data import demo
+from goodparts.data.demo import Flaw, Scene
+from goodparts.preprocessing import pose
 
 SIZE = 400  # pixels of the rendered pictures
 TRAIN, TEST = 30, 20  # parts to learn from; good, and bad, parts to test with
@@ -223,7 +225,7 @@ def row(name: str, root: Path, recipe: Recipe) -> None:
 def milliseconds(inspector: Inspector, path: Path) -> float:
     """CPU time of finding a pose and straightening, one image after the other."""
     pixels = inspector._read(path)
-    with feeding.small_products():
+    with parallel.small_products():
         began = time.process_time()
         for _ in range(10):
             pose.place(pixels, inspector.recipe, inspector.model.reference)

@@ -26,13 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from goodparts import Inspector, Recipe, demo, feeding, read_dataset
+from goodparts import Inspector, Recipe, parallel, read_dataset
+from goodparts.bank.search_graph import search_graph
+from goodparts.data import demo
+from goodparts.data.images import read_image
+from goodparts.decision.inspection import BAD
 from goodparts.engines.openvino import Engine
-from goodparts.evaluation import Evaluation
-from goodparts.images import read_image
-from goodparts.inspection import BAD
-from goodparts.metrics import auroc
-from goodparts.search import search_graph
+from goodparts.evaluation.evaluation import Evaluation
+from goodparts.evaluation.metrics import auroc
 
 
 def main() -> None:
@@ -131,7 +132,7 @@ def _time(inspectors: list[Inspector], pixels: np.ndarray, rounds: int) -> None:
             return engine({"patch_features": some})
 
         def inspect(inspector: Inspector = inspector) -> object:
-            with feeding.small_products():
+            with parallel.small_products():
                 return inspector.inspect_pixels(pixels)
 
         steps.append((alone, inspect))

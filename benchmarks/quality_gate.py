@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from goodparts import Inspection, Inspector, Recipe, framing, read_dataset
-from goodparts.images import read_image
-from goodparts.quality import ImageStatistics, Limits, learn_limits, measure, reasons
+from goodparts import Inspection, Inspector, Recipe, read_dataset
+from goodparts.data.images import read_image
+from goodparts.decision.quality_gate import Limits, learn_limits, reasons
+from goodparts.preprocessing import framing
+from goodparts.preprocessing.statistics import ImageStatistics, measure
 
 Pixels = NDArray[np.uint8]
 RECIPE = Recipe(

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from goodparts import Inspector, Recipe, read_dataset
-from goodparts.images import read_image
-from goodparts.recipe import PRESETS
+from goodparts.data.images import read_image
+from goodparts.recipe.presets import PRESETS
 
 VARIATIONS: dict[str, dict[str, Any]] = {
     "default": {},

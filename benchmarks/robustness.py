@@ -21,9 +21,9 @@ from few_images import changed
 from numpy.typing import NDArray
 
 from goodparts import Inspector, Recipe, read_dataset
-from goodparts.images import read_image
-from goodparts.metrics import auroc
-from goodparts.plots import BLUE, GREY, INK, ORANGE
+from goodparts.data.images import read_image
+from goodparts.evaluation.metrics import auroc
+from goodparts.report.plots import BLUE, GREY, INK, ORANGE
 
 Pixels = NDArray[np.uint8]
 Change = Callable[[Pixels, int], Pixels]

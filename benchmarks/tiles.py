@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from goodparts import Inspector, Recipe, read_dataset
-from goodparts.images import read_image, read_mask
-from goodparts.metrics import auroc
-from goodparts.pixel_metrics import PixelMetrics
+from goodparts.data.images import read_image, read_mask
+from goodparts.evaluation.metrics import auroc
+from goodparts.evaluation.pixel_metrics import PixelMetrics
 
 Maker = Callable[..., tuple[NDArray[np.uint8], NDArray[np.bool_]]]
 

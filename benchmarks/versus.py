@@ -45,21 +45,17 @@ import numpy as np
 import onnx
 from versus_environment import contender, environment, installed, say
 
-from goodparts import (
-    Dataset,
-    GoodpartsError,
-    Inspector,
-    Recipe,
-    coreset,
-    feeding,
-    fitting,
-    framing,
-    read_dataset,
-)
-from goodparts.backbones import load_backbone
-from goodparts.features import Extractor, Viewing, extract
-from goodparts.images import read_image
-from goodparts.metrics import auroc
+from goodparts import Dataset, GoodpartsError, Inspector, Recipe, parallel, read_dataset
+from goodparts.backbones.backbone import cut_down
+from goodparts.backbones.catalogue import load_backbone
+from goodparts.bank import coreset
+from goodparts.data.images import read_image
+from goodparts.evaluation.metrics import auroc
+from goodparts.features.extract import Extractor, extract
+from goodparts.features.projection import Projection
+from goodparts.model import fit as fitting
+from goodparts.preprocessing import framing
+from goodparts.preprocessing.preprocessor import Viewing
 
 RATIO = 0.1
 OURS, OURS_LIMITED = "goodparts", "goodparts, default bank"
@@ -109,7 +105,7 @@ def run(options: argparse.Namespace, stack: ExitStack) -> None:
     data = read_dataset(options.data)
     if options.shim and not options.shim.is_file():
         sys.exit(f"versus: --shim {options.shim}: there is no such file")
-    backbone = fitting.cut_down(load_backbone(recipe.backbone), recipe)
+    backbone = cut_down(load_backbone(recipe.backbone), recipe)
     work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="versus-")))
     python = environment(options.env or work / "env")
     disk = {
@@ -121,7 +117,7 @@ def run(options: argparse.Namespace, stack: ExitStack) -> None:
     say("features of all good images")
     features = all_features(data, backbone, recipe)
     np.save(work / "features.npy", features)
-    common = [str(work / "backbone.onnx"), f"--size={options.size}", f"--threads={feeding.cores()}"]
+    common = [str(work / "backbone.onnx"), f"--size={options.size}", f"--threads={parallel.cores()}"]
     common += [f"--shim={options.shim.absolute()}"] if options.shim else []
     contenders = {
         name: stack.enter_context(contender(python, [kind, *common], work / f"{kind}.log"))
@@ -169,7 +165,7 @@ def run(options: argparse.Namespace, stack: ExitStack) -> None:
 def all_features(data: Dataset, backbone: Any, recipe: Recipe) -> np.ndarray:
     """Patch features of all good images, (n, d) float32."""
     extractor = Extractor(backbone, recipe)
-    viewing = Viewing(recipe, read_image, feeding.default_workers(), fitting.silent)
+    viewing = Viewing(recipe, read_image, parallel.default_workers(), fitting.silent)
     with extract(data.train, extractor, viewing) as found:
         return np.concatenate([found.features.image(index) for index in range(len(found))])
 
@@ -188,7 +184,7 @@ def time_coreset(
     count = round(RATIO * len(features))
 
     def ours() -> None:
-        points = coreset.Projection.draw(features.shape[1], Recipe()).of(features)
+        points = Projection.draw(features.shape[1], Recipe()).of(features)
         points -= points.mean(axis=0, dtype=np.float64).astype(np.float32)
         coreset.greedy(points, count)
 
@@ -286,7 +282,7 @@ def machine() -> str:
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
-    return f"{processor}, {feeding.cores()} cores, {platform.system()}, Python {platform.python_version()}"
+    return f"{processor}, {parallel.cores()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 def path_text(path: Path) -> str:

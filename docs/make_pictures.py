@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from goodparts import Inspector, Recipe
-from goodparts.demo import write_demo
-from goodparts.images import read_image, read_mask
-from goodparts.pictures import (
+from goodparts.data.demo import write_demo
+from goodparts.data.images import read_image, read_mask
+from goodparts.decision.thresholds import mean_and_sigmas, rate_threshold
+from goodparts.report.pictures import (
     BAD_COLOUR,
     GOOD_COLOUR,
     INK,
@@ -32,7 +33,6 @@ from goodparts.pictures import (
     heatmap_scale,
     segmentation_picture,
 )
-from goodparts.thresholds import mean_and_sigmas, rate_threshold
 
 PICTURES = Path(__file__).parent / "pictures"
 SHOWN = ("scratch/003", "contamination/001", "broken/001", "good/000")

@@ -10,20 +10,21 @@ print(inspection.verdict, inspection.regions)
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from goodparts.telemetry import silence_openvino
+from goodparts.engines.telemetry import silence_openvino
+from goodparts.version import __version__
 
 if TYPE_CHECKING:
-    from goodparts.dataset import Dataset, TestSample, read_dataset
-    from goodparts.drift import Drift
+    from goodparts.data.dataset import Dataset, TestSample, read_dataset
+    from goodparts.decision.drift import Drift
+    from goodparts.decision.inspection import Inspection
+    from goodparts.decision.regions import Region
     from goodparts.errors import GoodpartsError
-    from goodparts.evaluation import Evaluation
-    from goodparts.inspection import Inspection
+    from goodparts.evaluation.evaluation import Evaluation
     from goodparts.inspector import Inspector
-    from goodparts.recipe import PRESETS, Recipe
-    from goodparts.regions import Region
+    from goodparts.recipe.presets import PRESETS
+    from goodparts.recipe.recipe import Recipe
 
 __all__ = [
     "PRESETS",
@@ -41,25 +42,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PRESETS": "recipe",
-    "Dataset": "dataset",
-    "Drift": "drift",
-    "Evaluation": "evaluation",
+    "PRESETS": "recipe.presets",
+    "Dataset": "data.dataset",
+    "Drift": "decision.drift",
+    "Evaluation": "evaluation.evaluation",
     "GoodpartsError": "errors",
-    "Inspection": "inspection",
+    "Inspection": "decision.inspection",
     "Inspector": "inspector",
-    "Recipe": "recipe",
-    "Region": "regions",
-    "TestSample": "dataset",
-    "read_dataset": "dataset",
+    "Recipe": "recipe.recipe",
+    "Region": "decision.regions",
+    "TestSample": "data.dataset",
+    "read_dataset": "data.dataset",
 }
 
 silence_openvino()  # here, so that no module can import OpenVINO without it
-
-try:
-    __version__ = version("goodparts")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0+unknown"
 
 
 def __getattr__(name: str) -> Any:

@@ -18,9 +18,9 @@ from typing import Literal
 
 import psutil  # type: ignore[import-untyped]
 
-from goodparts.backbone_store import HOME_VARIABLE, store_folder
+from goodparts.backbones.store import HOME_VARIABLE, store_folder
+from goodparts.engines.telemetry import silence_openvino
 from goodparts.errors import BackboneError
-from goodparts.telemetry import silence_openvino
 
 Status = Literal["ok", "note", "warning", "error"]
 
@@ -243,7 +243,7 @@ def _folders() -> Iterator[Row]:
 
 
 def _backbones() -> Iterator[Row]:
-    from goodparts.backbones import list_backbones
+    from goodparts.backbones.catalogue import list_backbones
 
     try:
         infos = list_backbones()

@@ -18,27 +18,36 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import calibration, dataset, features, feeding, fitting, framing, pose, quality, tiles
-from goodparts import model as model_file
+from goodparts import parallel
+from goodparts.data import dataset
+from goodparts.data.images import PIXEL_LIMIT, ImageLike, name_of, read_image
+from goodparts.decision import calibration, quality_gate
+from goodparts.decision.inspection import BAD, GOOD, RECHECK, Inspection, ZoneScore
+from goodparts.decision.regions import find_regions
+from goodparts.decision.verdict import segment
+from goodparts.engines.precision import SAMPLE, UNCHECKED, PrecisionCheck, has_bf16, in_use, margin
 from goodparts.errors import DatasetError, ModelError, RecipeError
-from goodparts.features import Progress
-from goodparts.fitting import Good
-from goodparts.framing import Frame
-from goodparts.images import PIXEL_LIMIT, ImageLike, name_of, read_image
-from goodparts.inspection import BAD, GOOD, RECHECK, Inspection, ZoneScore
-from goodparts.model import Model
-from goodparts.pose import Placed
-from goodparts.precision import SAMPLE, UNCHECKED, PrecisionCheck, has_bf16, in_use, margin
-from goodparts.recipe import Recipe
-from goodparts.regions import find_regions, label_regions, remove_small
-from goodparts.roi import cells_looked_at, zone_names, zone_parts
+from goodparts.features import extract as features
+from goodparts.model import file as model_file
+from goodparts.model import fit as fitting
+from goodparts.model.fit import Good
+from goodparts.model.model import Model
+from goodparts.model.update import learn_on
+from goodparts.preprocessing import framing, pose
+from goodparts.preprocessing import statistics as image_statistics
+from goodparts.preprocessing import tiling as tiles
+from goodparts.preprocessing.framing import Frame
+from goodparts.preprocessing.pose import Placed
+from goodparts.preprocessing.preprocessor import Progress
+from goodparts.preprocessing.roi import cells_looked_at, zone_names, zone_parts
+from goodparts.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
-    from goodparts.dataset import Dataset
-    from goodparts.drift import Drift
+    from goodparts.data.dataset import Dataset
+    from goodparts.decision.drift import Drift
     from goodparts.engines.openvino import Engine
-    from goodparts.evaluation import Evaluation
-    from goodparts.quality import ImageStatistics
+    from goodparts.evaluation.evaluation import Evaluation
+    from goodparts.preprocessing.statistics import ImageStatistics
 
 Result = TypeVar("Result")
 
@@ -78,7 +87,7 @@ class Inspector:
         offline: bool = False,
     ) -> None:
         self.recipe = recipe if recipe is not None else Recipe()
-        self.workers = workers if workers is not None else feeding.default_workers()
+        self.workers = workers if workers is not None else parallel.default_workers()
         self.pixel_limit = pixel_limit if pixel_limit is not None else PIXEL_LIMIT
         self.offline = offline
         self._model: Model | None = None
@@ -105,8 +114,8 @@ class Inspector:
         return model_file.save(self.model, path)
 
     def export(self, path: str | Path, *, format: str = "onnx", precision: str = "f32") -> Path:
-        """Write what `inspect` runs as a file for other programs; see `goodparts.export.export`."""
-        from goodparts.export import export
+        """Write what `inspect` runs as a file for other programs; see `goodparts.model.export.export`."""
+        from goodparts.model.export import export
 
         return export(self.model, path, format=format, precision=precision)
 
@@ -154,7 +163,7 @@ class Inspector:
             ImageError: one of them can't be read.
         """
         images = fitting.good_images(good)
-        model = fitting.learn_on(self.model, good, read=self._read, workers=self.workers, progress=progress)
+        model = learn_on(self.model, good, read=self._read, workers=self.workers, progress=progress)
         self._learn(model, images, progress)
         return self
 
@@ -214,7 +223,7 @@ class Inspector:
         self, pixels: NDArray[np.uint8], path: Path | None = None, *, alone: bool = True
     ) -> Inspection:
         """Inspect pixels (H, W, 3) uint8 RGB that were read from `path`; `alone` unless others run at the same time."""
-        with feeding.small_products():
+        with parallel.small_products():
             return self._inspect(self._single if alone else self._many, pixels, path)
 
     @overload
@@ -253,7 +262,7 @@ class Inspector:
             inspection = self._inspect(engine, pixels, _path_of(image), recognise)
             return inspection if then is None else then(index, pixels, inspection)
 
-        return feeding.ordered(one, enumerate(images), workers=self._abreast)
+        return parallel.ordered(one, enumerate(images), workers=self._abreast)
 
     def score_many(self, images: Iterable[ImageLike]) -> Iterator[float]:
         """Only the anomaly scores, in order; needs no threshold."""
@@ -263,11 +272,11 @@ class Inspector:
             _, distances, score = self._measure(engine, self._read(image), name_of(image))
             return self._judged(distances, score)[0]
 
-        return feeding.ordered(one, images, workers=self._abreast)
+        return parallel.ordered(one, images, workers=self._abreast)
 
     def evaluate(self, data: Dataset | str | os.PathLike[str]) -> Evaluation:
-        """Inspect a labelled test set (its folder, or a `Dataset`); see `goodparts.evaluation.evaluate`."""
-        from goodparts.evaluation import evaluate
+        """Inspect a labelled test set (its folder, or a `Dataset`); see `goodparts.evaluation.evaluation.evaluate`."""
+        from goodparts.evaluation.evaluation import evaluate
 
         return evaluate(self, dataset.read_dataset(data) if isinstance(data, str | os.PathLike) else data)
 
@@ -280,7 +289,7 @@ class Inspector:
         Raises:
             ModelError: too few good images to tell change from chance.
         """
-        from goodparts.drift import MINIMUM_CALIBRATION, Drift
+        from goodparts.decision.drift import MINIMUM_CALIBRATION, Drift
 
         decision = self.model.calibration
         if decision.used.images < MINIMUM_CALIBRATION:
@@ -327,7 +336,7 @@ class Inspector:
             return [self._measure(engine, pixels, name_of(image))[2] for engine in engines]
 
         found = []
-        for pair in feeding.ordered(scores, sample, workers=self._abreast):
+        for pair in parallel.ordered(scores, sample, workers=self._abreast):
             found.append(pair)
             tell("precision", len(found), len(sample))
         return PrecisionCheck.compare(*zip(*found, strict=True))
@@ -352,8 +361,8 @@ class Inspector:
         return self._pipeline(throughput=True)
 
     def _pipeline(self, *, throughput: bool, precision: str | None = None) -> Engine:
+        from goodparts.bank.search_graph import side_by_side
         from goodparts.engines.openvino import Engine
-        from goodparts.search import side_by_side
 
         shapes: dict[str, tuple[int, ...]] = {"image": (1, *self.recipe.image_size, 3)}
         if self.model.asks_valid:
@@ -441,8 +450,8 @@ class Inspector:
                 if roi is None
                 else placed.picture[roi.judged(*self.model.whole)]
             )
-            statistics = quality.measure(judged, distances)
-            reasons = quality.reasons(statistics, decision.limits)
+            statistics = image_statistics.measure(judged, distances)
+            reasons = quality_gate.reasons(statistics, decision.limits)
         if placed.pose is not None and placed.pose.failure and self.recipe.pose_failure == "recheck":
             reasons += (placed.pose.failure,)
         threshold = decision.threshold
@@ -511,7 +520,7 @@ class Inspector:
         learnt_from = []
         taken: set[str] = set()
         sent_back = 0
-        for done, found in enumerate(feeding.ordered(one, images, workers=self._abreast), 1):
+        for done, found in enumerate(parallel.ordered(one, images, workers=self._abreast), 1):
             tell("calibration", done, len(images))
             if found is None:
                 sent_back += 1
@@ -539,22 +548,6 @@ class Inspector:
             )
         calibration.require_enough(recipe, len(taken))
         return collector.result(recipe.pixel_threshold_quantile)
-
-
-def segment(anomaly_map: NDArray[np.float32], threshold: float, minimum_area: int) -> NDArray[np.bool_]:
-    """The bad pixels of an image that is BAD, (H, W) bool; never empty.
-
-    Pixels above the threshold, without regions of fewer than `minimum_area` pixels. If that leaves nothing, the region
-    around the peak that reaches nine tenths of it.
-    """
-    with np.errstate(invalid="ignore"):
-        mask = remove_small(anomaly_map > threshold, minimum_area)
-        if mask.any():
-            return mask
-        peak = np.nanargmax(anomaly_map)
-        around = anomaly_map >= 0.9 * anomaly_map.flat[peak]
-    labels, _ = label_regions(around)
-    return np.asarray(labels == labels.flat[peak])
 
 
 def _path_of(image: ImageLike) -> Path | None:

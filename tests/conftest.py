@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from plates import half_bright
 from running import Ran, Run
 
-from goodparts.telemetry import silence_openvino
+from goodparts.engines.telemetry import silence_openvino
 
 if TYPE_CHECKING:
     from goodparts import Inspector, Recipe

@@ -1,4 +1,4 @@
-"""Patch features as `feature_store` keeps them, but exact to the last bit, for tests that compare numbers."""
+"""Patch features as `features.store` keeps them, but exact to the last bit, for tests that compare numbers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.coreset import Projection
-from goodparts.feature_store import PatchFeatures
-from goodparts.recipe import Recipe
+from goodparts.features.projection import Projection
+from goodparts.features.store import PatchFeatures
+from goodparts.recipe.recipe import Recipe
 
 
 class _Array:

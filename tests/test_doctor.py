@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from goodparts import doctor
-from goodparts.backbones import BackboneInfo
+from goodparts.backbones.catalogue import BackboneInfo
 from goodparts.doctor import GIB, Row, examine
 from goodparts.errors import BackboneError
 
@@ -314,7 +314,7 @@ def test_a_store_that_is_a_file(home: Path) -> None:
 
 
 def test_backbones_that_need_mending(monkeypatch: pytest.MonkeyPatch) -> None:
-    from goodparts import backbones
+    from goodparts.backbones import catalogue
 
     infos = [
         BackboneInfo(
@@ -323,7 +323,7 @@ def test_backbones_that_need_mending(monkeypatch: pytest.MonkeyPatch) -> None:
         BackboneInfo("mine", "file", "unknown", "", 5, Path("mine.onnx"), "damaged"),
         BackboneInfo("resnet50", "hub", "BSD-3-Clause", "", None, None, "to download"),
     ]
-    monkeypatch.setattr(backbones, "list_backbones", lambda: infos)
+    monkeypatch.setattr(catalogue, "list_backbones", lambda: infos)
 
     rows = by_name(list(doctor._backbones()))
     assert rows["backbones"].status == "error"
@@ -333,12 +333,12 @@ def test_backbones_that_need_mending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_damaged_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    from goodparts import backbones
+    from goodparts.backbones import catalogue
 
     def damaged() -> None:
         raise BackboneError("mine.json: damaged; delete it and add the backbone again")
 
-    monkeypatch.setattr(backbones, "list_backbones", damaged)
+    monkeypatch.setattr(catalogue, "list_backbones", damaged)
 
     (row,) = doctor._backbones()
     assert row == Row("backbones", "mine.json: damaged", "error", "delete it and add the backbone again")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from goodparts import Inspection, Inspector, Recipe, read_dataset
-from goodparts.calibration import SEPARATE
+from goodparts.data.images import read_image
+from goodparts.decision.calibration import SEPARATE
 from goodparts.errors import DatasetError, GoodpartsError, ImageError, ModelError, RecipeError
-from goodparts.images import read_image
 
 Changed = Callable[..., Recipe]
 
@@ -204,7 +204,7 @@ def test_nothing_runs_on_after_an_interrupt_while_threads_start(
 def test_nothing_runs_on_after_an_interrupt_between_held_out_scores(
     recipe: Recipe, mini_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goodparts.calibration.GoodScoresCollector.add", interrupt)
+    monkeypatch.setattr("goodparts.decision.calibration.GoodScoresCollector.add", interrupt)
     with pytest.raises(KeyboardInterrupt) as caught:
         Inspector(recipe, workers=2).fit(mini_dataset)
     alive = [thread.name for thread in threading.enumerate() if thread.name.startswith("goodparts")]

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goodparts import Evaluation, Inspector, Recipe, framing, read_dataset
+from goodparts import Evaluation, Inspector, Recipe, read_dataset
+from goodparts.bank.search_graph import search_graph
+from goodparts.data.images import read_image
 from goodparts.engines.openvino import Engine
-from goodparts.features import Extractor
-from goodparts.images import read_image
-from goodparts.search import search_graph
+from goodparts.features.extract import Extractor
+from goodparts.preprocessing import framing
 
 pytestmark = pytest.mark.real
 

@@ -11,17 +11,16 @@ from typing import Any, NoReturn
 
 import click
 
-from goodparts import __version__
 from goodparts.cli.backbone import backbone
 from goodparts.cli.benchmark import benchmark
-from goodparts.cli.checking import check, doctor, recipe_command
-from goodparts.cli.deciding import calibrate, card_command, update
-from goodparts.cli.exporting import export
-from goodparts.cli.inspecting import evaluate, inspect
-from goodparts.cli.learning import demo, fit, run
+from goodparts.cli.check import check, doctor, recipe_command
+from goodparts.cli.fit import demo, fit, run
+from goodparts.cli.inspect import evaluate, inspect
+from goodparts.cli.model import calibrate, card_command, export, update
 from goodparts.cli.options import WIDTH
 from goodparts.cli.roi import roi_command
 from goodparts.errors import GoodpartsError
+from goodparts.version import __version__
 
 
 class _ClosedPipeError(Exception):

@@ -27,9 +27,10 @@ def backbone() -> None:
 @json_option
 def list_command(as_json: bool) -> None:
     """List the backbones that have a name, and what is on this machine."""
-    from goodparts import backbone_store, backbones
+    from goodparts.backbones import catalogue
+    from goodparts.backbones import store as backbone_store
 
-    infos = backbones.list_backbones()
+    infos = catalogue.list_backbones()
     if as_json:
         for info in infos:
             emit(_record(info))
@@ -45,10 +46,10 @@ def list_command(as_json: bool) -> None:
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show where a backbone comes from and the layers it has, with their shapes at 224 x 224 pixels."""
-    from goodparts import backbones
+    from goodparts.backbones import catalogue
 
-    found = backbones.load_backbone(name, offline=True)
-    layers = backbones.show(name)
+    found = catalogue.load_backbone(name, offline=True)
+    layers = catalogue.show(name)
     if as_json:
         emit(
             {
@@ -86,9 +87,9 @@ def show(name: str, as_json: bool) -> None:
 @json_option
 def pull(name: str, offline: bool, as_json: bool) -> None:
     """Download a backbone from the Hugging Face hub, unless it is there already."""
-    from goodparts import backbones
+    from goodparts.backbones import catalogue
 
-    _say(backbones.pull(name, offline=offline), as_json)
+    _say(catalogue.pull(name, offline=offline), as_json)
 
 
 @backbone.command(
@@ -100,10 +101,10 @@ def pull(name: str, offline: bool, as_json: bool) -> None:
 @json_option
 def add(name: str, file: Path, layers: str | None, as_json: bool) -> None:
     """Keep a copy of FILE (.onnx, .safetensors or .pth) under NAME."""
-    from goodparts import backbones
+    from goodparts.backbones import catalogue
 
     chosen = [layer.strip() for layer in layers.split(",") if layer.strip()] if layers else None
-    _say(backbones.add(name, file, chosen), as_json)
+    _say(catalogue.add(name, file, chosen), as_json)
 
 
 @backbone.command(cls=Command, epilog="\nExample: goodparts backbone export efficientnet_lite0 lite0.onnx")
@@ -111,23 +112,23 @@ def add(name: str, file: Path, layers: str | None, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def export(name: str, file: Path) -> None:
     """Write a backbone as an ONNX file that says in its metadata how to feed it."""
-    from goodparts import backbones
+    from goodparts.backbones import catalogue
 
-    click.echo(f"{backbones.export(name, file)} written")
+    click.echo(f"{catalogue.export(name, file)} written")
 
 
 @backbone.command(cls=Command, epilog="\nExample: goodparts backbone remove my_vit")
 @click.argument("name")
 def remove(name: str) -> None:
     """Delete a backbone from this machine; models that were fitted with it keep their own copy."""
-    from goodparts import backbones
+    from goodparts.backbones import catalogue
 
-    backbones.remove(name)
+    catalogue.remove(name)
     click.echo(f"backbone {name} removed")
 
 
 def _say(info: object, as_json: bool) -> None:
-    from goodparts.backbones import BackboneInfo
+    from goodparts.backbones.catalogue import BackboneInfo
 
     assert isinstance(info, BackboneInfo)
     if as_json:

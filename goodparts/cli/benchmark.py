@@ -20,8 +20,9 @@ from goodparts.cli.options import (
 from goodparts.cli.printing import emit
 
 if TYPE_CHECKING:
-    from goodparts.benchmark import Benchmark, Row
-    from goodparts.recipe import Recipe
+    from goodparts.benchmark.benchmark import Benchmark
+    from goodparts.benchmark.row import Row
+    from goodparts.recipe.recipe import Recipe
 
 
 @click.command(
@@ -72,9 +73,9 @@ def benchmark(
     """
     from tqdm import tqdm
 
-    from goodparts.benchmark import choose, run_benchmark
-    from goodparts.benchmark_tables import markdown, means, write_tables
-    from goodparts.layouts import find_categories, layout_summary
+    from goodparts.benchmark.benchmark import choose, run_benchmark
+    from goodparts.benchmark.tables import markdown, means, write_tables
+    from goodparts.data.layouts import find_categories, layout_summary
 
     names = [name.strip() for name in categories.split(",") if name.strip()]
     if not as_json:

@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from goodparts.errors import GoodpartsError
-from goodparts.recipe import PRESETS, Recipe, describe
+from goodparts.recipe.presets import PRESETS
+from goodparts.recipe.recipe import Recipe, describe
 
 WIDTH = 100
 KEYS = [item.name for item in dataclasses.fields(Recipe)]

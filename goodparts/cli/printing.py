@@ -16,10 +16,10 @@ import click
 from goodparts.cli.options import WIDTH
 
 if TYPE_CHECKING:
-    from goodparts.card import Section
-    from goodparts.evaluation import Evaluation
-    from goodparts.inspection import Inspection
+    from goodparts.decision.inspection import Inspection
+    from goodparts.evaluation.evaluation import Evaluation
     from goodparts.inspector import Inspector
+    from goodparts.report.card import Section
 
 
 def print_evaluation(
@@ -33,8 +33,8 @@ def print_evaluation(
     began: float,
 ) -> None:
     """What an evaluation found, in words and figures, or as one JSON line."""
-    from goodparts.card import promise_sections, warnings
-    from goodparts.report import in_words
+    from goodparts.report.card import promise_sections, warnings
+    from goodparts.report.page import in_words
 
     if as_json:
         emit(
@@ -76,8 +76,8 @@ def print_evaluation(
 
 def say_learnt(inspector: Inspector) -> None:
     """What was learnt, and with which backbone."""
-    from goodparts.card import describe_detail, describe_tiles
-    from goodparts.precision import describe
+    from goodparts.engines.precision import describe
+    from goodparts.report.card import describe_detail, describe_tiles
 
     model = inspector.model
     backbone = model.backbone

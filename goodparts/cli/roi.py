@@ -19,10 +19,10 @@ from goodparts.cli.options import (
 )
 from goodparts.cli.printing import emit
 from goodparts.errors import ModelError, RecipeError
-from goodparts.recipe import Recipe
+from goodparts.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
-    from goodparts.roi import Roi
+    from goodparts.preprocessing.roi import Roi
 
 
 @click.command(
@@ -51,10 +51,10 @@ def roi_command(
     Everything is checked that `fit --roi ROI` would check. The flags of the recipe matter, since they say how large a
     patch is: give those that you will fit with. A MODEL has its own.
     """
-    from goodparts import framing
-    from goodparts.images import PIXEL_LIMIT, read_image
-    from goodparts.pictures import save_panel
-    from goodparts.roi_picture import draw_roi, zone_facts
+    from goodparts.data.images import PIXEL_LIMIT, read_image
+    from goodparts.preprocessing import framing
+    from goodparts.report.pictures import save_panel
+    from goodparts.report.roi_picture import draw_roi, zone_facts
 
     pixels = read_image(image, pixel_limit=pixel_limit or PIXEL_LIMIT)
     size = (pixels.shape[0], pixels.shape[1])
@@ -94,20 +94,24 @@ def _of(
     file: Path, recipe: Recipe, size: tuple[int, int], offline: bool
 ) -> tuple[Roi, Recipe, tuple[int, int]]:
     """The region of interest of a file or a model, the recipe that counts, and the grid of its patches."""
-    from goodparts import features, fitting, model, tiles
-    from goodparts.backbones import load_backbone
-    from goodparts.calibration import require_zones
-    from goodparts.roi import read_roi, require_usable
+    from goodparts.backbones.backbone import cut_down, with_layers
+    from goodparts.backbones.catalogue import load_backbone
+    from goodparts.decision.calibration import require_zones
+    from goodparts.features import extract as features
+    from goodparts.model import file as model_file
+    from goodparts.preprocessing import tiling
+    from goodparts.preprocessing.roi import require_usable
+    from goodparts.preprocessing.roi_file import read_roi
 
     given = click.get_current_context().params
-    if file.suffix.lower() == model.SUFFIX:
+    if file.suffix.lower() == model_file.SUFFIX:
         for name in ("recipe", *KEYS):
             if given[name] is not None:
                 raise RecipeError(
                     f"--{name.replace('_', '-')}: {file} is a model, which has a recipe of its own; leave out the "
                     "flag, or give the file of the roi instead of the model"
                 )
-        loaded = model.load(file)
+        loaded = model_file.load(file)
         if loaded.roi is None:
             raise ModelError(f"{file}: this model has no region of interest; it looks everywhere")
         return loaded.roi, *loaded.whole
@@ -116,9 +120,9 @@ def _of(
     recipe = recipe.replace({"roi": str(file)})  # which some keys don't go with
     roi = read_roi(file, size)
     backbone = load_backbone(recipe.backbone, offline=offline)
-    recipe = fitting.with_layers(recipe, backbone)
-    grid = features.grid_of(features.features_graph(fitting.cut_down(backbone, recipe), recipe))
-    recipe, grid = tiles.whole(tiles.plan(size, recipe, grid), recipe, grid)
+    recipe = with_layers(recipe, backbone)
+    grid = features.grid_of(features.features_graph(cut_down(backbone, recipe), recipe))
+    recipe, grid = tiling.whole(tiling.plan(size, recipe, grid), recipe, grid)
     if roi.several:
         require_zones(recipe)
     require_usable(roi, recipe, grid)

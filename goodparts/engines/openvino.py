@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from goodparts.engines.graph import Graph
 from goodparts.errors import BackboneError
-from goodparts.graph import Graph
 
 _FIRST_CALL = threading.Lock()
 

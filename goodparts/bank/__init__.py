@@ -1,0 +1,1 @@
+"""The memory bank: how its entries are chosen and searched."""

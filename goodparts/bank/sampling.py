@@ -1,0 +1,399 @@
+"""Sampling: which patch features of good images the memory bank keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.bank import coreset, memory_bank, search_space
+from goodparts.bank import window as windows
+from goodparts.bank.coreset import Progress
+from goodparts.bank.memory_bank import MemoryBank, spacing
+from goodparts.bank.search_space import Trial
+from goodparts.bank.window import Places, Window
+from goodparts.features.projection import Projection
+from goodparts.features.store import PatchFeatures
+from goodparts.recipe.recipe import Recipe
+
+_BLOCK = 1 << 12  # rows that are worked on at once
+_LEAST = 16  # patches that a tile's own bank keeps, if there are so many: a region of interest may leave it few cells
+_TRIED = 2000  # patches that try a search space
+
+
+def choose(
+    features: PatchFeatures,
+    valid: NDArray[np.bool_],
+    recipe: Recipe,
+    *,
+    grid: tuple[int, int] | None = None,
+    progress: Progress | None = None,
+) -> MemoryBank:
+    """The memory bank of a recipe.
+
+    Args:
+        features: of all patches of n good images.
+        valid: which of them may be kept, (n, patches) bool.
+        recipe: sampling, sampling_ratio, sampling_limit, position_window, tile_bank, search_dimensions, seed.
+        grid: (h, w) of the patches, which only a position_window asks for.
+        progress: called with (picked, wanted).
+    """
+    rows = np.flatnonzero(valid)
+    if recipe.tile_bank == "position":
+        return _choose_by_tile(features, rows, recipe, progress)
+    window = _window(recipe, grid)
+    kept = _keep(features, rows, _wanted(len(rows), recipe), recipe, window, progress)
+    entries = Entries.of(features, kept, window)
+    return _searchable(entries, recipe, *_trial(features, rows, kept, recipe.seed, window), window)
+
+
+def extend(
+    bank: MemoryBank,
+    features: PatchFeatures,
+    valid: NDArray[np.bool_],
+    recipe: Recipe,
+    *,
+    first_image: int,
+    grid: tuple[int, int] | None = None,
+    progress: Progress | None = None,
+) -> MemoryBank:
+    """The bank after more good images: the greedy choice goes on from the entries that are there.
+
+    Of the new patches the same share is kept as of the old ones. Where that exceeds `sampling_limit`, the greedy
+    choice is made anew among the old entries and the chosen new ones.
+
+    Args:
+        bank: as it was.
+        features: of all patches of the n new good images.
+        valid: which of them may be kept, (n, patches) bool.
+        recipe: as of `choose`.
+        first_image: index that the first new image gets among all good images.
+        grid: as of `choose`.
+        progress: called with (picked, wanted).
+    """
+    rows = np.flatnonzero(valid)
+    if bank.tiles is not None:
+        return _extend_by_tile(bank, features, rows, recipe, first_image, progress)
+    window = _window(recipe, grid)
+    kept = _keep_more(bank, features, rows, recipe, window, progress)
+    patches, _, cells = _trial(features, rows, kept, recipe.seed, window)
+    nobody = np.full(len(patches), -1)  # an entry that is among them may find itself
+    entries = _joined(bank, Entries.of(features, kept, window, first_image), recipe, window)
+    return _searchable(entries, recipe, patches, nobody, cells, window)
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Patch features that were chosen, and where they came from.
+
+    Attributes:
+        features: (m, d) float32.
+        origins: their images, (m,) int32.
+        cells: the cells of the patch grid that they belong to, (m,) int32; None without a window.
+    """
+
+    features: NDArray[np.float32]
+    origins: NDArray[np.int32]
+    cells: NDArray[np.int32] | None
+
+    @classmethod
+    def of(
+        cls,
+        features: PatchFeatures,
+        rows: NDArray[np.int64],
+        window: Window | None,
+        first_image: int = 0,
+    ) -> Self:
+        """Those of some rows of patches; `first_image` is the index of the first of these images."""
+        origins = (rows // features.shape[1]).astype(np.int32) + np.int32(first_image)
+        return cls(features.rows(rows), origins, None if window is None else window.cells_of(rows))
+
+    def only(self, which: NDArray[np.int64]) -> Entries:
+        """Some of them, by index."""
+        cells = None if self.cells is None else self.cells[which]
+        return Entries(self.features[which], self.origins[which], cells)
+
+    def joined(self, more: Entries) -> Entries:
+        """These and more behind them."""
+        both = self.cells is not None and more.cells is not None
+        return Entries(
+            np.concatenate([self.features, more.features]),
+            np.concatenate([self.origins, more.origins]),
+            np.concatenate([self.cells, more.cells]) if both else None,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectedPoints:
+    """Projected features of some rows, behind those of given entries, centred: what the greedy choice works on.
+
+    They are read when they are asked for: see `coreset.Points`.
+
+    Attributes:
+        features: of all patches of n good images.
+        indices: which of their rows, (r,) int64.
+        given: projected features of entries that come first, (g, q) float32.
+        centre: the mean of all, (q,) float32.
+    """
+
+    features: PatchFeatures
+    indices: NDArray[np.int64]
+    given: NDArray[np.float32]
+    centre: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls, features: PatchFeatures, indices: NDArray[np.int64], entries: NDArray[np.float32] | None = None
+    ) -> ProjectedPoints:
+        """Those of some rows of features, and of entries (g, d), if there are any."""
+        if entries is None:
+            entries = np.empty((0, features.shape[2]), dtype=np.float32)
+        given = features.projection.of(entries)
+        total = given.sum(axis=0, dtype=np.float64)
+        for first in range(0, len(indices), _BLOCK):
+            points = features.projected(indices[first : first + _BLOCK])
+            total += points.sum(axis=0, dtype=np.float64)
+        centre = (total / (len(given) + len(indices))).astype(np.float32)
+        return cls(features, indices, given - centre, centre)
+
+    def __len__(self) -> int:
+        return len(self.given) + len(self.indices)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        if not len(self.given):
+            points = self.features.projected(self.indices[rows])
+            points -= self.centre
+            return points
+        points = np.empty((len(rows), self.given.shape[1]), dtype=np.float32)
+        old = rows < len(self.given)
+        points[old] = self.given[rows[old]]
+        points[~old] = self.features.projected(self.indices[rows[~old] - len(self.given)]) - self.centre
+        return points
+
+
+def _window(recipe: Recipe, grid: tuple[int, int] | None) -> Window | None:
+    if not recipe.position_window:
+        return None
+    if grid is None:
+        raise ValueError("grid: a position_window needs that of the patches, found none")
+    return windows.window_of(recipe, grid)
+
+
+def _choose_by_tile(
+    features: PatchFeatures, rows: NDArray[np.int64], recipe: Recipe, progress: Progress | None
+) -> MemoryBank:
+    """A bank for each tile, chosen as that of an image that is no larger."""
+    parts = _by_tile(features, rows)
+    counts = {tile: _wanted(len(some), recipe, _LEAST) for tile, some in parts.items()}
+    banks: dict[int, MemoryBank] = {}
+    done = 0
+    for tile, some in parts.items():
+        told = _further(progress, done, sum(counts.values()))
+        kept = _keep(features, some, counts[tile], recipe, None, told)
+        entries = Entries.of(features, kept, None)
+        banks[tile] = _bank(entries, _spacing(entries, recipe, None))
+        done += len(kept)
+    return _of_tiles(banks, recipe)
+
+
+def _extend_by_tile(
+    bank: MemoryBank,
+    features: PatchFeatures,
+    rows: NDArray[np.int64],
+    recipe: Recipe,
+    first_image: int,
+    progress: Progress | None,
+) -> MemoryBank:
+    """The bank of each tile after more good images."""
+    parts = _by_tile(features, rows)
+    wanted = len(bank.features) + sum(_share(len(some), recipe) for some in parts.values())
+    banks: dict[int, MemoryBank] = {}
+    done = 0
+    for tile, some in parts.items():  # the same tiles as before, since the region of interest is
+        before = bank.of_tile(tile)
+        kept = _keep_more(before, features, some, recipe, None, _further(progress, done, wanted))
+        entries = _joined(before, Entries.of(features, kept, None, first_image), recipe, None)
+        banks[tile] = _bank(entries, _spacing(entries, recipe, None))
+        done += len(before.features) + len(kept)
+    return _of_tiles(banks, recipe)
+
+
+def _of_tiles(banks: Mapping[int, MemoryBank], recipe: Recipe) -> MemoryBank:
+    """The banks of tiles as one. As in a bank that serves all tiles, the median of all is the least spacing.
+
+    Without that floor next to nothing would look bad at a place that hardly varies.
+    """
+    bank = memory_bank.of_tiles(banks)
+    if bank.spacing is None:
+        return bank
+    usual = float(np.median(bank.spacing))
+    return replace(bank, spacing=memory_bank.bounded(bank.spacing, usual, spacing_limit(recipe)))
+
+
+def _by_tile(features: PatchFeatures, rows: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    """Rows of patches of tiled images by their tile."""
+    patches = features.shape[1]
+    tile = rows % patches // (patches // features.views)
+    return {int(one): rows[tile == one] for one in np.unique(tile)}
+
+
+def _further(progress: Progress | None, before: int, wanted: int) -> Progress | None:
+    """Progress of a part, as that of the whole."""
+    return None if progress is None else lambda done, total: progress(before + done, wanted)
+
+
+def _keep(
+    features: PatchFeatures,
+    rows: NDArray[np.int64],
+    count: int,
+    recipe: Recipe,
+    window: Window | None,
+    progress: Progress | None,
+) -> NDArray[np.int64]:
+    """Those of some rows of patches that a bank keeps, ascending."""
+    rng = np.random.default_rng(recipe.seed)
+    if count == len(rows):
+        return rows
+    if recipe.sampling == "random":
+        return rows[coreset.random(len(rows), count, rng)]
+    places = None if window is None else Places(window, window.cells_of(rows))
+    start = rng.integers(len(rows), size=1) if places is None else places.cover(rng)[:count]
+    points = ProjectedPoints.of(features, rows)
+    picks = coreset.greedy(points, count, start=start, places=places, progress=progress)
+    return np.sort(rows[picks])
+
+
+def _keep_more(
+    bank: MemoryBank,
+    features: PatchFeatures,
+    rows: NDArray[np.int64],
+    recipe: Recipe,
+    window: Window | None,
+    progress: Progress | None,
+) -> NDArray[np.int64]:
+    """Those of some rows of new patches that a bank keeps beside what it has, ascending."""
+    count = _share(len(rows), recipe)
+    if count == len(rows):
+        return rows
+    if recipe.sampling == "random":
+        return rows[coreset.random(len(rows), count, np.random.default_rng(recipe.seed))]
+    points = ProjectedPoints.of(features, rows, bank.features)
+    places = None
+    if window is not None and bank.cells is not None:
+        places = Places(window, np.concatenate([bank.cells, window.cells_of(rows)]))
+    old = len(bank.features)
+    start = np.arange(old)
+    picks = coreset.greedy(points, old + count, start=start, places=places, progress=progress)
+    return np.sort(rows[picks[old:] - old])
+
+
+def _joined(bank: MemoryBank, more: Entries, recipe: Recipe, window: Window | None) -> Entries:
+    """The entries of a bank and more behind them, as many as its limit allows."""
+    entries = Entries(bank.features, bank.origins, bank.cells).joined(more)
+    if recipe.sampling_limit and len(entries.features) > recipe.sampling_limit:
+        return entries.only(_among(entries, recipe.sampling_limit, recipe, window))
+    return entries
+
+
+def _share(patches: int, recipe: Recipe) -> int:
+    return max(1, round(recipe.sampling_ratio * patches))
+
+
+def _wanted(patches: int, recipe: Recipe, least: int = 1) -> int:
+    count = max(_share(patches, recipe), min(least, patches))
+    return min(count, recipe.sampling_limit) if recipe.sampling_limit else count
+
+
+def _among(entries: Entries, count: int, recipe: Recipe, window: Window | None) -> NDArray[np.int64]:
+    """`count` of the entries, ascending, by the recipe's sampling."""
+    rng = np.random.default_rng(recipe.seed)
+    n, d = entries.features.shape
+    if recipe.sampling == "random":
+        return coreset.random(n, count, rng)
+    points = Projection.draw(d, recipe).of(entries.features)
+    points -= points.mean(axis=0, dtype=np.float64).astype(np.float32)
+    places = None if window is None or entries.cells is None else Places(window, entries.cells)
+    start = rng.integers(n, size=1) if places is None else places.cover(rng)[:count]
+    return np.sort(coreset.greedy(points, count, start=start, places=places))
+
+
+def _trial(
+    features: PatchFeatures,
+    rows: NDArray[np.int64],
+    kept: NDArray[np.int64],
+    seed: int,
+    window: Window | None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int32] | None]:
+    """Patches to try a search space on, which entry each of them is, and its cell: those that were not kept, if any."""
+    rest = np.setdiff1d(rows, kept, assume_unique=True)
+    drawn = rest if len(rest) else kept
+    count = min(_TRIED, len(drawn))
+    chosen = np.sort(np.random.default_rng(seed).choice(len(drawn), count, replace=False, shuffle=False))
+    own = np.full(count, -1) if len(rest) else chosen
+    return features.rows(drawn[chosen]), own, None if window is None else window.cells_of(drawn[chosen])
+
+
+def _searchable(
+    chosen: Entries,
+    recipe: Recipe,
+    patches: NDArray[np.float32],
+    own: NDArray[np.int64],
+    cells: NDArray[np.int32] | None,
+    window: Window | None,
+) -> MemoryBank:
+    """The bank in the cheapest search space that finds the nearest entries all the same, on these patches (`Trial`).
+
+    With a window, in which every cell of the grid then sees an entry.
+    """
+    apart = _spacing(chosen, recipe, window)
+    if window is not None and chosen.cells is not None:
+        which, at = windows.repeated(window, chosen.cells)
+        if len(which):
+            chosen = chosen.joined(replace(chosen.only(which), cells=at))
+            order = np.argsort(chosen.origins, kind="stable")
+            own = np.where(own >= 0, np.argsort(order)[own], -1)
+            chosen = chosen.only(order)
+            apart = None if apart is None else np.concatenate([apart, apart[which]])[order]
+    whole = _bank(chosen, apart)
+    sight = None if window is None or cells is None else (window, cells)
+    trial = Trial.of(whole, patches, own, recipe, sight)
+    return search_space.cheapest(whole, trial, recipe)
+
+
+def _bank(entries: Entries, apart: NDArray[np.float32] | None) -> MemoryBank:
+    """The bank of some entries and their spacing, searched in all dimensions."""
+    return MemoryBank(
+        features=entries.features,
+        origins=entries.origins,
+        mean=entries.features.mean(axis=0, dtype=np.float64).astype(np.float32),
+        basis=None,
+        spacing=apart,
+        cells=entries.cells,
+    )
+
+
+def _spacing(entries: Entries, recipe: Recipe, window: Window | None) -> NDArray[np.float32] | None:
+    """The spacing of a bank of these entries; with a window, of those that see each other."""
+    if not recipe.density_neighbours:
+        return None
+    cells = entries.cells
+    if window is None or cells is None:
+        return spacing(entries.features, recipe.density_neighbours, limit=spacing_limit(recipe))
+    return spacing(
+        entries.features,
+        recipe.density_neighbours,
+        limit=spacing_limit(recipe),
+        hidden=lambda part: ~window.sees(cells[part], cells),
+    )
+
+
+def spacing_limit(recipe: Recipe) -> float:
+    """How many times the median the largest spacing may be.
+
+    Any within a window: at its border one entry may stand for much, and its spacing says so.
+    """
+    return math.inf if recipe.position_window or not recipe.density_limit else recipe.density_limit

@@ -1,0 +1,167 @@
+"""The search space of a memory bank: as few principal dimensions, and int8, as still find the nearest entries.
+
+A search ranks all entries there; of those that are ranked best the exact distances decide. What is cheapest and still
+finds the nearest entries of good patches is tried out on some of them while fitting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.bank.memory_bank import MemoryBank
+from goodparts.bank.window import Window
+from goodparts.recipe.recipe import Recipe
+
+_CANDIDATES = 6  # of which the nearest entry is one; one more for each neighbour more
+_FEW = 12  # bits of the number of entries up to which these suffice in int8; with each more, two more of them
+_SPARE = 3  # so many fewer must still do for nearly all patches
+_NEARLY = 0.003  # of the patches that these may miss
+_BLOCK = 1 << 12  # entries that are worked on at once
+_SOME = 250  # patches that are tried at once
+
+
+def candidates(recipe: Recipe, bank: MemoryBank) -> int:
+    """Bank entries per patch, ranked best, whose exact distances decide; more in int8 where a patch meets many."""
+    many = bank.int8 and bank.cells is None  # with a window a patch meets few of them
+    more = 2 * max(0, (bank.most_met - 1).bit_length() - _FEW) if many else 0
+    return _CANDIDATES + recipe.score_neighbours - 1 + more
+
+
+def cheapest(bank: MemoryBank, trial: Trial, recipe: Recipe) -> MemoryBank:
+    """The bank in the cheapest search space that finds the nearest entries all the same, on the patches of a trial."""
+    dimensions = recipe.search_dimensions
+    if principal_dimensions_save(bank.features, dimensions):
+        directions = principal_dimensions(bank.features, bank.mean)
+        while principal_dimensions_save(bank.features, dimensions):
+            basis = np.ascontiguousarray(directions[:, _paired(dimensions)])
+            smaller = replace(bank, basis=basis, int8=True)
+            if trial.passed_by(smaller):
+                return smaller
+            dimensions += -(-dimensions // 2)
+    quantised = replace(bank, int8=True)
+    return quantised if trial.passed_by(quantised) else bank
+
+
+def principal_dimensions_save(entries: NDArray[np.float32], dimensions: int) -> bool:
+    """Whether searching entries (m, d) in so many principal dimensions would at least halve the work."""
+    m, d = entries.shape
+    return bool(0 < dimensions < m and 2 * dimensions <= d)
+
+
+def _paired(dimensions: int) -> NDArray[np.int64]:
+    """The order 0, last, 1, last but one, ...: of two neighbours at most one is large."""
+    order = np.empty(dimensions, dtype=np.int64)
+    order[::2] = np.arange(-(-dimensions // 2))
+    order[1::2] = dimensions - 1 - np.arange(dimensions // 2)
+    return order
+
+
+def principal_dimensions(entries: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The directions of entries (m, d) by falling variance, (d, d) float32, a column each."""
+    m, d = entries.shape
+    covariance = np.zeros((d, d), dtype=np.float64)
+    for first in range(0, m, _BLOCK):
+        centred = entries[first : first + _BLOCK] - mean
+        covariance += centred.T @ centred
+    _, directions = np.linalg.eigh(covariance)
+    return np.ascontiguousarray(directions[:, ::-1], dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Patches on which a search space is tried.
+
+    Attributes:
+        patches: (s, d) float32.
+        own: for each the index of the entry that it is itself and must not find, -1 if it is none, (s,) int64.
+        recipe: score_neighbours.
+        distances: mean distance to the nearest entries, by brute force, (s,) float32.
+        sight: the window and the cell of each, (s,) int32; None: every patch meets every entry.
+    """
+
+    patches: NDArray[np.float32]
+    own: NDArray[np.int64]
+    recipe: Recipe
+    distances: NDArray[np.float32]
+    sight: tuple[Window, NDArray[np.int32]] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        bank: MemoryBank,
+        patches: NDArray[np.float32],
+        own: NDArray[np.int64],
+        recipe: Recipe,
+        sight: tuple[Window, NDArray[np.int32]] | None = None,
+    ) -> Self:
+        """The trial of these patches on a bank, whatever its search space."""
+        trial = cls(patches, own, recipe, np.empty(len(patches), dtype=np.float32), sight)
+        everywhere = replace(bank, basis=None, int8=False)
+        count = candidates(recipe, everywhere)
+        for part, ranking in _rankings(everywhere, patches, own, sight):
+            trial.distances[part] = trial._mean_distance(bank, part, ranking, count)
+        return trial
+
+    def passed_by(self, bank: MemoryBank) -> bool:
+        """Whether the bank's ranking finds the nearest entries of every patch, to a relative 1e-4 of their distance.
+
+        And whether it leaves room: of other patches than these one or the other would be missed, if fewer candidates
+        missed more than 0.3 % of these.
+        """
+        nearly = 0
+        count = candidates(self.recipe, bank)
+        for part, ranking in _rankings(bank, self.patches, self.own, self.sight):
+            most = self.distances[part] * (1 + 1e-4)
+            if np.any(self._mean_distance(bank, part, ranking, count) > most):
+                return False
+            fewer = self._mean_distance(bank, part, ranking, count - _SPARE)
+            nearly += int(np.count_nonzero(fewer > most))
+        return bool(nearly <= _NEARLY * len(self.patches))
+
+    def _mean_distance(
+        self, bank: MemoryBank, part: slice, ranking: NDArray[np.float32], count: int
+    ) -> NDArray[np.float32]:
+        """Of some patches to the nearest of the `count` entries that are ranked best, (rows,) float32."""
+        count = min(count, ranking.shape[1])
+        best = np.argpartition(ranking, count - 1, axis=1)[:, :count]
+        difference = self.patches[part, None] - bank.features[best]
+        squared = np.einsum("scd,scd->sc", difference, difference)
+        squared[np.isinf(np.take_along_axis(ranking, best, axis=1))] = np.inf
+        squared.sort(axis=1)
+        nearest = squared[:, : self.recipe.score_neighbours]
+        there = np.isfinite(nearest)
+        total = np.sqrt(np.where(there, nearest, 0)).sum(axis=1)
+        return np.asarray(total / np.maximum(there.sum(axis=1), 1), dtype=np.float32)
+
+
+def _rankings(
+    bank: MemoryBank,
+    patches: NDArray[np.float32],
+    own: NDArray[np.int64],
+    sight: tuple[Window, NDArray[np.int32]] | None,
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """What the search ranks entries by for each patch, as `goodparts.bank.search_graph` does.
+
+    Blocks of rows, (rows, m) float32; infinity for those that a patch must not find.
+    """
+    ranked = bank.quantised.entries * bank.quantised.entry_scale if bank.int8 else bank.search_bank
+    for first in range(0, len(patches), _SOME):
+        part = slice(first, first + _SOME)
+        sought = patches[part] - bank.mean
+        if bank.basis is not None:
+            sought = sought @ bank.basis
+        if bank.int8:
+            unit = bank.quantised.patch_scale
+            sought = np.clip(np.rint(sought / unit), -127, 127) * unit
+        ranking = bank.norms - 2 * (sought @ ranked.T)
+        lines = np.flatnonzero(own[part] >= 0)
+        ranking[lines, own[part][lines]] = np.inf
+        if sight is not None and bank.cells is not None:
+            window, cells = sight
+            ranking[~window.sees(cells[part], bank.cells)] = np.inf
+        yield part, ranking

@@ -1,0 +1,1 @@
+"""Whole data sets measured category by category."""

@@ -1,0 +1,173 @@
+"""`run`, `fit`, `demo`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from goodparts.cli.options import (
+    RECIPE_HELP,
+    Command,
+    json_option,
+    offline_option,
+    pixel_limit_option,
+    progress_bars,
+    with_recipe,
+    workers_option,
+)
+from goodparts.cli.printing import cost, emit, print_evaluation, print_sections, say_learnt
+from goodparts.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from goodparts.inspector import Inspector
+
+
+calibrate_on_option = click.option(
+    "--calibrate-on",
+    type=click.Path(path_type=Path),
+    help="More good images, which are not learnt from: the threshold rests on them.",
+)
+
+
+@click.command(
+    cls=Command,
+    epilog=f"{RECIPE_HELP}\n\nExample: goodparts run mvtec_ad/metal_nut --backbone resnet50.onnx --out results",
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="results", show_default=True, help="Folder for results."
+)
+@click.option("--model", type=click.Path(path_type=Path), help="Model file. [default: OUT/NAME.goodparts]")
+@click.option("--zip-all", is_flag=True, help="Put maps and model into results.zip, too.")
+@calibrate_on_option
+@with_recipe
+@workers_option
+@pixel_limit_option
+@offline_option
+@json_option
+def run(
+    data: Path,
+    out: Path,
+    model: Path | None,
+    zip_all: bool,
+    calibrate_on: Path | None,
+    recipe: Recipe,
+    workers: int | None,
+    pixel_limit: int | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Fit on DATA/train/good, evaluate on DATA/test, write model, metrics, pictures and a report."""
+    from goodparts.inspector import Inspector
+
+    inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
+    _run(data, out, inspector, as_json, model=model, zip_all=zip_all, calibrate_on=calibrate_on)
+
+
+def _run(
+    data: Path,
+    out: Path,
+    inspector: Inspector,
+    as_json: bool,
+    *,
+    model: Path | None = None,
+    zip_all: bool = False,
+    calibrate_on: Path | None = None,
+) -> None:
+    from goodparts.data.dataset import read_dataset
+    from goodparts.evaluation.evaluation import check_mask_sizes
+    from goodparts.report.results_folder import write_results
+
+    began = time.perf_counter()
+    labelled = read_dataset(data)
+    check_mask_sizes(labelled)
+    with progress_bars(as_json) as progress:
+        inspector.fit(labelled.root, calibrate_on=calibrate_on, progress=progress)
+        model_path = inspector.save(model or out / f"{labelled.name}.goodparts")
+        evaluation = write_results(
+            inspector, labelled, out, model_path=model_path, zip_all=zip_all, progress=progress
+        )
+    identity = inspector.model.identity
+    print_evaluation(
+        inspector, evaluation, as_json, out=out, model_path=model_path, identity=identity, began=began
+    )
+
+
+@click.command(
+    cls=Command,
+    epilog=f"{RECIPE_HELP}\n\nExample: goodparts fit parts/good --model part.goodparts --sampling-ratio 0.01",
+)
+@click.argument("good", type=click.Path(path_type=Path))
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Model file to write. [default: NAME.goodparts]"
+)
+@calibrate_on_option
+@with_recipe
+@workers_option
+@pixel_limit_option
+@offline_option
+@json_option
+def fit(
+    good: Path,
+    model: Path | None,
+    calibrate_on: Path | None,
+    recipe: Recipe,
+    workers: int | None,
+    pixel_limit: int | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Learn from GOOD, a folder of good images or a data set with train/good; write a model."""
+    from goodparts.inspector import Inspector
+    from goodparts.report.card import DECISION, FEW_IMAGES, MEANING, card, warnings
+
+    began = time.perf_counter()
+    inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
+    with progress_bars(as_json) as progress:
+        inspector.fit(good, calibrate_on=calibrate_on, progress=progress)
+    path = inspector.save(model or Path(f"{good.resolve().name}.goodparts"))
+    learnt = inspector.model
+    if as_json:
+        emit(
+            {
+                "model": str(path),
+                "identity": learnt.identity,
+                "threshold": learnt.calibration.decision.threshold,
+                "good_images": learnt.data["good_images"],
+                "bank_entries": len(learnt.bank.features),
+                "warnings": warnings(learnt),
+                "seconds": round(time.perf_counter() - began, 3),
+            }
+        )
+        return
+    say_learnt(inspector)
+    print_sections(section for section in card(learnt) if section.title in (FEW_IMAGES, DECISION, MEANING))
+    click.echo(f"\nModel {path} ({path.stat().st_size / 1e6:.0f} MB), identity {learnt.identity[:12]}")
+    click.echo(cost(began))
+
+
+@click.command(cls=Command, epilog=f"{RECIPE_HELP}\n\nExample: goodparts demo --out demo")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder for all of it."
+)
+@with_recipe
+@workers_option
+@offline_option
+@json_option
+def demo(out: Path, recipe: Recipe, workers: int | None, offline: bool, as_json: bool) -> None:
+    """Make a small data set of rendered metal parts, then do the whole job on it.
+
+    60 good parts to learn from, 20 good and 20 bad ones in 4 defect classes to test with.
+    """
+    from goodparts.data.demo import write_demo
+    from goodparts.inspector import Inspector
+
+    with progress_bars(as_json) as progress:
+        data = write_demo(
+            out / "flange", seed=recipe.seed, progress=lambda done, total: progress("rendering", done, total)
+        )
+    inspector = Inspector(recipe, workers=workers, offline=offline)
+    _run(data, out / "results", inspector, as_json)

@@ -1,0 +1,1 @@
+"""Images and data sets: how they are found, read, checked and rendered."""

@@ -1,0 +1,1 @@
+"""The decision: from distances and scores to thresholds and verdicts."""

@@ -1,0 +1,516 @@
+"""Calibration: from held-out scores of good images to thresholds, p-values and what they promise.
+
+Held out means that no image is compared with itself (`goodparts.decision.leave_one_out`), or that it had no part in the
+memory bank at all. No test image takes part, unless the user asks for the oracle (`threshold_rule = "f1"`).
+
+Where a region of interest has several zones, each has its own scores and thresholds, by the same rules. The score of a
+part is then the largest multiple of its zone's threshold, and 1 is the threshold; a pixel counts likewise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.decision.binomial import images_needed, upper_rate
+from goodparts.decision.quality_gate import MINIMUM_IMAGES, Limits, learn_limits
+from goodparts.decision.thresholds import (
+    TAIL_NEEDS,
+    mean_and_sigmas,
+    rate_threshold,
+    tail_threshold,
+    upper_quantile,
+)
+from goodparts.errors import ModelError, RecipeError
+from goodparts.preprocessing.statistics import ImageStatistics
+from goodparts.recipe.recipe import Recipe
+
+_VALUES_PER_MAP = 4096  # of each held-out map, kept for quantiles over pixels
+
+_USED_BY = {
+    "threshold_sigma": ("sigma",),
+    "threshold_quantile": ("quantile",),
+    "threshold_value": ("fixed",),
+    "false_reject_rate": ("rate", "tail"),
+    "pixel_threshold_sigma": ("peak_sigma", "pixel_sigma"),
+    "pixel_threshold_quantile": ("peak_quantile", "pixel_quantile"),
+    "pixel_threshold_value": ("fixed",),
+}
+"""Keys of the decision that only some rules use. `confidence` is not among them: promises are printed with it."""
+
+HELD_OUT = "held_out"
+SEPARATE = "separate"
+COPIES = "copies"
+
+
+@dataclass(frozen=True)
+class GoodMaps:
+    """What is kept of the anomaly maps of n good images.
+
+    Attributes:
+        peaks: the largest value of each map, (n,).
+        mean: over all pixels of all maps.
+        std: over all pixels of all maps.
+        quantile: the recipe's pixel_threshold_quantile over all pixels.
+    """
+
+    peaks: tuple[float, ...]
+    mean: float
+    std: float
+    quantile: float
+
+
+@dataclass(frozen=True)
+class GoodScores:
+    """Scores of n good images, none of which met itself.
+
+    Attributes:
+        scores: anomaly scores, (n,).
+        names: of the images, (n,); file names below their folder, or numbers.
+        maps: of their anomaly maps.
+        source: "held_out" (the bank without an image's own entries), "separate" (images that had no part in the bank)
+            or "copies" (turned copies of the only image there is: n scores of one image).
+        zone: name of the zone that these are of; empty for the whole picture.
+        zones: the same of each zone, where there are several; their `names` are empty.
+    """
+
+    scores: tuple[float, ...]
+    names: tuple[str, ...]
+    maps: GoodMaps
+    source: str
+    zone: str = ""
+    zones: tuple[GoodScores, ...] = ()
+
+    @property
+    def certifies(self) -> bool:
+        """Whether these images had no part in the bank: only then is a bound on later parts certified."""
+        return self.source == SEPARATE
+
+    @property
+    def images(self) -> int:
+        """How many good images these scores are of: copies of one count as one."""
+        return 1 if self.source == COPIES else len(self.scores)
+
+    def joined(self, more: GoodScores) -> GoodScores:
+        """These and more; the quantile over pixels is the mean of both, by images."""
+        counts = (len(self.scores), len(more.scores))
+        total = sum(counts)
+        mean = (counts[0] * self.maps.mean + counts[1] * more.maps.mean) / total
+        square = sum(
+            count * (maps.std**2 + maps.mean**2)
+            for count, maps in zip(counts, (self.maps, more.maps), strict=True)
+        )
+        return GoodScores(
+            scores=self.scores + more.scores,
+            names=self.names + more.names,
+            maps=GoodMaps(
+                peaks=self.maps.peaks + more.maps.peaks,
+                mean=mean,
+                std=float(np.sqrt(max(0.0, square / total - mean**2))),
+                quantile=(counts[0] * self.maps.quantile + counts[1] * more.maps.quantile) / total,
+            ),
+            source=self.source,
+            zone=self.zone,
+            zones=tuple(own.joined(other) for own, other in zip(self.zones, more.zones, strict=True)),
+        )
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the threshold means for good parts.
+
+    Attributes:
+        good: images it rests on.
+        rejected: how many of them lie above the threshold.
+        confidence: one-sided.
+        rate: not exceeded by the false-reject rate at that confidence.
+        certified: True if the images had no part in the bank; else the rate is an estimate.
+    """
+
+    good: int
+    rejected: int
+    confidence: float
+    rate: float
+    certified: bool
+
+    def needed(self, rate: float) -> int:
+        """Good images, none of them rejected, that bound the rate by `rate` at the same confidence."""
+        return images_needed(rate, self.confidence)
+
+
+@dataclass(frozen=True)
+class ZoneDecision:
+    """Thresholds of one of several zones: of its score, and of the anomaly map's values in it."""
+
+    name: str
+    threshold: float
+    pixel_threshold: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Thresholds and how they were found.
+
+    Attributes:
+        threshold: a score above it is BAD; None while the oracle has seen no labelled set. 1 for several zones.
+        threshold_rule: a rule of the recipe.
+        pixel_threshold: a value of the anomaly map above it is bad.
+        pixel_threshold_rule: a pixel rule of the recipe.
+        interval: of the threshold at the recipe's confidence where the rule gives one (`tail`), else ().
+        kept: whether the rule could do what it was asked for (`rate`: enough images for the promise).
+        source: of the good scores it rests on.
+        good: how many there are; 0 for a threshold that rests on none (`fixed`, `f1`).
+        zones: of each zone, where there are several; a score is then a multiple of these.
+    """
+
+    threshold: float | None
+    threshold_rule: str
+    pixel_threshold: float
+    pixel_threshold_rule: str
+    interval: tuple[float, ...] = ()
+    kept: bool = True
+    source: str = HELD_OUT
+    good: int = 0
+    zones: tuple[ZoneDecision, ...] = ()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of good images and the decision that follows from them.
+
+    Attributes:
+        learnt: held-out scores of the n good images that were learnt from.
+        separate: scores of good images that had no part in the bank; None if there are none.
+        decision: in force.
+        history: earlier decisions, oldest first.
+        digests: of the working images that were learnt from, so that they are not taken for separate ones.
+        left_out: names of good images that were left out of the bank as too unlike the rest (`robust`).
+        statistics: of the good images that were learnt from, with held-out distances; the quality gate's limits and
+            `Drift` start from them.
+    """
+
+    learnt: GoodScores
+    separate: GoodScores | None
+    decision: Decision
+    history: tuple[Decision, ...] = ()
+    digests: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    statistics: tuple[ImageStatistics, ...] = ()
+
+    @cached_property
+    def limits(self) -> Limits | None:
+        """Of the quality gate; None where there are too few good images to learn any."""
+        return learn_limits(self.statistics) if len(self.statistics) >= MINIMUM_IMAGES else None
+
+    @property
+    def used(self) -> GoodScores:
+        """The scores that the decision and p-values rest on: of separate images if there are any."""
+        return self.separate if self.separate is not None else self.learnt
+
+    @cached_property
+    def scores(self) -> tuple[float, ...]:
+        """Of `used`, (n,), as an inspection gives them."""
+        return self.as_inspected(self.used)
+
+    def as_inspected(self, good: GoodScores) -> tuple[float, ...]:
+        """Scores (n,) as an inspection gives them: of several zones the largest multiple of a zone's threshold."""
+        if not good.zones:
+            return good.scores
+        thresholds = [zone.threshold for zone in self.decision.zones]
+        multiples = np.array([zone.scores for zone in good.zones]) / np.array(thresholds)[:, None]
+        return tuple(multiples.max(axis=0).tolist())
+
+    @property
+    def typical_pixel(self) -> float:
+        """The mean of good anomaly maps, as an inspection gives them."""
+        if not self.used.zones:
+            return self.used.maps.mean
+        zones = zip(self.used.zones, self.decision.zones, strict=True)
+        return float(np.mean([good.maps.mean / zone.pixel_threshold for good, zone in zones]))
+
+    @property
+    def threshold(self) -> float:
+        """The threshold; ModelError while there is none."""
+        if self.decision.threshold is None:
+            raise ModelError(
+                "threshold_rule = f1 is an oracle and has not seen a labelled set yet: fit with `goodparts run`, which "
+                "shows it one and keeps the threshold, or take a rule that needs good images only, by `goodparts "
+                "calibrate MODEL --threshold-rule sigma`"
+            )
+        return self.decision.threshold
+
+    @property
+    def pixel_threshold(self) -> float:
+        """A value of the anomaly map above it is bad."""
+        return self.decision.pixel_threshold
+
+    def p_value(self, score: float) -> float:
+        """How rare such a score is among good parts: (1 + good scores >= score) / (n + 1).
+
+        A conformal p-value (Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005): for a good
+        part from the same line it is at most p with a chance of at most p, whatever the distribution of scores. Of
+        copies of a single image it is their share, between the 1/2 and 1 that one image can give.
+        """
+        if self.used.source == COPIES:
+            return (1 + float(np.mean(np.array(self.scores) >= score))) / 2
+        return (1 + int(np.count_nonzero(np.array(self.scores) >= score))) / (len(self.scores) + 1)
+
+    def promise(self, confidence: float = 0.95) -> Promise:
+        """What the threshold means: the false-reject rate that the good images bound at this confidence."""
+        scores = np.array(self.scores)
+        images = self.used.images
+        rejected = min(images, int(np.count_nonzero(scores > self.threshold)))
+        return Promise(
+            good=images,
+            rejected=rejected,
+            confidence=confidence,
+            rate=upper_rate(rejected, images, confidence),
+            certified=self.used.certifies,
+        )
+
+    def decide(self, recipe: Recipe, *, separate: GoodScores | None = None) -> Self:
+        """The same with a new decision by the rules of a recipe, and the old one in the history.
+
+        Args:
+            recipe: threshold_*, false_reject_rate, confidence and pixel_threshold_*.
+            separate: scores of good images that had no part in the bank, from now on in place of earlier ones.
+        """
+        decided = replace(self, separate=separate if separate is not None else self.separate)
+        decision = decide(decided.used, recipe)
+        if decision.threshold_rule == self.decision.threshold_rule == "f1":  # what the oracle saw, it saw
+            decision = replace(decision, threshold=self.decision.threshold)
+        return replace(decided, decision=decision, history=(*self.history, self.decision))
+
+    def with_oracle(self, threshold: float) -> Self:
+        """The same with the F1-optimal threshold of a labelled set, labelled as an oracle."""
+        return replace(
+            self, decision=replace(self.decision, threshold=threshold, threshold_rule="f1", good=0)
+        )
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(_without_empty_zones(asdict(self)), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        return cls(
+            learnt=_good_scores(values["learnt"]),
+            separate=_good_scores(values["separate"]) if values["separate"] else None,
+            decision=_decision(values["decision"]),
+            history=tuple(_decision(earlier) for earlier in values["history"]),
+            digests=tuple(values["digests"]),
+            left_out=tuple(values["left_out"]),
+            statistics=tuple(ImageStatistics(**of) for of in values["statistics"]),
+        )
+
+
+def _without_empty_zones(value: Any) -> Any:
+    """Without what only several zones need, so that a model without them reads as it always did."""
+    if isinstance(value, dict):
+        return {
+            key: _without_empty_zones(inner)
+            for key, inner in value.items()
+            if key not in ("zone", "zones") or inner
+        }
+    return [_without_empty_zones(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _good_scores(values: dict[str, Any]) -> GoodScores:
+    maps = values["maps"]
+    return GoodScores(
+        scores=tuple(values["scores"]),
+        names=tuple(values["names"]),
+        maps=GoodMaps(**{**maps, "peaks": tuple(maps["peaks"])}),
+        source=values["source"],
+        zone=values.get("zone", ""),
+        zones=tuple(map(_good_scores, values.get("zones", ()))),
+    )
+
+
+def _decision(values: dict[str, Any]) -> Decision:
+    zones = tuple(ZoneDecision(**zone) for zone in values.get("zones", ()))
+    return Decision(**{**values, "interval": tuple(values["interval"]), "zones": zones})
+
+
+class GoodScoresCollector:
+    """Gathers `GoodScores` one image at a time; of each zone, too, where there are several."""
+
+    def __init__(self, source: str, zones: Sequence[str] = (), *, zone: str = "") -> None:
+        self._source, self._zone = source, zone
+        self._zones = [GoodScoresCollector(source, zone=name) for name in zones]
+        self._names: list[str] = []
+        self._scores: list[float] = []
+        self._peaks: list[float] = []
+        self._values: list[NDArray[np.float32]] = []
+        self._count, self._sum, self._squares = 0, 0.0, 0.0
+
+    def add(
+        self,
+        name: str,
+        score: float,
+        anomaly_map: NDArray[np.float32],
+        zones: Sequence[tuple[float, NDArray[np.float32]]] = (),
+    ) -> None:
+        """Take in one good image: its score and anomaly map (H, W) float32, NaN where it did not look.
+
+        `zones` are the same of each zone, where there are several.
+        """
+        for collector, (zone_score, zone_map) in zip(self._zones, zones, strict=True):
+            collector.add(name, zone_score, zone_map)
+        values = anomaly_map[~np.isnan(anomaly_map)]
+        self._names.append(name)
+        self._scores.append(score)
+        self._peaks.append(float(values.max()))
+        self._count += values.size
+        self._sum += float(values.sum(dtype=np.float64))
+        self._squares += float(np.square(values, dtype=np.float64).sum())
+        self._values.append(values[:: max(1, values.size // _VALUES_PER_MAP)].copy())
+
+    def result(self, quantile: float) -> GoodScores:
+        """What was gathered; `quantile` is the recipe's pixel_threshold_quantile."""
+        mean = self._sum / self._count
+        variance = max(0.0, self._squares / self._count - mean**2)
+        return GoodScores(
+            scores=tuple(self._scores),
+            names=() if self._zone else tuple(self._names),
+            maps=GoodMaps(
+                peaks=tuple(self._peaks),
+                mean=mean,
+                std=float(np.sqrt(variance)),
+                quantile=upper_quantile(np.concatenate(self._values), quantile),
+            ),
+            source=self._source,
+            zone=self._zone,
+            zones=tuple(collector.result(quantile) for collector in self._zones),
+        )
+
+
+def require_enough(recipe: Recipe, images: int) -> None:
+    """Raise RecipeError if the recipe's rule needs more good images than there are."""
+    if recipe.threshold_rule == "tail" and images < TAIL_NEEDS:
+        raise RecipeError(
+            f"threshold_rule: tail needs at least {TAIL_NEEDS} good images, found {images}; take sigma, or add images"
+        )
+
+
+def decide(good: GoodScores, recipe: Recipe) -> Decision:
+    """Thresholds by the rules of a recipe; where there are several zones, of each of them.
+
+    Raises:
+        RecipeError: too few good images for the rule, or a rule that does not go with several zones.
+    """
+    if good.zones:
+        return _decide_zones(good, recipe)
+    require_enough(recipe, good.images)
+    scores = np.asarray(good.scores, dtype=np.float64)
+    threshold: float | None
+    interval: tuple[float, ...] = ()
+    kept = True
+    match recipe.threshold_rule:
+        case "sigma":
+            threshold = mean_and_sigmas(scores, recipe.threshold_sigma)
+        case "quantile":
+            threshold = upper_quantile(scores, recipe.threshold_quantile)
+        case "rate":
+            threshold, kept = rate_threshold(scores, recipe.false_reject_rate, recipe.confidence)
+            if good.source == COPIES:
+                threshold, kept = float(scores.max()), False
+        case "tail":
+            threshold, interval = tail_threshold(
+                scores, recipe.false_reject_rate, recipe.confidence, seed=recipe.seed
+            )
+        case "fixed":
+            threshold = recipe.threshold_value
+        case _:
+            threshold = None
+    return Decision(
+        threshold=threshold,
+        threshold_rule=recipe.threshold_rule,
+        pixel_threshold=_pixel_threshold(good.maps, recipe),
+        pixel_threshold_rule=recipe.pixel_threshold_rule,
+        interval=interval,
+        kept=kept,
+        source=good.source,
+        good=0 if recipe.threshold_rule in ("fixed", "f1") else len(scores),
+    )
+
+
+def require_zones(recipe: Recipe) -> None:
+    """Raise RecipeError if the recipe's rules don't go with several zones."""
+    if recipe.threshold_rule == "f1":
+        raise RecipeError(
+            "threshold_rule: f1 chooses one threshold by labelled images, which don't say what belongs to which zone "
+            "of the roi; take sigma, quantile, rate, tail or fixed, or one zone"
+        )
+
+
+def require_effect(before: Recipe, after: Recipe) -> None:
+    """Raise RecipeError if a key of the decision changed that the rule in force does not use."""
+    for key, rules in _USED_BY.items():
+        rule = "pixel_threshold_rule" if key.startswith("pixel_") else "threshold_rule"
+        in_force = getattr(after, rule)
+        if in_force not in rules and getattr(after, key) != getattr(before, key):
+            raise RecipeError(
+                f"{key}: {rule} = {in_force} does not use it; leave it out, or take {rule} = {' or '.join(rules)}"
+            )
+
+
+def zone_recipe(recipe: Recipe, zones: int) -> Recipe:
+    """The recipe by which each of several zones is decided: with its share of the false rejects, and of the doubt."""
+    if recipe.threshold_rule not in ("rate", "tail"):
+        return recipe
+    return recipe.replace(
+        {
+            "false_reject_rate": recipe.false_reject_rate / zones,
+            "confidence": 1 - (1 - recipe.confidence) / zones,
+        }
+    )
+
+
+def _decide_zones(good: GoodScores, recipe: Recipe) -> Decision:
+    """Every zone by the recipe's rules; each gets its share of the false rejects that `rate` and `tail` allow.
+
+    By the union bound the part as a whole then keeps the rate, at the confidence asked for.
+    """
+    require_zones(recipe)
+    decisions = [decide(zone, zone_recipe(recipe, len(good.zones))) for zone in good.zones]
+    zones = []
+    for zone, decision in zip(good.zones, decisions, strict=True):
+        threshold = decision.threshold
+        if threshold is None or threshold <= 0 or decision.pixel_threshold <= 0:
+            raise RecipeError(
+                f"roi: the rules put the thresholds of zone {zone.zone!r} at {threshold:.4g} and, for pixels, "
+                f"{decision.pixel_threshold:.4g}; expected more than 0, since a score is a multiple of its zone's "
+                "threshold. Raise threshold_sigma or pixel_threshold_sigma, or take another rule"
+            )
+        zones.append(ZoneDecision(zone.zone, threshold, decision.pixel_threshold))
+    return replace(
+        decisions[0],
+        threshold=1.0,
+        pixel_threshold=1.0,
+        interval=(),
+        kept=all(decision.kept for decision in decisions),
+        zones=tuple(zones),
+    )
+
+
+def _pixel_threshold(maps: GoodMaps, recipe: Recipe) -> float:
+    match recipe.pixel_threshold_rule:
+        case "peak_sigma":
+            return mean_and_sigmas(maps.peaks, recipe.pixel_threshold_sigma)
+        case "peak_quantile":
+            return upper_quantile(maps.peaks, recipe.pixel_threshold_quantile)
+        case "pixel_sigma":
+            return maps.mean + recipe.pixel_threshold_sigma * maps.std
+        case "pixel_quantile":
+            return maps.quantile
+        case _:
+            return recipe.pixel_threshold_value

@@ -1,0 +1,93 @@
+"""`Inspection`, the result for one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.decision.regions import Region
+from goodparts.preprocessing.pose import Pose
+from goodparts.preprocessing.statistics import ImageStatistics
+
+GOOD = "GOOD"
+BAD = "BAD"
+RECHECK = "RECHECK"
+
+
+@dataclass(frozen=True)
+class ZoneScore:
+    """What was found in one zone of the region of interest.
+
+    Attributes:
+        name: of the zone.
+        score: anomaly score of the zone: a distance in feature space.
+        threshold: the zone's own; above it the zone, and with it the part, is BAD.
+    """
+
+    name: str
+    score: float
+    threshold: float
+
+    @property
+    def bad(self) -> bool:
+        """Whether the score is above the threshold."""
+        return self.score > self.threshold
+
+
+def telling_zones(zones: tuple[ZoneScore, ...]) -> tuple[ZoneScore, ...]:
+    """Of several zones those that are BAD, the worst first, or the worst where none is; nothing of a single zone."""
+    if len(zones) < 2:
+        return ()
+    worst = sorted(zones, key=lambda zone: -zone.score / zone.threshold)
+    return tuple(zone for zone in worst if zone.bad) or (worst[0],)
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What was found on one image of height H and width W.
+
+    Attributes:
+        path: the file, or None for bytes and arrays.
+        score: anomaly score: a distance in feature space, never clamped or normalised. With several zones the largest
+            multiple of a zone's threshold, and then values of the anomaly map are multiples likewise.
+        threshold: the score above which an image is BAD.
+        p_value: conformal: (1 + held-out good scores >= score) / (1 + held-out good scores), in (0, 1].
+        verdict: "GOOD" or "BAD"; "RECHECK" for an image that can't be judged: with the quality gate on, or with
+            pose_failure = recheck.
+        borderline: whether the score lies closer to the threshold than the engine's precision can tell.
+        distance_grid: patch distances, (h, w) float32; NaN where the recipe did not look.
+        anomaly_map: smoothed distances at the size of the image, (H, W) float32; NaN where it did not look.
+        pixel_threshold: the value of the anomaly map above which a pixel is bad.
+        mask: bad pixels, (H, W) bool; never empty for BAD, else empty.
+        regions: the connected parts of the mask, largest peak first.
+        reasons: why the image can't be judged, in words; empty unless the verdict is RECHECK.
+        statistics: what the image looks like, for the quality gate and `Drift`; None with the gate off.
+        zones: score and threshold of each zone of the region of interest; empty if there is none.
+        pose: how the part lies against the reference; None where the recipe does not look for it.
+        learnt_from: whether the model learnt from this very image, where that was looked up.
+    """
+
+    path: Path | None
+    score: float
+    threshold: float
+    p_value: float
+    verdict: str
+    borderline: bool
+    distance_grid: NDArray[np.float32]
+    anomaly_map: NDArray[np.float32]
+    pixel_threshold: float
+    mask: NDArray[np.bool_]
+    regions: tuple[Region, ...]
+    reasons: tuple[str, ...] = ()
+    statistics: ImageStatistics | None = None
+    zones: tuple[ZoneScore, ...] = ()
+    pose: Pose | None = None
+    learnt_from: bool = False
+
+    @property
+    def bad(self) -> bool:
+        """Whether the verdict is BAD."""
+        return self.verdict == BAD

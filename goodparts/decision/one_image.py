@@ -1,0 +1,96 @@
+"""Scores from a single good image: with no other image to judge it by, turned copies of it are judged.
+
+Each is a picture that the bank has not seen, of a part that it has; they stand in for other good images, but show
+nothing of how parts differ. So they give a threshold to begin with, and count as one image wherever a statement is
+made: `docs/few_images.md` says how false rejects come out on real images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.bank.memory_bank import MemoryBank
+from goodparts.decision.leave_one_out import HeldOut
+from goodparts.features.extract import Extractor
+from goodparts.preprocessing import augment, framing
+from goodparts.preprocessing.framing import Frame
+from goodparts.preprocessing.preprocessor import Progress
+from goodparts.preprocessing.roi import Roi
+from goodparts.recipe.copies import Copy
+from goodparts.recipe.recipe import Recipe
+
+TURNS = tuple(Copy(degrees=20.0 + 45.0 * step) for step in range(8))
+"""All round, between the multiples of 45 degrees by which the bank's copies are usually turned."""
+
+IN_PLACE = (Copy(degrees=5.0), Copy(degrees=355.0), Copy(brightness=0.8), Copy(brightness=1.2))
+"""For a region of interest so far from the middle that a turn takes it out of the picture, and for a window within
+which a turned part would find nothing."""
+
+_LEFT = 0.5  # of every zone's cells that a turned copy must still show
+
+
+def score(
+    pixels: NDArray[np.uint8],
+    extractor: Extractor,
+    bank: MemoryBank,
+    recipe: Recipe,
+    roi: Roi | None,
+    tell: Progress,
+) -> Iterator[tuple[Copy, HeldOut]]:
+    """Copies of the one good image against the bank; distances are carried back to where the part was in the image.
+
+    Args:
+        pixels: of the image, (H, W, 3) uint8.
+        extractor: of the recipe.
+        bank: learnt from that image alone.
+        recipe: framing, image_score, smoothing_sigma.
+        roi: the region of interest; None: everywhere.
+        tell: called with (stage, done, total).
+    """
+    from goodparts.bank import search_graph
+    from goodparts.engines.openvino import Engine
+
+    grid = extractor.grid
+    frame = framing.frame_of((pixels.shape[0], pixels.shape[1]), recipe)
+    working = framing.apply(frame, pixels)
+    zones = framing.valid_cells(frame, grid)[None] if roi is None else roi.cells(recipe, grid)
+    cells = np.asarray(zones.any(axis=0))
+    picture = Frame(frame.image_size, frame.image_size, (0, 0), frame.image_size)
+    seen = np.ones(frame.image_size, dtype=bool) if roi is None else roi.seen(frame.image_size)
+    shapes = {"patch_features": (1, *grid, extractor.dimensions), "valid": (1, *grid)}
+    engine = Engine(search_graph.search_graph(bank, grid, recipe, masked=True), shapes)
+    copies = IN_PLACE if recipe.position_window else judges(zones, frame)
+    for index, copy in enumerate(copies):
+        shown = augment.valid_cells(copy, cells, frame)
+        features = extractor(augment.apply(copy, working, frame))
+        outputs = engine(
+            {
+                "patch_features": features.reshape(shapes["patch_features"]),
+                "valid": shown[None].astype(np.float32),
+            }
+        )
+        distances = augment.cells(copy.back, outputs["distance_grid"][0], frame, np.nan)
+        distances[~cells] = np.nan
+        shown = seen & augment.valid_cells(copy.back, np.ones_like(seen), picture)
+        anomaly_map = framing.anomaly_map(distances, frame, recipe.smoothing_sigma, shown)
+        yield copy, HeldOut(index, float(outputs["score"][0]), distances, anomaly_map)
+        tell("calibration", index + 1, len(copies))
+
+
+def judges(zones: NDArray[np.bool_], frame: Frame) -> tuple[Copy, ...]:
+    """The copies by which an image is judged: turns that keep enough of each zone, (zones, h, w) bool, in sight."""
+    turned = tuple(
+        copy
+        for copy in TURNS
+        if all(augment.valid_cells(copy, zone, frame).sum() >= _LEFT * zone.sum() for zone in zones)
+    )
+    return turned if len(turned) > 1 else IN_PLACE
+
+
+def name(copy: Copy, of: str) -> str:
+    """What to call a copy of an image."""
+    how = f"turned by {copy.degrees:g} degrees" if copy.degrees else f"{copy.brightness:g} times as bright"
+    return f"{of}, {how}"

@@ -1,0 +1,302 @@
+"""Stand-ins: what a memory bank chosen without one of its images would have in place of that image's entries.
+
+A greedy bank is chosen jointly: where an entry of image i stands no other image's patch was kept, and taking it away
+leaves a hole that a bank made without image i would have filled. So the greedy choice goes on in those holes: the
+patches of other images that now lie farther from the bank than the bank's own covering radius stand in, farthest first,
+for as many entries as were taken away. `docs/calibration.md` shows what is left of the bias.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts import parallel
+from goodparts.bank import coreset, memory_bank, sampling
+from goodparts.bank import window as windows
+from goodparts.bank.coreset import Points
+from goodparts.bank.memory_bank import MemoryBank
+from goodparts.bank.sampling import Entries
+from goodparts.bank.window import Places, Window
+from goodparts.errors import DatasetError
+from goodparts.features.extract import GoodFeatures
+from goodparts.recipe.recipe import Recipe
+
+_ROWS = 1024  # points that are compared at once
+_ENTRIES = 512  # with about so many entries: 2 MiB of distances
+
+
+def filled(
+    good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int, usual: float | None = None
+) -> tuple[MemoryBank, NDArray[np.int32]]:
+    """A bank with stand-ins, and for each entry the image that it serves alone, -1: all of them, (m,) int32.
+
+    `usual` is the spacing below which none counts; None: the median of the bank.
+
+    Raises:
+        DatasetError: without an image nothing would be left.
+    """
+    if usual is None and bank.spacing is not None:
+        usual = float(np.median(bank.spacing))
+    if bank.tiles is not None:
+        by_tile = {
+            tile: filled(good.of_tile(tile), bank.of_tile(tile), recipe, first_image, usual)
+            for tile in bank.tiles_served.tolist()
+        }
+        banks = {tile: of_tile for tile, (of_tile, _) in by_tile.items()}
+        return memory_bank.of_tiles(banks), np.concatenate([only_for for _, only_for in by_tile.values()])
+    fillers, absent = find(good, bank, recipe, first_image=first_image)
+    _require_others(good, bank, absent, first_image)
+    apart = _spacing(bank, fillers, absent, recipe, good.grid, usual)
+    everyone = np.full(len(bank.features), -1, dtype=np.int32)
+    with_fillers = bank.with_entries(fillers.features, fillers.origins, fillers.cells, apart)
+    return with_fillers, np.concatenate([everyone, absent])
+
+
+def _require_others(
+    good: GoodFeatures, bank: MemoryBank, absent: NDArray[np.int32], first_image: int
+) -> None:
+    """DatasetError where all entries are of one of the good images, and none stands in for it."""
+    owners = np.unique(bank.origins)
+    own = int(owners[0]) - first_image
+    if len(owners) > 1 or not 0 <= own < len(good) or good.left_out[own] or np.any(absent == owners[0]):
+        return
+    raise DatasetError(
+        f"the memory bank holds patches of one good image alone ({len(bank.features)}), and no other image is there to "
+        "judge it by: give more good images, or raise sampling_ratio or sampling_limit"
+    )
+
+
+def find(
+    good: GoodFeatures, bank: MemoryBank, recipe: Recipe, *, first_image: int = 0
+) -> tuple[Entries, NDArray[np.int32]]:
+    """What a bank chosen without image i would have had in place of image i's entries, for every i.
+
+    Returns:
+        (s entries, absent (s,)): entry j is a patch of image `origins[j]` and stands in only where image `absent[j]` is
+        held out. A random bank leaves no holes and has none; except that where all its entries are of one image as many
+        of others are drawn, and that with a position window there are always enough for every cell to see one.
+    """
+    window = windows.window_of(recipe, good.grid)
+    kept = np.empty(0, dtype=np.int64)
+    absent = np.empty(0, dtype=np.int32)
+    if recipe.sampling == "greedy":
+        kept, absent = _in_holes(good, bank, window, first_image)
+    elif len(np.unique(bank.origins)) == 1:
+        kept = _of_others(good, bank, recipe, first_image)
+        absent = np.full(len(kept), bank.origins[0], dtype=np.int32)
+    fillers = Entries.of(good.features, kept, window, first_image)
+    if window is None:
+        return fillers, absent
+    return _seen_everywhere(bank, fillers, absent, window)
+
+
+def _of_others(good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int) -> NDArray[np.int64]:
+    """As many rows of patches as a bank of one image has, drawn from those of the others."""
+    rows = np.flatnonzero(good.eligible)
+    rows = rows[rows // good.features.shape[1] + first_image != bank.origins[0]]
+    count = min(len(rows), len(bank.features))
+    return np.asarray(rows[coreset.random(len(rows), count, np.random.default_rng(recipe.seed))])
+
+
+def _in_holes(
+    good: GoodFeatures, bank: MemoryBank, window: Window | None, first_image: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Rows of patches that fill the holes of images, (s,) int64, and those images, (s,) int32."""
+    patches = good.features.shape[1]
+    rows = np.flatnonzero(good.eligible)
+    points = sampling.ProjectedPoints.of(good.features, rows)
+    entries = good.features.projection.of(bank.features) - points.centre
+    places, others = None, None
+    if window is not None and bank.cells is not None:
+        places, others = Places(window, window.cells_of(rows)), Places(window, bank.cells)
+    first, second, owner = _two_nearest_images(points, entries, bank.origins, places, others)
+    radius = first.max()
+    hole = (second > radius) & (owner != rows // patches + first_image)
+    chosen: list[NDArray[np.int64]] = []
+    absent: list[NDArray[np.int32]] = []
+    for image in np.unique(owner[hole]):
+        candidates = np.flatnonzero(hole & (owner == image))
+        own = bank.of_image(int(image))
+        cells = None if places is None else places.cells[candidates]
+        picks = _fill(points[candidates], second[candidates], radius, own.stop - own.start, window, cells)
+        chosen.append(rows[candidates[picks]])
+        absent.append(np.full(len(picks), image, dtype=np.int32))
+    return (
+        np.concatenate([*chosen, np.empty(0, dtype=np.int64)]),
+        np.concatenate([*absent, np.empty(0, dtype=np.int32)]),
+    )
+
+
+def _spacing(
+    bank: MemoryBank,
+    fillers: Entries,
+    absent: NDArray[np.int32],
+    recipe: Recipe,
+    grid: tuple[int, int],
+    usual: float | None,
+) -> NDArray[np.float32] | None:
+    """How far stand-ins lie from the nearest entries of the bank without the images they stand in for, (s,) float32."""
+    if bank.spacing is None:
+        return None
+    window = windows.window_of(recipe, grid)
+
+    def hidden(part: slice) -> NDArray[np.bool_]:
+        own = np.asarray(bank.origins == absent[part, None])
+        if window is None or fillers.cells is None or bank.cells is None:
+            return own
+        return np.asarray(own | ~window.sees(fillers.cells[part], bank.cells))
+
+    return memory_bank.spacing(
+        fillers.features,
+        recipe.density_neighbours,
+        limit=sampling.spacing_limit(recipe),
+        among=bank.features,
+        hidden=hidden,
+        usual=usual,
+    )
+
+
+def _seen_everywhere(
+    bank: MemoryBank, fillers: Entries, absent: NDArray[np.int32], window: Window
+) -> tuple[Entries, NDArray[np.int32]]:
+    """The fillers and as many more that every cell sees an entry whichever image is held out."""
+    assert bank.cells is not None
+    assert fillers.cells is not None
+    whole = Entries(bank.features, bank.origins, bank.cells)
+    for image in np.unique(bank.origins):
+        left, filled = np.flatnonzero(bank.origins != image), np.flatnonzero(absent == image)
+        which, at = windows.repeated(window, np.concatenate([bank.cells[left], fillers.cells[filled]]))
+        if len(which):
+            others = whole.only(left).joined(fillers.only(filled))
+            fillers = fillers.joined(replace(others.only(which), cells=at))
+            absent = np.concatenate([absent, np.full(len(which), image, dtype=np.int32)])
+    return fillers, absent
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Entries of some images, whose points are met together.
+
+    Attributes:
+        images: (g,) int32.
+        begins: where the entries of each begin, (g,) int64.
+        centres: -2 c and behind it, where there are places, what comes of them, (q, e) float32.
+        norms: |c|^2, (e,) float32.
+    """
+
+    images: NDArray[np.int32]
+    begins: NDArray[np.int64]
+    centres: NDArray[np.float32]
+    norms: NDArray[np.float32]
+
+
+def _groups(
+    entries: NDArray[np.float32], origins: NDArray[np.int32], elsewhere: NDArray[np.float32] | None
+) -> list[_Group]:
+    """Entries in groups of about `_ENTRIES`, those of an image in one."""
+    images, starts = np.unique(origins, return_index=True)
+    norms = np.einsum("md,md->m", entries, entries)
+    centres = -2 * entries if elsewhere is None else np.concatenate([-2 * entries, elsewhere], axis=1)
+    products = np.ascontiguousarray(centres.T)
+    cuts = np.flatnonzero(np.diff(starts // _ENTRIES)) + 1  # an image's entries meet the points together
+    parts = np.split(np.arange(len(images)), cuts)
+    ends = [*(int(starts[part[0]]) for part in parts[1:]), len(entries)]
+    return [
+        _Group(images[part], starts[part] - starts[part[0]], products[:, begin:end], norms[begin:end])
+        for part, begin, end in zip(parts, (int(starts[part[0]]) for part in parts), ends, strict=True)
+    ]
+
+
+def _two_nearest_images(
+    points: Points,
+    entries: NDArray[np.float32],
+    origins: NDArray[np.int32],
+    places: Places | None = None,
+    others: Places | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    """Squared distances of points to the nearest entry and to the nearest of another image, and whose the first is.
+
+    Exact where the second is larger than the largest first, the bank's covering radius; elsewhere both are within it,
+    and it is not worth while to look for nearer ones. `places` are those of the points and `others` of the entries: an
+    entry out of a point's window is farther than any within.
+    """
+    n = len(points)
+    if places is None or others is None:
+        groups = {0: _groups(entries, origins, None)}
+        blocks = [np.arange(begin, min(begin + _ROWS, n)) for begin in range(0, n, _ROWS)]
+    else:
+        regions = places.by_region(np.arange(n))
+        in_sight = places.in_sight_of(others)
+        groups = {}
+        for rows in regions:
+            region = int(places.regions[rows[0]])
+            seen = np.flatnonzero(in_sight[region])
+            groups[region] = _groups(entries[seen], origins[seen], others.elsewhere(seen))
+        blocks = [rows[begin : begin + _ROWS] for rows in regions for begin in range(0, len(rows), _ROWS)]
+    first = np.full(n, np.inf, dtype=np.float32)
+    second = np.full(n, np.inf, dtype=np.float32)
+    owner = np.zeros(n, dtype=np.int32)
+    radius = np.float32(-1)  # at least so large
+
+    def look(rows: NDArray[np.int64]) -> np.float32:
+        x = points[rows]
+        own_norms = np.einsum("nd,nd->n", x, x)
+        if places is not None:
+            x = np.concatenate([x, places.here(rows)], axis=1)
+        for group in groups[0 if places is None else int(places.regions[rows[0]])]:
+            distances = x @ group.centres
+            distances += group.norms
+            by_image = np.minimum.reduceat(distances, group.begins, axis=1)
+            by_image += own_norms[:, None]
+            np.maximum(by_image, 0, out=by_image)
+            lines = np.arange(len(rows))
+            which = by_image.argmin(axis=1)
+            nearest = by_image[lines, which]
+            by_image[lines, which] = np.inf
+            nearer = nearest < first[rows]
+            second[rows] = np.where(
+                nearer, np.minimum(first[rows], by_image.min(axis=1)), np.minimum(second[rows], nearest)
+            )
+            first[rows] = np.minimum(first[rows], nearest)
+            owner[rows] = np.where(nearer, group.images[which], owner[rows])
+            far = second[rows] > radius
+            rows, x, own_norms = rows[far], x[far], own_norms[far]
+            if not len(rows):
+                break
+        return np.float32(first[rows].max(initial=-1))
+
+    with closing(parallel.ordered(look, blocks, workers=parallel.cores())) as looked:
+        for largest in looked:
+            radius = max(radius, largest)
+    return first, second, owner
+
+
+def _fill(
+    points: NDArray[np.float32],
+    nearest: NDArray[np.float32],
+    radius: np.float32,
+    most: int,
+    window: Window | None = None,
+    cells: NDArray[np.int32] | None = None,
+) -> NDArray[np.int64]:
+    """Farthest first among points (c, d) whose squared distances to the bank are `nearest`, until all lie within.
+
+    With a window and the cells of the points a pick counts for those that see it.
+    """
+    nearest = nearest.copy()
+    picks: list[int] = []
+    while len(picks) < most:
+        farthest = int(nearest.argmax())
+        if nearest[farthest] <= radius:
+            break
+        picks.append(farthest)
+        difference = points - points[farthest]
+        distances = np.einsum("cd,cd->c", difference, difference)
+        if window is not None and cells is not None:
+            distances[~window.sees(cells, cells[[farthest]])[:, 0]] = np.inf
+        np.minimum(nearest, distances, out=nearest)
+    return np.array(picks, dtype=np.int64)

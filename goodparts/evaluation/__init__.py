@@ -1,0 +1,1 @@
+"""How well verdicts and maps fit a labelled test set."""

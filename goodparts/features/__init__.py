@@ -1,0 +1,1 @@
+"""Patch features: how they are computed, whitened, projected and kept."""

@@ -1,0 +1,250 @@
+"""The one pipeline, from uint8 pixels to distances, as an ONNX graph that every engine executes.
+
+    image (n, H, W, 3) uint8 ─► normalise ─► backbone ─► local average ─► fuse layers ─► whiten   features_graph
+                                                                                       │
+                               patch_features (n, h, w, d) ◄───────────────────────────┘
+                                       │
+    distance_grid (n, h, w), score (n,) ◄── exact distances of the best candidates ◄── search   bank.search_graph
+
+The second half is in `goodparts.bank.search_graph`; `pipeline_graph` in `goodparts.engines.graph` joins both.
+Before them an image can be brought to the light of good images (`light`). The memory bank and what else was learnt are
+inputs of the graph by name, with their values beside it (`Graph.constants`): an engine binds them without a copy, an
+export writes them into the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from goodparts.engines.graph import OPSET, Graph, GraphBuilder
+from goodparts.errors import BackboneError
+from goodparts.preprocessing.light import CELLS, DARK, LARGEST, TO_CHANNELS, TO_COEFFICIENTS, averaging
+
+if TYPE_CHECKING:
+    from goodparts.features.whitening import Whitening
+    from goodparts.preprocessing.light import Light
+    from goodparts.recipe.recipe import Recipe
+
+
+def features_graph(
+    backbone: onnx.ModelProto,
+    layer_shapes: Sequence[tuple[int, ...]],
+    recipe: Recipe,
+    mean: Sequence[float],
+    std: Sequence[float],
+    whitening: Whitening | None = None,
+    light: Light | None = None,
+) -> Graph:
+    """The graph from `image` (n, H, W, 3) uint8 to `patch_features` (n, h, w, d) float32.
+
+    Args:
+        backbone: input (n, 3, H, W) float32; its outputs are the recipe's layers, in their order.
+        layer_shapes: shape of each output for one image of the working size: (1, c, h, w), or (1, tokens, c).
+        recipe: image_size, patch_size, layer_fusion, layer_weights, grid_layer, pooled_dimensions.
+        mean: of RGB / 255.
+        std: of RGB / 255.
+        whitening: what features are mapped by in the end; None: they stay as they are.
+        light: that of good images, to which an image in other light is brought; None: images are taken as they are.
+    """
+    height, width = recipe.image_size
+    build = GraphBuilder("features/", opset=max(OPSET, backbone.opset_import[0].version))
+    image = build.input("image", TensorProto.UINT8, ["n", height, width, 3])
+    scale = 1 / (255 * np.asarray(std, np.float64))
+    offset = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
+    pixels = build.node("Cast", image, to=TensorProto.FLOAT)
+    pixels = build.node("Transpose", pixels, perm=[0, 3, 1, 2])
+    if light is not None:
+        pixels = _in_usual_light(build, pixels, light, recipe.image_size)
+    pixels = build.node("Mul", pixels, build.constant(scale.reshape(1, 3, 1, 1).astype(np.float32)))
+    pixels = build.node("Add", pixels, build.constant(offset.reshape(1, 3, 1, 1).astype(np.float32)))
+    layers = build.embed(backbone, pixels)
+
+    maps = []
+    for name, layer, shape in zip(recipe.layers, layers, layer_shapes, strict=True):
+        if len(shape) == 3:
+            maps.append(_tokens_to_grid(build, name, layer, shape, recipe.image_size))
+        elif len(shape) == 4:
+            maps.append((layer, (shape[1], shape[2], shape[3])))
+        else:
+            raise BackboneError(
+                f"layers: {name} has shape {shape}; expected a feature map (n, c, h, w) or tokens (n, tokens, d)"
+            )
+    sizes = [(h, w) for _, (_, h, w) in maps]
+    if recipe.grid_layer:
+        grid = sizes[recipe.layers.index(recipe.grid_layer)]
+    else:
+        grid = max(sizes, key=lambda size: size[0] * size[1])
+    fused = []
+    for (layer, (channels, h, w)), weight in zip(
+        maps, recipe.layer_weights or (1.0,) * len(maps), strict=True
+    ):
+        layer, channels = _local_average(build, layer, channels, recipe)
+        if weight != 1:
+            layer = build.node("Mul", layer, build.floats([weight]))
+        if (h, w) != grid:
+            finer = h * w > grid[0] * grid[1]
+            layer = _to_grid(build, layer, (h, w), grid, "adaptive" if finer else recipe.layer_fusion)
+        fused.append((layer, channels))
+    dimensions = sum(channels for _, channels in fused)
+    if recipe.pooled_dimensions and recipe.pooled_dimensions != dimensions:
+        joined = build.node("Concat", *(layer for layer, _ in fused), axis=1)
+        dimensions = recipe.pooled_dimensions
+        fused = [
+            (
+                _adaptive_channels(build, joined, sum(channels for _, channels in fused), dimensions),
+                dimensions,
+            )
+        ]
+    # Channels come last, and cells in a row, in each layer before they are joined: so engines need not move them again.
+    rows = []
+    for layer, channels in fused:
+        last = build.node("Transpose", layer, perm=[0, 2, 3, 1])
+        rows.append(build.node("Reshape", last, build.ints([0, grid[0] * grid[1], channels])))
+    joined = build.node("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
+    if whitening is not None:
+        joined = build.node("Sub", joined, build.learnt("features_mean", whitening.mean))
+        joined = build.node("MatMul", joined, build.learnt("features_matrix", whitening.matrix))
+        dimensions = whitening.matrix.shape[1]
+    build.node("Reshape", joined, build.ints([0, *grid, dimensions]), name="patch_features")
+    build.output("patch_features", ["n", *grid, dimensions])
+    return Graph(build.finish(), build.constants)
+
+
+# ---- features
+
+
+def _in_usual_light(build: GraphBuilder, pixels: str, light: Light, size: tuple[int, int]) -> str:
+    """Pixels (n, 3, H, W) float32, 0 to 255, times what brings their light within that of good images."""
+    height, width = size
+    across = np.ascontiguousarray(averaging(width).T)
+    cells = build.node(
+        "MatMul", build.constant(averaging(height)), build.node("MatMul", pixels, build.constant(across))
+    )
+    cells = build.node("Reshape", cells, build.ints([-1, 3 * CELLS**2]))
+    logarithms = build.node("Log", build.node("Add", cells, build.floats([DARK])))
+    centred = build.node("Sub", logarithms, build.constant(light.reference.repeat(CELLS**2)))
+    # Sums are matrix products: OpenVINO 2026.4 gets ReduceSum with a Sub after it wrong, of several images at once.
+    found = build.node(
+        "MatMul", centred, build.constant(np.kron(TO_COEFFICIENTS.T, light.weights).T)
+    )  # (n, 4)
+    within = build.node(
+        "Min", build.node("Max", found, build.constant(light.low)), build.constant(light.high)
+    )
+    exponents = build.node("MatMul", build.node("Sub", within, found), build.constant(TO_CHANNELS))  # (n, 3)
+    exponents = build.node("Max", exponents, build.floats([-LARGEST]))
+    exponents = build.node("Min", exponents, build.floats([LARGEST]))
+    gains = build.node("Reshape", build.node("Exp", exponents), build.ints([-1, 3, 1, 1]))
+    return build.node("Mul", pixels, gains)
+
+
+def _tokens_to_grid(
+    build: GraphBuilder, name: str, layer: str, shape: tuple[int, ...], image_size: tuple[int, int]
+) -> tuple[str, tuple[int, int, int]]:
+    """Token sequences (n, tokens, d) of a vision transformer as a feature map; class and register tokens come first
+    and are dropped."""
+    _, tokens, dimensions = shape
+    for patch in (8, 14, 16, 32):
+        h, w = image_size[0] // patch, image_size[1] // patch
+        prefix = tokens - h * w
+        if 0 <= prefix <= 16 and h * w > prefix:
+            kept = build.node("Slice", layer, build.ints([prefix]), build.ints([tokens]), build.ints([1]))
+            grid = build.node("Reshape", kept, build.ints([-1, h, w, dimensions]))
+            return build.node("Transpose", grid, perm=[0, 3, 1, 2]), (dimensions, h, w)
+    raise BackboneError(
+        f"layers: the {tokens} tokens of {name} don't fill a grid of {image_size[1]}x{image_size[0]} pixels with "
+        "patches of 8, 14, 16 or 32; take an image_size that is a multiple of the transformer's patch size"
+    )
+
+
+def _local_average(build: GraphBuilder, layer: str, channels: int, recipe: Recipe) -> tuple[str, int]:
+    """Features averaged over patch_size x patch_size cells, zeros outside (Roth et al. 2022, equation 2).
+
+    With pooled_dimensions, as in the authors' code: the patch's channels x cells vector, adaptively average-pooled to
+    that many dimensions, which is a grouped convolution.
+    """
+    size, pooled = recipe.patch_size, recipe.pooled_dimensions
+    pad = size // 2
+    if not pooled:
+        if size == 1:
+            return layer, channels
+        return (
+            build.node(
+                "AveragePool",
+                layer,
+                kernel_shape=[size, size],
+                pads=[pad] * 4,
+                strides=[1, 1],
+                count_include_pad=1,
+            ),
+            channels,
+        )
+    weights, groups = _pooling_weights(channels, size * size, pooled)
+    return (
+        build.node(
+            "Conv",
+            layer,
+            build.constant(weights.reshape(pooled, channels // groups, size, size)),
+            group=groups,
+            kernel_shape=[size, size],
+            pads=[pad] * 4,
+        ),
+        pooled,
+    )
+
+
+def _pooling_weights(channels: int, cells: int, pooled: int) -> tuple[NDArray[np.float32], int]:
+    """Adaptive average pooling of (channels x cells) to `pooled` bins as weights (pooled, channels / groups * cells).
+
+    Bin i averages elements floor(i L / pooled) to ceil((i + 1) L / pooled); at multiples of gcd(channels, pooled) bins
+    and channels end together, which makes it a convolution in that many groups.
+    """
+    groups = int(np.gcd(channels, pooled))
+    elements = channels * cells
+    per_group = elements // groups
+    weights = np.zeros((pooled, per_group), dtype=np.float32)
+    for i in range(pooled):
+        first, last = i * elements // pooled, -(-(i + 1) * elements // pooled)
+        offset = i // (pooled // groups) * per_group
+        weights[i, first - offset : last - offset] = 1 / (last - first)
+    return weights, groups
+
+
+def _adaptive_channels(build: GraphBuilder, joined: str, dimensions: int, pooled: int) -> str:
+    weights, groups = _pooling_weights(dimensions, 1, pooled)
+    return build.node(
+        "Conv", joined, build.constant(weights.reshape(pooled, -1, 1, 1)), group=groups, kernel_shape=[1, 1]
+    )
+
+
+def _to_grid(
+    build: GraphBuilder, layer: str, size: tuple[int, int], grid: tuple[int, int], fusion: str
+) -> str:
+    """A layer on another grid: bilinear (half-pixel centres), or by adaptive average pooling."""
+    if fusion == "bilinear":
+        return build.node(
+            "Resize",
+            layer,
+            "",
+            "",
+            build.ints(grid),
+            axes=[2, 3],
+            mode="linear",
+            coordinate_transformation_mode="half_pixel",
+        )
+    rows = build.constant(_adaptive_matrix(size[0], grid[0]))
+    columns = build.constant(np.ascontiguousarray(_adaptive_matrix(size[1], grid[1]).T))
+    return build.node("MatMul", build.node("MatMul", rows, layer), columns)
+
+
+def _adaptive_matrix(size: int, target: int) -> NDArray[np.float32]:
+    matrix = np.zeros((target, size), dtype=np.float32)
+    for i in range(target):
+        first, last = i * size // target, -(-(i + 1) * size // target)
+        matrix[i, first:last] = 1 / (last - first)
+    return matrix

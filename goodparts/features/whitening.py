@@ -1,0 +1,68 @@
+"""Whitening: patch features in principal components of more equal spread, and no more of them than carry something.
+
+Backbones spread good parts widely along a few directions (light, shading, texture) and narrowly along many in which
+defects show. With the components of patch features of good images as axes, each is divided by the spread along it to
+the power `whitening`: 0 leaves distances as they are, 1 makes them Mahalanobis distances (Rippel, Mertens and Merhof,
+"Modeling the distribution of normal data in pre-trained deep features for anomaly detection", ICPR 2020). All the way
+drowns the defect in noise of directions that hold nothing; a quarter is better on all that was measured
+(docs/presets.md). Components of little spread are cut off where there are more than `feature_dimensions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.recipe.recipe import Recipe
+
+SAMPLE = 32
+"""Good images, or tiles of them, from whose patches it is learnt: spread evenly over all images."""
+
+_LEAST = (
+    1e-3  # of the mean variance: what is added to each, so that directions that hold nothing are not blown up
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """A linear map of patch features.
+
+    Attributes:
+        mean: of the features, (d,) float32.
+        matrix: from centred features to components, (d, q) float32, q <= d.
+    """
+
+    mean: NDArray[np.float32]
+    matrix: NDArray[np.float32]
+
+    @classmethod
+    def learn(cls, features: Iterable[NDArray[np.float32]], recipe: Recipe) -> Self:
+        """The map that suits these features, (patches, d) float32 an image, by `whitening` and `feature_dimensions`."""
+        count, total, products = 0, np.zeros(0), np.zeros(0)
+        for patches in features:
+            if not count:
+                total, products = np.zeros(patches.shape[1]), np.zeros((patches.shape[1],) * 2)
+                shift = patches.mean(axis=0)  # sums of squares far from zero would lose digits
+            centred = patches - shift
+            count += len(patches)
+            total += centred.sum(axis=0, dtype=np.float64)
+            products += centred.T @ centred
+        middle = total / count
+        variances, directions = np.linalg.eigh(products / count - np.outer(middle, middle))
+        variances, directions = np.maximum(variances[::-1], 0), directions[:, ::-1]
+        least = max(_LEAST * float(variances.mean()), 1e-30)
+        scaled = directions * (variances + least) ** (-recipe.whitening / 2)
+        kept = recipe.feature_dimensions or len(variances)
+        return cls(
+            mean=(shift + middle).astype(np.float32),
+            matrix=np.ascontiguousarray(scaled[:, :kept], dtype=np.float32),
+        )
+
+
+def wanted(recipe: Recipe, dimensions: int) -> bool:
+    """Whether a recipe whitens or cuts features of so many dimensions."""
+    return bool(recipe.whitening) or 0 < recipe.feature_dimensions < dimensions

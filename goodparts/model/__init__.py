@@ -1,0 +1,1 @@
+"""What was learnt: how it is fitted, updated, kept in a file and exported."""

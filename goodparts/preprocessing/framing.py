@@ -1,0 +1,372 @@
+"""Framing: from an image of any size to the working image, and from a distance grid back to the image.
+
+Resizing is Pillow's `BILINEAR`, a triangle filter that widens when it reduces, as the authors of PatchCore resize;
+`docs/export.md` says how to the byte.
+The way back is one linear operator per axis: bilinear from grid to working image, Gaussian, bilinear to the image. Both
+axes' operators are small matrices made once for a size, so that smoothing and upsampling are two matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.errors import ImageError
+from goodparts.recipe.recipe import Recipe
+from goodparts.recipe.values import size_text
+
+Scalar = TypeVar("Scalar", np.uint8, np.float32)
+Warp = tuple[float, float, float, float, float, float]
+"""(a, b, c, d, e, f): what lies at (x, y) lay at (a x + b y + c, d x + e y + f) before; whole numbers lie between
+pixels."""
+
+PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is padded with
+
+_DENSE = 128  # cells each way up to which an anomaly map is two plain matrix products
+_BLOCK = 256  # pixels that are worked on at once in larger ones
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How an image lies in the working image.
+
+    Attributes:
+        image_size: (H, W) of the image.
+        resized: (h, w) to which the whole image is resized ...
+        offset: ... and (top, left) in working pixels where it then lies: negative where it is cropped.
+        working_size: (height, width) of the working image.
+        warp: where in the working image that framing makes each point of the straightened one lies (`pose`); None: it
+            is taken as it is.
+    """
+
+    image_size: tuple[int, int]
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    working_size: tuple[int, int]
+    warp: Warp | None = None
+
+
+def frame_of(image_size: tuple[int, int], recipe: Recipe) -> Frame:
+    """Where an image of (height, width) comes to lie.
+
+    Raises:
+        ImageError: if the image is so narrow that letterboxing would leave nothing of it.
+    """
+    height, width = image_size
+    working = recipe.image_size
+    if recipe.framing == "stretch":
+        return Frame(image_size, working, (0, 0), working)
+    if recipe.framing == "letterbox":
+        scale = min(working[0] / height, working[1] / width)
+        resized = (max(1, round(height * scale)), max(1, round(width * scale)))
+        if min(resized) < 8:
+            raise ImageError(
+                f"an image of {size_text(image_size)} pixels would be {size_text(resized)} in the working size "
+                f"{size_text(working)}; take framing = stretch, or cut the image"
+            )
+        return Frame(image_size, resized, _centre(working, resized), working)
+    short = min(image_size)
+    resized = (recipe.resize_size * height // short, recipe.resize_size * width // short)
+    return Frame(image_size, resized, _centre(working, resized), working)
+
+
+def _centre(working: tuple[int, int], resized: tuple[int, int]) -> tuple[int, int]:
+    return -round((resized[0] - working[0]) / 2), -round((resized[1] - working[1]) / 2)
+
+
+def apply(frame: Frame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The working image, (height, width, 3) uint8, of an image (H, W, 3) uint8; not straightened."""
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    # The width first, then the height: left to itself, Pillow 13 swaps them at times, and rounding differs.
+    for size in ((frame.resized[1], frame.image_size[0]), (frame.resized[1], frame.resized[0])):
+        if size != picture.size:
+            picture = picture.resize(size, Image.Resampling.BILINEAR)
+    if frame.resized == frame.working_size and frame.offset == (0, 0):
+        return np.asarray(picture)
+    canvas = Image.new("RGB", (frame.working_size[1], frame.working_size[0]), PADDING)
+    canvas.paste(picture, (frame.offset[1], frame.offset[0]))
+    return np.asarray(canvas)
+
+
+def straighten(frame: Frame, working: NDArray[np.uint8], beyond: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A working image (height, width, 3), as `apply` makes it, with the frame's warp taken back; bicubic.
+
+    `beyond`, of the same shape, is what is shown where nothing is known: beyond its border.
+    """
+    from PIL import Image
+
+    assert frame.warp is not None
+    height, width = frame.working_size
+    known = np.zeros((height, width), dtype=np.uint8)
+    rows, columns = (
+        slice(
+            max(0, frame.offset[axis]),
+            min(frame.working_size[axis], frame.offset[axis] + frame.resized[axis]),
+        )
+        for axis in (0, 1)
+    )
+    known[rows, columns] = 255
+
+    def moved(values: NDArray[np.uint8], how: Image.Resampling) -> NDArray[np.uint8]:
+        picture = Image.fromarray(values)
+        return np.asarray(picture.transform((width, height), Image.Transform.AFFINE, frame.warp, how))
+
+    seen = moved(known, Image.Resampling.NEAREST)[..., None] > 0
+    return np.where(seen, moved(working, Image.Resampling.BICUBIC), beyond)
+
+
+def without_padding(frame: Frame, working: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The part of a working image (height, width, 3) that shows the image."""
+    top, left = (max(0, offset) for offset in frame.offset)
+    return working[top : frame.offset[0] + frame.resized[0], left : frame.offset[1] + frame.resized[1]]
+
+
+def valid_cells(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which cells of the grid look at the image rather than at padding (by their centres), (h, w) bool.
+
+    In a straightened image also by the centres of their neighbours: what is shown beyond its border is another image's.
+    """
+    if frame.warp is not None:
+        return _valid_when_straight(frame, grid)
+    inside = []
+    for axis in (0, 1):
+        centres = (np.arange(grid[axis]) + 0.5) * frame.working_size[axis] / grid[axis]
+        first = frame.offset[axis]
+        looking = (centres >= first) & (centres <= first + frame.resized[axis])
+        if not looking.any():  # a sliver between two centres: the nearest cell has to look
+            looking[np.abs(centres - first - frame.resized[axis] / 2).argmin()] = True
+        inside.append(looking)
+    return np.logical_and.outer(inside[0], inside[1])
+
+
+def _valid_when_straight(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    assert frame.warp is not None
+    a, b, c, d, e, f = frame.warp
+    rows, columns = ((np.arange(grid[axis]) + 0.5) * frame.working_size[axis] / grid[axis] for axis in (0, 1))
+    inside = np.ones((grid[0] + 2, grid[1] + 2), dtype=bool)
+    for axis, at in (
+        (0, d * columns + e * rows[:, None] + f),
+        (1, a * columns + b * rows[:, None] + c),
+    ):
+        first, last = frame.offset[axis], frame.offset[axis] + frame.resized[axis]
+        inside[1:-1, 1:-1] &= (at >= max(0, first)) & (at <= min(frame.working_size[axis], last))
+    across = inside[:, :-2] & inside[:, 1:-1] & inside[:, 2:]
+    return across[:-2] & across[1:-1] & across[2:]
+
+
+def cell_shares(frame: Frame, axis: int, cells: int) -> NDArray[np.float64]:
+    """What share of each cell of the grid each row (axis 0) or column (1) of the image fills, (cells, H or W).
+
+    Rows sum to one where a cell looks at nothing but the image.
+    """
+    size, resized, offset, working = _axis(frame, axis)
+    edges = (np.arange(cells + 1) * working / cells - offset) * size / resized  # in pixels of the image
+    pixels = np.arange(size)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.asarray(np.maximum(overlap, 0) / np.diff(edges)[:, None])
+
+
+def seen_pixels(frame: Frame) -> NDArray[np.bool_]:
+    """Which pixels of the image lie in the working image, (H, W) bool."""
+    if frame.warp is not None:
+        whole = np.full(frame.working_size, 255, dtype=np.uint8)
+        return _from_straight(frame, whole, interpolate=False) > 0
+    inside = []
+    for axis in (0, 1):
+        seen = np.zeros(frame.image_size[axis], dtype=bool)
+        seen[slice(*_seen_rows(frame, axis))] = True
+        inside.append(seen)
+    return np.logical_and.outer(inside[0], inside[1])
+
+
+def seen_share(frame: Frame) -> float:
+    """Share of the image's pixels that lie in the working image, 0 to 1."""
+    if frame.warp is not None:
+        return float(seen_pixels(frame).mean())
+    share = 1.0
+    for axis in (0, 1):
+        first, last = _seen_rows(frame, axis)
+        share *= (last - first) / frame.image_size[axis]
+    return share
+
+
+def anomaly_map(
+    distance_grid: NDArray[np.float32], frame: Frame, sigma: float, seen: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
+    """Distances smoothed and brought to the size of the image.
+
+    Args:
+        distance_grid: (h, w) float32; cells that did not look are NaN and take no part.
+        frame: how the image lay in the working image.
+        sigma: standard deviation of the Gaussian in pixels of the working image; 0: none.
+        seen: pixels of the image that were looked at, (H, W) bool; None: all of them.
+
+    Returns:
+        (H, W) float32; NaN where the image was cropped away, or not looked at.
+    """
+    values: NDArray[np.float32]
+    if frame.warp is not None:
+        return _map_of_straight(distance_grid, frame, sigma, seen)
+    rows, columns = operators(frame, (distance_grid.shape[0], distance_grid.shape[1]), sigma)
+    hidden = np.isnan(distance_grid)
+    if hidden.any():
+        weights = _applied(rows, (~hidden).astype(np.float32), columns)
+        values = _applied(rows, np.where(hidden, np.float32(0), distance_grid), columns)
+        values /= np.maximum(weights, np.float32(1e-12), out=weights)
+    else:
+        values = _applied(rows, distance_grid, columns)
+    top, bottom = _seen_rows(frame, 0)
+    left, right = _seen_rows(frame, 1)
+    if (top, bottom, left, right) != (0, frame.image_size[0], 0, frame.image_size[1]):
+        full = np.full(frame.image_size, np.nan, dtype=np.float32)
+        full[top:bottom, left:right] = values
+        values = full
+    if seen is not None:
+        values[~seen] = np.nan
+    return values
+
+
+def _map_of_straight(
+    distance_grid: NDArray[np.float32], frame: Frame, sigma: float, seen: NDArray[np.bool_] | None
+) -> NDArray[np.float32]:
+    """The map of the straightened working image, turned and moved back to where the image has it."""
+    size = frame.working_size
+    values = anomaly_map(distance_grid, Frame(size, size, (0, 0), size), sigma)
+    moved = _from_straight(frame, values, interpolate=True)
+    looked = np.where(np.isnan(distance_grid), np.uint8(0), np.uint8(255))
+    moved[_from_straight(frame, looked, interpolate=False) == 0] = np.nan
+    if seen is not None:
+        moved[~seen] = np.nan
+    return moved
+
+
+def _from_straight(frame: Frame, values: NDArray[Scalar], *, interpolate: bool) -> NDArray[Scalar]:
+    """Values (h, w) all over the straightened working image, at the pixels of the image (H, W); 0 outside."""
+    from PIL import Image
+
+    assert frame.warp is not None
+    a, b, c, d, e, f = frame.warp
+    # pixel of the image -> working image -> straightened -> cell of the values
+    scale = [frame.resized[axis] / frame.image_size[axis] for axis in (1, 0)]
+    cells = [values.shape[axis] / frame.working_size[axis] for axis in (1, 0)]
+    back = np.linalg.inv([[a, b], [d, e]])
+    onto = np.diag(cells) @ back
+    (u, v), (r, s) = (onto @ np.diag(scale)).tolist()
+    w, t = (onto @ (np.array([frame.offset[1], frame.offset[0]]) - (c, f))).tolist()
+    coefficients = (u, v, w, r, s, t)
+    how = Image.Resampling.BILINEAR if interpolate else Image.Resampling.NEAREST
+    height, width = frame.image_size
+    moved = Image.fromarray(values).transform((width, height), Image.Transform.AFFINE, coefficients, how)
+    return np.array(moved)
+
+
+def operators(
+    frame: Frame, grid: tuple[int, int], sigma: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What makes an anomaly map of a distance grid: `rows @ distance_grid @ columns.T`.
+
+    Args:
+        frame: how the image lies in the working image.
+        grid: (h, w).
+        sigma: standard deviation of the Gaussian in pixels of the working image; 0: none.
+
+    Returns:
+        (seen rows of the image, h) and (seen columns, w) float32, whose rows sum to one.
+    """
+    return _operator(*_axis(frame, 0), grid[0], sigma), _operator(*_axis(frame, 1), grid[1], sigma)
+
+
+def _applied(
+    rows: NDArray[np.float32], grid: NDArray[np.float32], columns: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """`rows @ grid @ columns.T`; of large grids block by block, since operators are zero far from their diagonal."""
+    if max(grid.shape) <= _DENSE:
+        return np.asarray(rows @ grid @ columns.T, dtype=np.float32)
+    down = np.empty((len(rows), grid.shape[1]), dtype=np.float32)
+    for part, near in _bands(rows):
+        np.matmul(rows[part, near], grid[near], out=down[part])
+    values = np.empty((len(rows), len(columns)), dtype=np.float32)
+    for part, near in _bands(columns):
+        values[:, part] = down[:, near] @ columns[part, near].T
+    return values
+
+
+def _bands(operator: NDArray[np.float32]) -> Iterator[tuple[slice, slice]]:
+    """Blocks of an operator's rows, and the columns in which they are not zero."""
+    for first in range(0, len(operator), _BLOCK):
+        part = slice(first, min(first + _BLOCK, len(operator)))
+        near = np.flatnonzero(operator[part].any(axis=0))
+        yield part, slice(int(near[0]), int(near[-1]) + 1)
+
+
+def _axis(frame: Frame, axis: int) -> tuple[int, int, int, int]:
+    return frame.image_size[axis], frame.resized[axis], frame.offset[axis], frame.working_size[axis]
+
+
+def _seen_rows(frame: Frame, axis: int) -> tuple[int, int]:
+    """First and last (exclusive) row of the image whose centre lies in the working image."""
+    return _seen(*_axis(frame, axis))
+
+
+def _seen(size: int, resized: int, offset: int, working: int) -> tuple[int, int]:
+    # pixel i is seen where 0 <= (i + 1/2) resized / size + offset < working, in whole numbers
+    first = -((2 * offset * size + resized) // (2 * resized)) if offset < 0 else 0
+    last = (
+        -((resized - 2 * (working - offset) * size) // (2 * resized)) if offset + resized > working else size
+    )
+    return max(0, first), min(size, last)
+
+
+@lru_cache(maxsize=64)
+def _operator(
+    size: int, resized: int, offset: int, working: int, cells: int, sigma: float
+) -> NDArray[np.float32]:
+    """One axis of `anomaly_map`: (seen rows of the image, cells) float32, rows summing to one."""
+    pixels = np.arange(working, dtype=np.float64)
+    operator = _between((pixels + 0.5) * cells / working - 0.5, np.eye(cells))
+    if sigma > 0:
+        operator = _smoothed(operator, sigma)
+    first, last = _seen(size, resized, offset, working)
+    seen = np.arange(first, last, dtype=np.float64)
+    at = (seen + 0.5) * resized / size + offset - 0.5
+    inside = np.clip(at, max(0, offset), min(working, offset + resized) - 1)
+    matrix = _between(inside, operator).astype(np.float32)
+    matrix.flags.writeable = False
+    return matrix
+
+
+def _between(at: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values (n, k) at these positions among their rows, linear between two, the outermost held: (len(at), k)."""
+    last = len(values) - 1
+    at = np.clip(at, 0, last)
+    low = np.minimum(np.floor(at).astype(int), last)
+    high = np.minimum(low + 1, last)
+    share = (at - low)[:, None]
+    return np.asarray((1 - share) * values[low] + share * values[high])
+
+
+def _smoothed(values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """Gaussian along the rows of values (n, k): cut at 4 sigma, mirrored at the ends."""
+    size, radius = len(values), int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    at = np.arange(-radius, size + radius) % (2 * size)
+    padded = values[np.where(at >= size, 2 * size - 1 - at, at)]
+    filters = np.zeros((_BLOCK, _BLOCK + 2 * radius))
+    np.add.at(filters, (np.arange(_BLOCK)[:, None], np.arange(_BLOCK)[:, None] + offsets + radius), weights)
+    smoothed = np.zeros_like(values)
+    for first in range(0, size, _BLOCK):
+        count = min(_BLOCK, size - first)
+        part = padded[first : first + count + 2 * radius]
+        columns = np.flatnonzero(part.any(axis=0))
+        near = slice(int(columns[0]), int(columns[-1]) + 1)
+        smoothed[first : first + count, near] = filters[:count, : count + 2 * radius] @ part[:, near]
+    return smoothed

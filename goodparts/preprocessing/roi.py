@@ -1,0 +1,313 @@
+"""Regions of interest: which parts of the picture are looked at, in one or several named zones.
+
+    roi = read_roi("zones.json", image_size=(700, 700))      # or a mask: nonzero is looked at
+    cells = roi.cells(recipe, (40, 40))                       # (zones, 40, 40) bool: the patches of each zone
+    roi.seen((700, 700))                                      # (700, 700) bool: the pixels
+
+A region of interest belongs to images of one shape: an image of another size is fine where the aspect is the same. So
+which patches count is a constant of a model. What is outside is neither learnt nor scored, and NaN in maps.
+
+With one zone nothing else changes. With several, each has a threshold of its own, and a part's score is the largest
+multiple of its zone's threshold: then one number still orders parts, and its threshold is 1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.bank.scoring import patches_that_count
+from goodparts.errors import ImageError, RecipeError
+from goodparts.preprocessing import framing
+from goodparts.preprocessing.framing import Frame
+from goodparts.recipe.recipe import Recipe
+from goodparts.recipe.values import size_text
+
+ONLY = "roi"
+"""Name of the zone of a mask, which has none of its own."""
+
+ASPECT = 0.01  # by which the aspect of an image may differ from that of the region of interest, relatively
+INSIDE = 0.5  # share of a patch's cell that has to lie in a zone
+_SMALLEST = 16  # working pixels at each side of what the quality gate looks at
+
+Point = tuple[float, float]
+Polygon = tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A named part of the picture: polygons, or the runs of a mask.
+
+    Attributes:
+        name: unique within a region of interest.
+        polygons: each a closed line of (x, y) in pixels, x to the right and y down; whole numbers lie between pixels.
+            The zone is all that any of them encloses (even-odd, by the centres of pixels) ...
+        holes: ... without what one of these encloses.
+        runs: of a mask instead: start and length, start and length, ... of its pixels, counted row by row.
+    """
+
+    name: str
+    polygons: tuple[Polygon, ...] = ()
+    holes: tuple[Polygon, ...] = ()
+    runs: tuple[int, ...] = ()
+
+    def mask(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """The zone's pixels in a picture of (H, W), (H, W) bool."""
+        inside = np.zeros(size, dtype=bool)
+        for start, length in zip(self.runs[::2], self.runs[1::2], strict=True):
+            inside.flat[start : start + length] = True
+        for polygon in self.polygons:
+            inside |= enclosed(polygon, size)
+        for polygon in self.holes:
+            inside &= ~enclosed(polygon, size)
+        return inside
+
+
+@dataclass(frozen=True, eq=False)
+class Roi:
+    """A region of interest.
+
+    Attributes:
+        size: (H, W) of the picture that the zones are drawn on.
+        zones: one or more; they may overlap.
+    """
+
+    size: tuple[int, int]
+    zones: tuple[Zone, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the zones."""
+        return tuple(zone.name for zone in self.zones)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one zone, each with a threshold of its own."""
+        return len(self.zones) > 1
+
+    @cached_property
+    def masks(self) -> NDArray[np.bool_]:
+        """Of each zone, (zones, H, W) bool."""
+        return np.stack([zone.mask(self.size) for zone in self.zones])
+
+    def masks_at(self, image_size: tuple[int, int]) -> NDArray[np.bool_]:
+        """The zones in an image of (H, W), (zones, H, W) bool, by the nearest pixel; none is empty."""
+        return _masks_at(self, image_size)
+
+    def seen(self, image_size: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which pixels of an image of (H, W) lie in any zone, (H, W) bool."""
+        return _seen(self, image_size)
+
+    def cells(self, recipe: Recipe, grid: tuple[int, int]) -> NDArray[np.bool_]:
+        """The patches of each zone, (zones, h, w) bool: at least half of their cell of the grid lies in it."""
+        return _cells(self, recipe, grid)
+
+    def looked_at(self, recipe: Recipe, grid: tuple[int, int]) -> NDArray[np.bool_]:
+        """The patches of all zones together, (h, w) bool."""
+        return np.asarray(self.cells(recipe, grid).any(axis=0))
+
+    def require_fit(self, image_size: tuple[int, int], name: object) -> None:
+        """Raise ImageError unless an image of (H, W) has the aspect of what the zones are drawn on."""
+        (height, width), (h, w) = image_size, self.size
+        if abs(width * h / (height * w) - 1) > ASPECT:
+            raise ImageError(
+                f"{name}: is {size_text(image_size)} pixels, but the region of interest is drawn on "
+                f"{size_text(self.size)}; expected that size, or one of the same aspect. Take images of one camera "
+                "setting, or draw a roi for these"
+            )
+
+    def seen_share(self, frame: Frame) -> float:
+        """Share of an image's pixels that are looked at, 0 to 1."""
+        return float(np.mean(self.seen(frame.image_size) & framing.seen_pixels(frame)))
+
+    def judged(self, recipe: Recipe, grid: tuple[int, int]) -> tuple[slice, slice]:
+        """The rows and columns of the working image that hold all zones: what the quality gate looks at."""
+        looked_at = self.looked_at(recipe, grid)
+        found = []
+        for axis in (0, 1):
+            at = np.flatnonzero(looked_at.any(axis=1 - axis))
+            side = recipe.image_size[axis]
+            first, last = at[0] * side // grid[axis], -(-(at[-1] + 1) * side // grid[axis])
+            more = max(0, _SMALLEST - (last - first))
+            first = max(0, min(first - more // 2, side - _SMALLEST))
+            found.append(slice(int(first), int(min(side, max(last, first + _SMALLEST)))))
+        return found[0], found[1]
+
+    def scores(self, distance_grid: NDArray[np.float32], recipe: Recipe) -> tuple[float, ...]:
+        """The anomaly score of each zone, from patch distances (h, w) float32: `max` or `top_mean`, as in the graph."""
+        found = []
+        for cells in self.cells(recipe, (distance_grid.shape[0], distance_grid.shape[1])):
+            distances = distance_grid[cells]
+            largest = patches_that_count(len(distances), recipe)
+            found.append(float(np.partition(distances, -largest)[-largest:].mean()))
+        return tuple(found)
+
+    def levels(self, image_size: tuple[int, int], thresholds: Sequence[float]) -> NDArray[np.float32]:
+        """The threshold of each pixel, (H, W) float32: where zones overlap the lowest, outside all of them NaN."""
+        return _levels(self, image_size, tuple(thresholds))
+
+    def to_json(self) -> str:
+        """As JSON: what a model file holds, and what `read_roi` reads."""
+        zones: list[dict[str, Any]] = []
+        for zone in self.zones:
+            shape = {"polygons": zone.polygons, "holes": zone.holes, "runs": zone.runs}
+            zones.append({"name": zone.name, **{key: value for key, value in shape.items() if value}})
+        return json.dumps({"size": [self.size[1], self.size[0]], "zones": zones}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote; LookupError, TypeError or ValueError if it is something else."""
+        values = json.loads(text)
+        width, height = values["size"]
+        zones = [
+            Zone(
+                str(zone["name"]),
+                polygons=tuple(map(_points, zone.get("polygons", ()))),
+                holes=tuple(map(_points, zone.get("holes", ()))),
+                runs=tuple(map(int, zone.get("runs", ()))),
+            )
+            for zone in values["zones"]
+        ]
+        return cls((int(height), int(width)), tuple(zones))
+
+
+def zone_names(roi: Roi | None) -> tuple[str, ...]:
+    """Names of several zones, each of which has a threshold of its own; none where there is only one, or no roi."""
+    return roi.names if roi is not None and roi.several else ()
+
+
+def zone_parts(
+    roi: Roi | None,
+    distance_grid: NDArray[np.float32],
+    anomaly_map: NDArray[np.float32],
+    recipe: Recipe,
+) -> list[tuple[float, NDArray[np.float32]]]:
+    """Score, and anomaly map with NaN outside, of each of several zones; nothing where there is only one, or no roi."""
+    if roi is None or not roi.several:
+        return []
+    masks = roi.masks_at((anomaly_map.shape[0], anomaly_map.shape[1]))
+    return [
+        (score, np.where(mask, anomaly_map, np.float32(np.nan)))
+        for score, mask in zip(roi.scores(distance_grid, recipe), masks, strict=True)
+    ]
+
+
+def cells_looked_at(
+    roi: Roi | None, frame: Frame, recipe: Recipe, grid: tuple[int, int], name: object
+) -> NDArray[np.bool_]:
+    """Which cells of the grid look at an image rather than at padding, and at the region of interest, (h, w) bool.
+
+    Args:
+        roi: the region of interest; None: everywhere.
+        frame: how the image lies in its working image.
+        recipe: framing.
+        grid: (h, w).
+        name: what to call the image in an error.
+
+    Raises:
+        ImageError: the image does not fit the region of interest.
+    """
+    if roi is None:
+        return framing.valid_cells(frame, grid)
+    roi.require_fit(frame.image_size, name)
+    return roi.looked_at(recipe, grid)
+
+
+def require_usable(roi: Roi, recipe: Recipe, grid: tuple[int, int]) -> None:
+    """Raise RecipeError if a zone has no patch, or several zones don't go with the recipe."""
+    if roi.several and recipe.image_score == "reweighted":
+        raise RecipeError(
+            f"image_score: reweighted gives one score an image, and the roi has {len(roi.zones)} zones with a score "
+            "each; take max or top_mean, or one zone"
+        )
+    for zone, cells in zip(roi.zones, roi.cells(recipe, grid), strict=True):
+        if not cells.any():
+            rows, columns = np.nonzero(zone.mask(roi.size))
+            patch = f"{roi.size[1] / grid[1]:.1f}x{roi.size[0] / grid[0]:.1f}"
+            raise RecipeError(
+                f"roi: no patch lies in zone {zone.name!r}, which is {np.ptp(columns) + 1}x{np.ptp(rows) + 1} of "
+                f"{size_text(roi.size)} pixels, while a patch looks at about {patch} and counts if half of it is "
+                f"inside{' what the crop leaves' if recipe.framing == 'crop' else ''}; draw it larger, or raise "
+                "image_size"
+            )
+
+
+def enclosed(polygon: Polygon, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels of a picture of (H, W) whose centres a polygon encloses (even-odd), (H, W) bool."""
+    height, width = size
+    crossings = np.zeros((height, width + 1), dtype=np.int64)
+    for (x0, y0), (x1, y1) in zip(polygon, (*polygon[1:], polygon[0]), strict=True):
+        if y0 == y1:
+            continue
+        rows = np.arange(max(0, math.ceil(min(y0, y1) - 0.5)), min(height, math.ceil(max(y0, y1) - 0.5)))
+        at = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+        crossings[rows, np.clip(np.ceil(at - 0.5), 0, width).astype(np.intp)] += 1
+    return np.asarray(crossings.cumsum(axis=1)[:, :width] % 2 == 1)
+
+
+# ---- files
+
+
+def from_mask(mask: NDArray[np.bool_], name: str = ONLY) -> Roi:
+    """One zone from a mask (H, W) bool."""
+    flat = np.concatenate([[False], mask.ravel(), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    runs = np.stack([edges[::2], edges[1::2] - edges[::2]], axis=1).ravel()
+    return Roi((mask.shape[0], mask.shape[1]), (Zone(name, runs=tuple(runs.tolist())),))
+
+
+def _points(line: Sequence[Sequence[float]]) -> Polygon:
+    return tuple((float(x), float(y)) for x, y in line)
+
+
+# ---- made once
+
+
+@lru_cache(maxsize=16)
+def _cells(roi: Roi, recipe: Recipe, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    frame = framing.frame_of(roi.size, recipe)
+    rows, columns = (framing.cell_shares(frame, axis, grid[axis]) for axis in (0, 1))
+    cells = np.asarray(rows @ roi.masks.astype(np.float64) @ columns.T >= INSIDE - 1e-9)
+    cells.flags.writeable = False
+    return cells
+
+
+@lru_cache(maxsize=16)
+def _masks_at(roi: Roi, image_size: tuple[int, int]) -> NDArray[np.bool_]:
+    if image_size == roi.size:
+        return roi.masks
+    at = [
+        ((np.arange(image_size[axis]) + 0.5) * roi.size[axis] / image_size[axis]).astype(np.intp)
+        for axis in (0, 1)
+    ]
+    masks = roi.masks[:, at[0][:, None], at[1]]
+    for zone, mask in zip(roi.masks, masks, strict=True):
+        if not mask.any():  # smaller than a pixel of this image
+            row, column = (int(np.mean(where)) for where in np.nonzero(zone))
+            mask[row * image_size[0] // roi.size[0], column * image_size[1] // roi.size[1]] = True
+    masks.flags.writeable = False
+    return masks
+
+
+@lru_cache(maxsize=16)
+def _seen(roi: Roi, image_size: tuple[int, int]) -> NDArray[np.bool_]:
+    seen = np.asarray(_masks_at(roi, image_size).any(axis=0))
+    seen.flags.writeable = False
+    return seen
+
+
+@lru_cache(maxsize=16)
+def _levels(roi: Roi, image_size: tuple[int, int], thresholds: tuple[float, ...]) -> NDArray[np.float32]:
+    lowest = np.full(image_size, np.inf, dtype=np.float32)
+    for mask, threshold in zip(_masks_at(roi, image_size), thresholds, strict=True):
+        np.minimum(lowest, np.float32(threshold), out=lowest, where=mask)
+    lowest[np.isinf(lowest)] = np.nan
+    lowest.flags.writeable = False
+    return lowest

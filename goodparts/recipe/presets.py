@@ -1,0 +1,45 @@
+"""Presets: recipes by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_PLAIN: dict[str, Any] = {
+    "whitening": 0.0,
+    "feature_dimensions": 0,
+    "score_neighbours": 1,
+    "density_neighbours": 0,
+}  # features as the backbone gives them, patch distance to the nearest entry
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "fast": {"image_size": 256, "sampling_limit": 2000},
+    "plain": {**_PLAIN},
+    "classic": {
+        "backbone": "resnet50",
+        "layers": ("layer2", "layer3"),
+        "image_size": 224,
+        "sampling_ratio": 0.1,
+        "sampling_limit": 0,
+        "sampling": "random",
+        **_PLAIN,
+        "pixel_threshold_rule": "pixel_sigma",
+        "pixel_threshold_sigma": 3.0,
+        "minimum_area": 0,
+        "precision": "f32",
+    },
+    "patchcore": {
+        "backbone": "wide_resnet50_2",
+        "layers": ("layer2", "layer3"),
+        "image_size": 224,
+        "sampling_ratio": 0.1,
+        "sampling_limit": 0,
+        "framing": "crop",
+        "resize_size": 256,
+        "pooled_dimensions": 1024,
+        **_PLAIN,
+        "precision": "f32",
+    },
+}
+"""`default`; `fast`: half its time; `plain`: the default with features and distances as they are; `classic`: the plain
+system this project grew from; `patchcore`: as the code of the paper's authors."""

@@ -1,0 +1,114 @@
+"""Values of a recipe: from Python, TOML or a command line in the type of their key."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+from goodparts.errors import RecipeError
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """`(height, width)` as people write it: WIDTHxHEIGHT."""
+    return f"{size[1]}x{size[0]}"
+
+
+def tile_size(tiling: str) -> tuple[tuple[int, int], int]:
+    """((height, width), overlap) of tiles from WIDTHxHEIGHT+OVERLAP; RecipeError if it is something else."""
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?(?:\+(\d{1,6}))?", tiling.strip().lower())
+    if not match:
+        raise RecipeError(
+            "tiling: expected WIDTHxHEIGHT+OVERLAP in pixels of the image, such as 640x640+64, or auto, "
+            f"found {tiling!r}"
+        )
+    width, overlap = int(match[1]), int(match[3] or 0)
+    height = int(match[2] or width)
+    if min(width, height) < 16 or overlap >= min(width, height):
+        raise RecipeError(
+            f"tiling: expected tiles of at least 16x16 pixels, and an overlap less than that, found {tiling!r}"
+        )
+    return (height, width), overlap
+
+
+def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:
+    """The value in the type of the key, from Python, TOML or a command line; RecipeError if it does not fit."""
+    kind = str(item.type)
+    name = item.name
+    choices, limits = item.metadata["choices"], item.metadata["limits"]
+    try:
+        if name == "image_size":
+            value = _size(value)
+        elif kind.startswith("tuple"):
+            parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+            of = _number if "float" in kind else _text
+            value = tuple(of(part) for part in parts if part != "")
+        elif kind == "int":
+            if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+                raise ValueError
+            value = int(value)
+        elif kind == "float":
+            value = _number(value)
+        elif kind == "bool":
+            if not isinstance(value, bool):
+                raise ValueError
+        else:
+            value = _text(value)
+    except (TypeError, ValueError, OverflowError):
+        expected = {
+            "int": "a whole number",
+            "float": "a number",
+            "str": "a text",
+            "bool": "true or false",
+        }.get(kind, "a list")
+        if name == "image_size":
+            expected = "pixels such as 224, or WIDTHxHEIGHT such as 320x240"
+        raise RecipeError(f"{name}: expected {expected}, found {value!r}") from None
+    if choices and value not in choices:
+        raise RecipeError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
+    if limits:
+        for number in value if isinstance(value, tuple) else (value,):
+            if not limits[0] <= number <= limits[1]:
+                raise RecipeError(
+                    f"{name}: expected {limits[0]:g} to {limits[1]:g}, found {_shortly(number)}"
+                )
+    return value
+
+
+def _shortly(number: float) -> str:
+    try:
+        return f"{number:g}"
+    except OverflowError:
+        return f"a number of {len(str(number))} digits"
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """(height, width) from 224, "224", "WIDTHxHEIGHT" or a (height, width) pair."""
+    if isinstance(value, bool):
+        raise ValueError
+    if isinstance(value, str):
+        parts = [int(part) for part in value.lower().split("x")]
+        if len(parts) == 1:
+            parts *= 2
+        width, height = parts
+        return height, width
+    if isinstance(value, int):
+        return value, value
+    height, width = value
+    if isinstance(height, bool) or isinstance(width, bool) or int(height) != height or int(width) != width:
+        raise ValueError
+    return int(height), int(width)

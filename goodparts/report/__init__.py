@@ -1,0 +1,1 @@
+"""What people read: pictures, plots, the decision in plain words and the page."""

@@ -1,0 +1,427 @@
+"""The model card: what a threshold means for good parts, how it was found, and what nobody tested, in plain words.
+
+Whoever reads it need not know what a p-value or a confidence is. The report, `goodparts card` and what the commands
+print share these sentences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from goodparts.decision.binomial import images_needed, in_so_many
+from goodparts.decision.calibration import COPIES, SEPARATE, Calibration, Decision, zone_recipe
+from goodparts.engines import precision
+from goodparts.model.model import Model
+from goodparts.preprocessing import framing, tiling
+from goodparts.recipe import copies as recipe_copies
+from goodparts.recipe.recipe import Recipe
+from goodparts.recipe.values import size_text
+
+FEW = 20  # good images: with fewer, a threshold is a guess
+_COARSE = 4.0  # times that images are reduced, from which on tiles are worth a hint
+LEAST_ALIKE = 5  # good images that are named
+WANTED = (0.05, 0.02, 0.01, 0.001)  # false-reject rates of which is said what they need
+
+FEW_IMAGES = "Few good images"
+MEANING = "What it means for good parts"
+FEWER = "What fewer false rejects need"
+DECISION = "The threshold"
+RARITY = "How rare a score is"
+LEAST = "Good images that look least like the rest"
+UNTESTED = "Not tested"
+LEARNT = "What was learnt"
+EARLIER = "Earlier decisions"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table of text: the head of each column, and rows of as many cells."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the card.
+
+    Attributes:
+        title: what it is about.
+        lines: its sentences.
+        table: below them.
+        badge: "estimated" or "certified" where the sentences are that.
+        folded: whether a page may hide it until somebody asks.
+    """
+
+    title: str
+    lines: tuple[str, ...]
+    table: Table | None = None
+    badge: str = ""
+    folded: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The title, and the badge where there is one."""
+        return f"{self.title} ({self.badge})" if self.badge else self.title
+
+
+def card(model: Model) -> tuple[Section, ...]:
+    """The sections of a model's card: what matters most at the line comes first."""
+    calibration = model.calibration
+    sections = [
+        *promise_sections(model),
+        Section(DECISION, tuple(_decision(model)), _zones(calibration.decision)),
+        Section(RARITY, tuple(_rarity(calibration))),
+        *_least_alike(calibration),
+        Section(UNTESTED, tuple(_untested(model))),
+        Section(LEARNT, tuple(_learnt(model)), folded=True),
+    ]
+    if calibration.history:
+        earlier = tuple(map(_earlier, reversed(calibration.history)))
+        sections.append(Section(EARLIER, earlier, folded=True))
+    return tuple(sections)
+
+
+def card_text(model: Model, name: str) -> str:
+    """The card as Markdown."""
+    lines = [f"# {name}", "", f"Model {model.identity[:12]}, fitted {model.circumstances['fitted']}."]
+    for section in card(model):
+        lines += ["", f"## {section.heading}", "", *(f"- {line}" for line in section.lines)]
+        if section.table:
+            rows = (section.table.head, ("---",) * len(section.table.head), *section.table.rows)
+            lines += ["", *(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def card_record(model: Model, name: str) -> dict[str, Any]:
+    """The card's facts for machines."""
+    calibration = model.calibration
+    record: dict[str, Any] = {
+        "name": name,
+        "identity": model.identity,
+        "parent": model.data.get("parent"),
+        "good_images": model.data["good_images"],
+        "left_out": list(calibration.left_out),
+        "threshold": calibration.decision.threshold,
+        "threshold_rule": calibration.decision.threshold_rule,
+        "pixel_threshold": calibration.pixel_threshold,
+        "pixel_threshold_rule": calibration.decision.pixel_threshold_rule,
+        "scores_from": calibration.used.source,
+        "scores": len(calibration.scores),
+        "warnings": warnings(model),
+        "least_alike": [
+            {"name": name, "score": score} for name, score in least_alike(calibration, LEAST_ALIKE)
+        ],
+        "decisions_before": len(calibration.history),
+        "precision": precision.in_use(model.recipe, model.precision),
+        "precision_check": model.precision.to_dict(),
+        "seen_share": model.data["seen_share"],
+        "zones": [asdict(zone) for zone in calibration.decision.zones],
+    }
+    if calibration.decision.threshold is not None:
+        promise = calibration.promise(model.recipe.confidence)
+        record |= {
+            "rejected": promise.rejected,
+            "false_reject_rate_at_most": promise.rate,
+            "confidence": promise.confidence,
+            "certified": promise.certified,
+        }
+    return record
+
+
+def rule_in_words(decision: Decision, recipe: Recipe) -> str:
+    """How a threshold was found: "the average of 220 good scores plus 3 times ..."."""
+    of = f"{decision.good} good scores"
+    if decision.source == COPIES:
+        of = f"the scores of {decision.good} copies of the only good image"
+    promised = f"{_percent(recipe.false_reject_rate)} with {_percent(recipe.confidence)} confidence"
+    return {
+        "sigma": f"the average of {of} plus {recipe.threshold_sigma:g} times their usual spread (mean + "
+        f"{recipe.threshold_sigma:g} standard deviations)",
+        "quantile": f"the score that {_percent(recipe.threshold_quantile)} of {of} do not exceed (a quantile)",
+        "rate": f"the lowest that keeps false rejects under {promised}, counted along {of}"
+        if decision.kept
+        else f"the largest of {of}, which are too few to keep false rejects under {promised}",
+        "tail": f"where a curve fitted to the largest of {of} leaves {_percent(recipe.false_reject_rate)} of good "
+        "parts above (a generalised Pareto tail)",
+        "fixed": "given by the recipe",
+        "f1": "chosen for the best F1 on the labelled test images: an oracle that no line has",
+    }[decision.threshold_rule]
+
+
+def promise_sections(model: Model) -> tuple[Section, ...]:
+    """What the threshold means for good parts, and what a lower rate needs; nothing while there is no threshold."""
+    calibration, recipe = model.calibration, model.recipe
+    if calibration.decision.threshold is None:
+        return ()
+    promise = calibration.promise(recipe.confidence)
+    lies = "lies" if promise.rejected == 1 else "lie"
+    copied = calibration.used.source == COPIES
+    lines = [
+        f"At most {_percent(promise.rate)} of good parts are rejected, about {in_so_many(promise.rate)}.",
+        f"No more can be said from one good image, with {_percent(promise.confidence)} confidence. It was not scored: "
+        f"{len(calibration.scores)} copies of it were."
+        if copied
+        else f"{promise.rejected} of {_parts(promise.good)} {lies} above the threshold, which is "
+        f"{_percent(promise.rejected / promise.good)}. Such a count is partly luck. The figure above allows for that, "
+        f"and is right in {_percent(promise.confidence)} of cases (the confidence).",
+        "Certified, because the model never learnt from these images."
+        if promise.certified
+        else "Estimated, because the model knows no other good image. Some that it has never seen certify the rate: "
+        "`goodparts calibrate MODEL FOLDER`."
+        if copied
+        else "Estimated, because the model learnt from these same images, and scored each as if it had not. Good "
+        "images that it has never seen certify the rate: `goodparts calibrate MODEL FOLDER`.",
+        "It holds for new parts from the same line. Ten pictures of one part count as one.",
+    ]
+    if calibration.decision.threshold_rule == "f1":
+        lines.append("The threshold itself was chosen on labelled test images: expect worse from new parts.")
+    few = [Section(FEW_IMAGES, tuple(warnings(model)))] if warnings(model) else []
+    meaning = Section(MEANING, tuple(lines), badge="certified" if promise.certified else "estimated")
+    zones = max(1, len(calibration.decision.zones))  # each has to keep its share, at its share of the doubt
+    needs = [
+        (rate, images_needed(rate / zones, 1 - (1 - promise.confidence) / zones))
+        for rate in WANTED
+        if rate < promise.rate
+    ]
+    if not needs:
+        return (*few, meaning)
+    lines = ["A lower rate takes more good images, none of them above the threshold."]
+    if zones > 1:
+        lines.append(
+            f"Each of {zones} zones has to keep its share of it, so these are more than for a whole part."
+        )
+    reached = [rate for rate, images in needs if images <= promise.good]
+    if reached:
+        lines.append(
+            f"There are enough for {_percent(reached[-1])}: `goodparts calibrate MODEL --false-reject-rate "
+            f"{reached[-1]:g}` raises the threshold that far. More bad parts may then be missed."
+        )
+    rows = (
+        (_percent(rate), f"{n:,}", "enough" if n <= promise.good else f"{n - promise.good:,} more")
+        for rate, n in needs
+    )
+    head = ("rejected, at most", "images needed", f"you have {promise.good:,}")
+    return *few, meaning, Section(FEWER, tuple(lines), Table(head, tuple(rows)))
+
+
+def warnings(model: Model) -> list[str]:
+    """What to know before a threshold is trusted that rests on few good images; nothing where they are enough."""
+    calibration, recipe = model.calibration, model.recipe
+    images = calibration.used.images
+    if not calibration.decision.good or images >= FEW:
+        return []
+    rate = calibration.promise(recipe.confidence).rate
+    enough = images_needed(WANTED[0], recipe.confidence)
+    lines = [
+        f"The threshold rests on {_parts(images)}: it is a guess: bad parts may pass, or good ones be rejected. Up to "
+        f"{_percent(rate)} of good parts may be rejected, for all that is known. {enough} images, none of them "
+        f"rejected, would put it at {_percent(WANTED[0])}: {enough - images} more.",
+    ]
+    if calibration.used.source == COPIES:
+        lines.append(
+            f"With one image there is no other to judge it by, so {len(calibration.scores)} copies of it were judged. "
+            "They show nothing of how good parts differ. Two more images say more than any number of copies."
+        )
+    as_they_lie = (
+        bool(recipe.tiling or recipe.position_window) or recipe.pose != "as_is"
+    )  # turned copies don't go with
+    if not as_they_lie and not any(copy.degrees for copy in recipe_copies.copies(recipe.augment)):
+        lines.append(
+            "Where parts may lie in any direction, let the bank learn from turned copies, too: --augment rotate45."
+        )
+    return lines
+
+
+def least_alike(calibration: Calibration, most: int) -> list[tuple[str, float]]:
+    """Names and held-out scores of the good images that lie farthest from the rest, farthest first."""
+    if calibration.learnt.source == COPIES:
+        return []
+    names, scores = calibration.learnt.names, calibration.as_inspected(calibration.learnt)
+    order = np.argsort(-np.array(scores), kind="stable")[:most]
+    return [(names[index], scores[index]) for index in order]
+
+
+def describe_tiles(model: Model) -> str | None:
+    """How images of the usual size are tiled, in words; None: they are not."""
+    if model.tiling is None:
+        return None
+    text = model.tiling.in_words(_usual_size(model))
+    if model.bank.tiles is not None:
+        text += f"; each place has a bank of its own, of {model.bank.most_met:,} patch features at most"
+    return text
+
+
+def describe_detail(model: Model) -> str:
+    """How large a defect has to be, in pixels of images of the usual size, in words (`docs/tiles.md`)."""
+    recipe, _ = model.whole
+    size = _usual_size(model)
+    frame = framing.frame_of(size, recipe)
+    scale = [size[axis] / frame.resized[axis] for axis in (0, 1)]
+    smallest = round(tiling.NEEDED * max(1.0, *scale))
+    text = f"defects smaller than about {smallest} px may be missed"
+    if model.tiling is not None:
+        return text
+    if recipe.framing == "stretch" and max(scale) > _COARSE:
+        text += "; for smaller ones: --tiling auto --smallest-defect PIXELS"
+    return f"{size_text(size)} px {tiling.reduction_in_words(scale)}, so {text}"
+
+
+def _usual_size(model: Model) -> tuple[int, int]:
+    """(height, width) of most good images."""
+    width, height = next(iter(model.data["image_sizes"])).split("x")
+    return int(height), int(width)
+
+
+def _learnt(model: Model) -> list[str]:
+    backbone, bank, data = model.backbone, model.bank, model.data
+    images = data["good_images"]
+    sizes = ", ".join(f"{count} of {size}" for size, count in list(data["image_sizes"].items())[:3])
+    lines = [
+        f"{images} image{'s' * (images != 1)} of good parts ({sizes} pixels), and nothing else: no defect was ever "
+        "shown.",
+        f"Backbone {backbone.name} ({backbone.source}, licence {backbone.licence}), layers "
+        f"{', '.join(model.recipe.layers)}, normalisation {backbone.normalisation}.",
+        f"Memory bank: {len(bank.features):,} patch features of {bank.features.shape[1]} dimensions.",
+        f"On this machine {precision.describe(model.recipe, model.precision)}.",
+    ]
+    copies = len(recipe_copies.copies(model.recipe.augment))
+    if copies:
+        lines.append(
+            f"The bank also learnt from {copies} {'copy' if copies == 1 else 'copies'} of each image "
+            f"({', '.join(model.recipe.augment)})."
+        )
+    if (tiled := describe_tiles(model)) is not None:
+        lines.append(f"Looked at in tiles: {tiled}.")
+    lines.append(f"Detail: {describe_detail(model)}.")
+    left_out = model.calibration.left_out
+    unsure = ", or were not aligned," if model.recipe.pose_failure == "recheck" else ""
+    if left_out:
+        lines.append(
+            f"{len(left_out)} image(s) looked too unlike the rest{unsure} and were left out of the bank: "
+            f"{', '.join(left_out)}."
+        )
+    if data.get("parent"):
+        lines.append(f"Learnt on from model {data['parent'][:12]}.")
+    return lines
+
+
+def _decision(model: Model) -> list[str]:
+    calibration, recipe = model.calibration, model.recipe
+    decision, scores = calibration.decision, np.array(calibration.scores)
+    how = {
+        SEPARATE: "never learnt from",
+        COPIES: f"of which {len(scores)} copies were judged",
+    }.get(calibration.used.source, "each compared with the others only")
+    lines = ["The score of an image says how unlike all good images its most unusual spot is."]
+    if decision.zones:
+        lines += [
+            f"Each of {len(decision.zones)} zones has a score and a threshold of its own. A part is BAD if any zone's "
+            "score is above it. Its own score is the largest multiple of a zone's threshold, so it is BAD above 1.",
+            f"A zone's threshold is {rule_in_words(decision, zone_recipe(recipe, len(decision.zones)))}.",
+        ]
+    elif decision.threshold is None:
+        lines.append(
+            "No threshold yet: the oracle (f1) waits for a labelled set, such as `goodparts run` shows it. `goodparts "
+            "calibrate MODEL --threshold-rule sigma` takes a rule that needs none."
+        )
+    else:
+        lines.append(f"A part with a score above {decision.threshold:.4g} is BAD.")
+        lines.append(f"That threshold is {rule_in_words(decision, recipe)}.")
+    if decision.interval:
+        low, high = decision.interval
+        lines.append(
+            f"Other good images of the same line might have put it anywhere from {low:.4g} to {high:.4g} "
+            f"({_percent(recipe.confidence)} interval)."
+        )
+    lines += [
+        f"{_parts(calibration.used.images)}, {how}, scored {scores.min():.4g} to {scores.max():.4g}, "
+        f"{scores.mean():.4g} on average.",
+        f"In a BAD image, spots above {decision.pixel_threshold:.4g} on the heatmap are outlined, unless smaller than "
+        f"{recipe.minimum_area} pixels. That limit is {pixel_rule_in_words(decision, recipe)}"
+        f"{', zone by zone' if decision.zones else ''}.",
+    ]
+    return lines
+
+
+def _zones(decision: Decision) -> Table | None:
+    if not decision.zones:
+        return None
+    rows = ((zone.name, f"{zone.threshold:.4g}", f"{zone.pixel_threshold:.4g}") for zone in decision.zones)
+    return Table(("zone", "threshold", "of the heatmap"), tuple(rows))
+
+
+def pixel_rule_in_words(decision: Decision, recipe: Recipe) -> str:
+    """How a pixel threshold was found."""
+    sigma, quantile = f"{recipe.pixel_threshold_sigma:g}", _percent(recipe.pixel_threshold_quantile)
+    return {
+        "peak_sigma": f"the average peak of a good heatmap plus {sigma} times the usual spread of peaks",
+        "peak_quantile": f"what {quantile} of the peaks of good heatmaps do not exceed",
+        "pixel_sigma": f"the average of all pixels of good heatmaps plus {sigma} times their usual spread",
+        "pixel_quantile": f"what {quantile} of all pixels of good heatmaps do not exceed",
+        "fixed": "given by the recipe",
+    }[decision.pixel_threshold_rule]
+
+
+def _rarity(calibration: Calibration) -> list[str]:
+    n = calibration.used.images
+    return [
+        "Every inspection says how rare such a score is among good parts. 1 good part in 50 means: of 50 good parts, 1 "
+        "scores as high. In figures that is a p-value of 0.02.",
+        f"With {_parts(n)} the rarest that can be said is 1 in {n + 1:,}: none of them scored as high.",
+    ]
+
+
+def _least_alike(calibration: Calibration) -> tuple[Section, ...]:
+    threshold = calibration.decision.threshold
+    rows = tuple(
+        (name, f"{score / threshold:.3f}" if threshold else f"{score:.4g}", _side(score, threshold))
+        for name, score in least_alike(calibration, LEAST_ALIKE)
+    )
+    head = ("image", "× threshold" if threshold else "score", "verdict")
+    lines = ("Look at these: a defect hidden among the good images would be here.",)
+    return (Section(LEAST, lines, Table(head, rows)),) if rows else ()
+
+
+def _side(score: float, threshold: float | None) -> str:
+    return "none yet" if threshold is None else "BAD" if score > threshold else "GOOD"
+
+
+def _untested(model: Model) -> list[str]:
+    recipe, calibration = model.recipe, model.calibration
+    lines = [
+        "Defects of which you have no labelled images. `goodparts evaluate MODEL DATA` tests those that you have.",
+        "Any other camera, lens, light, position or variant of the part than in the good images.",
+    ]
+    if not calibration.used.certifies:
+        lines.append("Good parts made on another day than those learnt from.")
+    unseen = 1 - model.data["seen_share"]
+    if unseen > 0:
+        why = "lies outside the region of interest" if model.roi else "the recipe's framing cuts off"
+        lines.append(f"{_percent(unseen)} of every picture, which {why}.")
+    if not recipe.quality_gate:
+        lines.append(
+            "Whether a picture is too blurred or dark to be judged: the quality gate is off (--quality-gate)."
+        )
+    return lines
+
+
+def _earlier(decision: Decision) -> str:
+    threshold = "none" if decision.threshold is None else f"{decision.threshold:.4g}"
+    if decision.zones:
+        threshold = " and ".join(f"{zone.name} {zone.threshold:.4g}" for zone in decision.zones)
+    return (
+        f"Threshold {threshold} by {decision.threshold_rule}, pixels {decision.pixel_threshold:.4g} by "
+        f"{decision.pixel_threshold_rule}, from {decision.good} {decision.source.replace('_', '-')} scores."
+    )
+
+
+def _parts(n: int) -> str:
+    return f"{n} good image{'s' * (n != 1)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

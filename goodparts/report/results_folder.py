@@ -1,0 +1,124 @@
+"""The results folder: everything a person wants to see of an evaluation, written while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.data.dataset import Dataset, TestSample
+from goodparts.decision.inspection import Inspection
+from goodparts.evaluation.evaluation import Evaluation, check_mask_sizes, evaluate
+from goodparts.files import write_text
+from goodparts.inspector import Inspector
+from goodparts.model.model import Model
+from goodparts.report import pictures
+from goodparts.report.card import card
+from goodparts.report.page import result_names, write_csv, write_metrics, write_report, write_zip
+
+PICTURE_FOLDERS = {"panels": ".png", "maps": ".tiff", "masks": ".png"}
+
+
+def write_results(
+    inspector: Inspector,
+    data: Dataset,
+    out: Path,
+    *,
+    model_path: Path | None = None,
+    zip_all: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate a fitted inspector and fill the results folder.
+
+    Panels, maps and masks are drawn and written by the workers that inspect; what an earlier run left of them is
+    removed first. Metrics, tables, plots, report and zip follow. The model at `model_path` is saved again where the
+    evaluation changed it (the oracle).
+
+    Raises:
+        OutputError: something can't be written.
+        DatasetError, ImageError: as `evaluate`.
+    """
+    from goodparts.report.plots import write_plots
+
+    check_mask_sizes(data)
+    _clear(out)
+    write_text(out / "recipe.toml", inspector.recipe.to_toml())  # by which the next run knows this folder
+    names = dict(zip((sample.path for sample in data.test), result_names(data.test), strict=True))
+
+    def observe(
+        sample: TestSample, pixels: NDArray[np.uint8], inspection: Inspection, truth: NDArray[np.bool_] | None
+    ) -> None:
+        write_pictures(
+            inspector, out, names[sample.path], pixels, inspection, truth=truth, label=sample.label
+        )
+
+    evaluation = evaluate(inspector, data, observe=observe, progress=progress)
+    if model_path is not None and inspector.recipe.threshold_rule == "f1":
+        inspector.save(model_path)  # the oracle's threshold is known only now
+    tell = progress or (lambda stage, done, total: None)
+    tell("report", 0, 3)
+    write_metrics(out / "metrics.json", evaluation)
+    write_csv(out / "scores.csv", evaluation, root=data.root)
+    write_plots(evaluation, out)
+    tell("report", 1, 3)
+    write_report(out, evaluation, model=facts(inspector.model, evaluation), panels=out / "panels")
+    tell("report", 2, 3)
+    write_zip(out, everything=zip_all)
+    tell("report", 3, 3)
+    return evaluation
+
+
+def write_pictures(
+    inspector: Inspector,
+    out: Path,
+    name: str,
+    pixels: NDArray[np.uint8],
+    inspection: Inspection,
+    *,
+    truth: NDArray[np.bool_] | None = None,
+    label: bool | None = None,
+) -> None:
+    """Write panel, map and mask of one inspection as `panels/NAME.png`, `maps/NAME.tiff` and `masks/NAME.png`."""
+    decision = inspector.model.calibration
+    scale = pictures.heatmap_scale(decision.pixel_threshold, decision.typical_pixel)
+    panel = pictures.draw_panel(pixels, inspection, truth, scale=scale, title=name, label=label)
+    pictures.save_panel(out / "panels" / f"{name}.png", panel)
+    pictures.save_map(out / "maps" / f"{name}.tiff", inspection.anomaly_map)
+    pictures.save_mask(out / "masks" / f"{name}.png", inspection.mask)
+
+
+def facts(model: Model, evaluation: Evaluation) -> dict[str, object]:
+    """What the report says of a model."""
+    backbone, bank = model.backbone, model.bank
+    seconds = model.circumstances["seconds"]
+    return {
+        "name": evaluation.name,
+        "identity": model.identity,
+        "version": model.circumstances["versions"]["goodparts"],
+        "backbone": f"{backbone.name}, layers {', '.join(model.recipe.layers)}",
+        "backbone_sha256": backbone.sha256,
+        "backbone_licence": backbone.licence,
+        "backbone_source": backbone.source,
+        "training_images": model.data["good_images"],
+        "bank_size": len(bank.features),
+        "bank_dimensions": bank.features.shape[1],
+        "fit_seconds": sum(seconds.values()),
+        "inspect_ms": 1000 * evaluation.inspect_seconds / len(evaluation.images),
+        "share_not_looked_at": evaluation.metrics["not_looked_share"],
+        "recipe": model.recipe.to_toml(comments=False),
+        "card": card(model),
+    }
+
+
+def _clear(out: Path) -> None:
+    """Remove the pictures of an earlier run, and only those."""
+    if not (out / "recipe.toml").is_file():
+        return
+    for folder, suffix in PICTURE_FOLDERS.items():
+        for path in (out / folder).glob(f"*/*{suffix}"):
+            path.unlink(missing_ok=True)
+        for path in sorted((out / folder).glob("*/")):
+            if not any(path.iterdir()):
+                path.rmdir()

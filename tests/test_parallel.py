@@ -1,0 +1,210 @@
+"""Feeding: order, bounded work in the air, errors and interrupts."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
+
+from goodparts import parallel
+
+
+class Ledger:
+    """Counts what has been begun and what is still going on, from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.begun: list[int] = []
+        self.running = self.most_running = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.running += 1
+            self.most_running = max(self.running, self.most_running)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.running -= 1
+
+    def begin(self, item: int) -> None:
+        with self._lock:
+            self.begun.append(item)
+
+
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(0, 5))
+@settings(max_examples=30, deadline=None)
+def test_results_come_in_the_order_of_the_items(delays: list[int], workers: int) -> None:
+    def work(item: tuple[int, int]) -> int:
+        index, delay = item
+        time.sleep(delay / 5000)
+        return index
+
+    assert list(parallel.ordered(work, enumerate(delays), workers=workers)) == list(range(len(delays)))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_caller_is_heard_while_a_result_is_awaited(workers: int) -> None:
+    heard: list[tuple[int, threading.Thread]] = []
+    steps, go = parallel.Steps(2 * workers), threading.Event()
+
+    def work(item: int) -> int:
+        steps.take()
+        assert go.wait(timeout=20)
+        return item
+
+    def meanwhile() -> None:
+        heard.append((steps.done, threading.current_thread()))
+        if len(heard) == 3:
+            go.set()
+
+    items = list(range(2 * workers))
+    assert list(parallel.ordered(work, items, workers=workers, meanwhile=meanwhile)) == items
+    assert heard[2] == (workers, threading.current_thread())
+    assert steps.done == steps.total
+
+
+def test_items_are_worked_on_side_by_side() -> None:
+    meeting = threading.Barrier(3, timeout=20)  # passed only by three at the same time
+    results = list(parallel.ordered(lambda item: (meeting.wait(), item)[1], range(9), workers=3))
+    assert results == list(range(9))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_no_more_than_twice_the_workers_are_in_the_air(workers: int) -> None:
+    ledger = Ledger()
+    taken = 0
+    handed_out = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for item in range(40):
+            taken += 1
+            yield item
+
+    def work(item: int) -> int:
+        with ledger:
+            time.sleep(0.0005)
+            return item
+
+    for result in parallel.ordered(work, items(), workers=workers):
+        handed_out += 1
+        assert result == handed_out - 1
+        assert taken - handed_out < 2 * workers
+    assert handed_out == 40
+    assert ledger.most_running <= workers
+
+
+def test_nothing_begins_before_it_is_asked_for() -> None:
+    ledger = Ledger()
+    results = parallel.ordered(ledger.begin, range(5), workers=2)
+    time.sleep(0.01)
+    assert ledger.begun == []
+    next(results)
+    assert ledger.begun
+    results.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_first_error_comes_in_its_place_and_stops_the_rest(workers: int) -> None:
+    ledger = Ledger()
+
+    def work(item: int) -> int:
+        ledger.begin(item)
+        if item in (5, 7):
+            raise KeyError(item)
+        return item
+
+    results = parallel.ordered(work, range(1000), workers=workers)
+    assert [next(results) for _ in range(5)] == list(range(5))
+    with pytest.raises(KeyError, match="5"):
+        next(results)
+    assert max(ledger.begun) < 5 + 2 * workers
+    assert list(results) == []
+    assert threads_left() == 0
+
+
+def test_what_waits_when_an_error_comes_is_never_begun() -> None:
+    ledger = Ledger()
+
+    def work(item: int) -> None:
+        ledger.begin(item)
+        if item == 0:
+            raise KeyError(item)
+        time.sleep(0.3)  # both workers are busy with 1 and 2 while 3 waits
+
+    with pytest.raises(KeyError):
+        list(parallel.ordered(work, range(10), workers=2))
+    assert sorted(ledger.begun) in ([0, 1], [0, 1, 2])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_error_among_the_items_comes_through(workers: int) -> None:
+    def items() -> Iterator[int]:
+        yield from range(20)
+        raise OSError("the disk is gone")
+
+    results = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        results.extend(parallel.ordered(abs, items(), workers=workers))
+    assert threads_left() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_caller_that_stops_early_stops_the_work(workers: int) -> None:
+    ledger = Ledger()
+
+    def work(item: int) -> int:
+        ledger.begin(item)
+        return item
+
+    results = parallel.ordered(work, range(1000), workers=workers)
+    assert [next(results), next(results)] == [0, 1]
+    results.close()  # type: ignore[attr-defined]
+    begun = len(ledger.begun)
+    assert begun <= 2 + 2 * workers
+    assert threads_left() == 0
+    time.sleep(0.01)
+    assert len(ledger.begun) == begun
+
+
+def test_an_interrupt_stops_the_work() -> None:
+    def work(item: int) -> int:
+        if item == 3:
+            raise KeyboardInterrupt
+        return item
+
+    with pytest.raises(KeyboardInterrupt):
+        list(parallel.ordered(work, range(100), workers=2))
+    assert threads_left() == 0
+
+
+def threads_left() -> int:
+    return sum(thread.name.startswith("goodparts") for thread in threading.enumerate())
+
+
+def blas_threads() -> set[int]:
+    np.ones((2, 2)) @ np.ones((2, 2))
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_matrix_products_stay_in_their_thread_meanwhile(workers: int) -> None:
+    before = blas_threads()
+    seen = list(parallel.ordered(lambda _: blas_threads(), range(4), workers=workers))
+    assert seen == [{1}] * 4
+    assert blas_threads() == before
+    with parallel.small_products():
+        assert blas_threads() == {1}
+    assert blas_threads() == before
+
+
+def test_there_is_one_worker_more_than_cores() -> None:
+    assert 1 <= parallel.cores() <= (os.cpu_count() or 1)
+    assert parallel.default_workers() == parallel.cores() + 1
