@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from goodparts.decision.inspection import BAD, GOOD, RECHECK, Inspection, ZoneSc
 from goodparts.decision.regions import find_regions
 from goodparts.decision.verdict import segment
 from goodparts.engines.precision import SAMPLE, UNCHECKED, PrecisionCheck, has_bf16, in_use, margin
-from goodparts.errors import DatasetError, ModelError, RecipeError
+from goodparts.errors import DatasetError, ImageError, ModelError, RecipeError
 from goodparts.features import extract as features
 from goodparts.model import file as model_file
 from goodparts.model import fit as fitting
@@ -228,8 +228,13 @@ class Inspector:
 
     @overload
     def inspect_many(
-        self, images: Iterable[ImageLike], *, recognise: bool = False
+        self, images: Iterable[ImageLike], *, on_error: Literal["raise"] = "raise", recognise: bool = False
     ) -> Iterator[Inspection]: ...
+
+    @overload
+    def inspect_many(
+        self, images: Iterable[ImageLike], *, on_error: Literal["return"], recognise: bool = False
+    ) -> Iterator[Inspection | ImageError]: ...
 
     @overload
     def inspect_many(
@@ -237,29 +242,54 @@ class Inspector:
         images: Iterable[ImageLike],
         then: Callable[[int, NDArray[np.uint8], Inspection], Result],
         *,
+        on_error: Literal["raise"] = "raise",
         recognise: bool = False,
     ) -> Iterator[Result]: ...
+
+    @overload
+    def inspect_many(
+        self,
+        images: Iterable[ImageLike],
+        then: Callable[[int, NDArray[np.uint8], Inspection], Result],
+        *,
+        on_error: Literal["return"],
+        recognise: bool = False,
+    ) -> Iterator[Result | ImageError]: ...
 
     def inspect_many(
         self,
         images: Iterable[ImageLike],
         then: Callable[[int, NDArray[np.uint8], Inspection], Any] | None = None,
         *,
+        on_error: Literal["raise", "return"] = "raise",
         recognise: bool = False,
     ) -> Iterator[Any]:
-        """Inspect images side by side; results in order. Faster than `inspect` in a loop.
+        """Inspect several images at a time; results in order. Faster than `inspect` in a loop.
 
         Args:
             images: as `inspect` takes them.
             then: called in the worker with (index, pixels (H, W, 3) uint8, inspection); its result comes out instead.
+            on_error: what becomes of an image that can't be read or inspected: "raise" ends it all with its ImageError,
+                "return" gives that error in the image's place and goes on.
             recognise: whether to look for images that were learnt from.
+
+        Raises:
+            ImageError: with `on_error = "raise"`, where that image's result would have come.
+            ValueError: `on_error` is something else.
         """
+        if on_error not in ("raise", "return"):
+            raise ValueError(f"on_error: expected raise or return, found {on_error!r}")
         engine = self._many  # compiled here, once
 
         def one(item: tuple[int, ImageLike]) -> Any:
             index, image = item
-            pixels = self._read(image)
-            inspection = self._inspect(engine, pixels, _path_of(image), recognise)
+            try:
+                pixels = self._read(image)
+                inspection = self._inspect(engine, pixels, _path_of(image), recognise)
+            except ImageError as error:
+                if on_error == "raise":
+                    raise
+                return error
             return inspection if then is None else then(index, pixels, inspection)
 
         return parallel.ordered(one, enumerate(images), workers=self._abreast)
