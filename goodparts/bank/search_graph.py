@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from goodparts.bank import window as windows
 from goodparts.bank import window_blocks
-from goodparts.bank.scoring import _top_mean
+from goodparts.bank.scoring import FAR, Candidates, score_nodes, squared_distance
 from goodparts.bank.search_space import candidates as candidates_of
 from goodparts.engines.graph import OPSET, Graph, GraphBuilder
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from goodparts.bank.window_blocks import Blocks
     from goodparts.recipe.recipe import Recipe
 
-FAR = 1e30  # added to a distance that must not win; its square is still finite in float64, itself in float32
 _SCRATCH = 100 << 20  # bytes
 
 
@@ -73,7 +72,7 @@ def search_graph(
         blocks = window_blocks.cut(window, bank.cells)
     candidates, unseen = _search(build, patches, shelf, candidates_of(recipe, bank), excluded, blocks)
     found = build.node("Gather", stored, candidates, axis=0)  # (patches, k, d)
-    squared = _squared_distance(build, build.node("Unsqueeze", patches, build.ints([1])), found)
+    squared = squared_distance(build, build.node("Unsqueeze", patches, build.ints([1])), found)
     if unseen is not None:
         squared = build.node("Add", squared, unseen)
     if excluded is not None:
@@ -87,33 +86,17 @@ def search_graph(
     build.node("Reshape", distances, build.ints([-1, *grid]), name="distance_grid")
     build.output("distance_grid", ["n", *grid])
 
-    per_image = build.node("Reshape", distances, build.ints([-1, grid[0] * grid[1]]))
-    counted = None
-    if masked:
-        valid = build.input("valid", TensorProto.FLOAT, ["n", *grid])
-        counted = build.node("Reshape", valid, build.ints([-1, grid[0] * grid[1]]))
-        hidden = build.node("Mul", build.node("Sub", counted, build.floats([1])), build.floats([FAR]))
-        per_image = build.node("Add", per_image, hidden)  # invalid patches fall to -FAR
-    if recipe.image_score == "top_mean":
-        score = _top_mean(build, per_image, counted, grid[0] * grid[1], recipe.top_share)
-    else:
-        score = build.node("ReduceMax", per_image, build.ints([1]), keepdims=0)
-    if recipe.image_score == "reweighted":
-        neighbour = build.node("ArgMin", squared, axis=1, keepdims=1)
-        neighbour = build.node("GatherElements", candidates, neighbour, axis=1)  # (patches, 1)
-        score = _reweighted(
-            build,
-            score,
-            per_image,
-            build.node("Sqrt", nearest),
-            patches,
-            neighbour,
-            stored,
-            excluded,
-            shelf,
-            grid,
-            recipe.reweighting_neighbours,
-        )
+    seen = Candidates(
+        patches=patches,
+        indices=candidates,
+        squared=squared,
+        nearest=nearest,
+        stored=stored,
+        excluded=excluded,
+        entries=shelf.entries,
+        mean=bank.mean,
+    )
+    score = score_nodes(build, distances, grid, seen, recipe, masked=masked)
     build.node("Identity", score, name="score")
     build.output("score", ["n"])
     return Graph(build.finish(), build.constants)
@@ -301,11 +284,6 @@ def _doubled(build: GraphBuilder, bank: MemoryBank, ranked: str) -> str:
     return build.node("DequantizeLinear", ranked, build.constant(scale), build.constant(zero))
 
 
-def _squared_distance(build: GraphBuilder, a: str, b: str) -> str:
-    difference = build.node("Sub", a, b)
-    return build.node("ReduceSumSquare", difference, build.ints([-1]), keepdims=0)
-
-
 def _mean_distance(
     build: GraphBuilder, squared: str, candidates: str, shelf: _Shelf, recipe: Recipe, some_missing: bool
 ) -> str:
@@ -340,61 +318,3 @@ def _mean_distance(
     mean = build.node("Div", total, build.node("Max", number, build.floats([1])))
     none = build.node("Max", build.node("Sub", build.floats([1]), number), build.floats([0]))
     return build.node("Add", mean, build.node("Mul", none, build.floats([FAR**0.5])))
-
-
-def _reweighted(
-    build: GraphBuilder,
-    score: str,
-    per_image: str,
-    nearest: str,
-    patches: str,
-    neighbour: str,
-    stored: str,
-    excluded: str | None,
-    shelf: _Shelf,
-    grid: tuple[int, int],
-    count: int,
-) -> str:
-    """Roth et al. 2022, equation 7: the score falls where the nearest bank entry itself lies in a crowd.
-
-    s = (1 - exp(|p - m*|) / sum of exp(|p - m|) over the `count` bank entries m nearest to m*) x |p - m*|
-    for the patch p of the largest distance and its nearest bank entry m*. Patch distances that are other than |p - m*|
-    are weighted alike.
-    """
-    dimensions = shelf.bank.features.shape[1]
-    cells = grid[0] * grid[1]
-    farthest = build.node("ArgMax", per_image, axis=1, keepdims=1)  # (n, 1)
-    pick = build.node("Unsqueeze", farthest, build.ints([2]))
-    shape = build.node("Shape", farthest)
-    images = build.node("Gather", shape, build.constant(np.array([0], dtype=np.int64)))
-    wide = build.node(
-        "Expand", pick, build.node("Concat", images, build.ints([1]), build.ints([dimensions]), axis=0)
-    )
-    by_image = build.node("Reshape", patches, build.ints([-1, cells, dimensions]))
-    patch = build.node("GatherElements", by_image, wide, axis=1)  # (n, 1, d)
-    own = build.node(
-        "GatherElements", build.node("Reshape", neighbour, build.ints([-1, cells])), farthest, axis=1
-    )
-    entry = build.node("Gather", stored, build.node("Squeeze", own, build.ints([1])), axis=0)  # (n, d)
-    mean = build.learnt("bank_mean", shelf.bank.mean)
-    centred = build.node("Sub", entry, mean)
-    spread = build.node("Sub", stored, mean)  # (m, d)
-    norms = build.node("ReduceSumSquare", spread, build.ints([1]), keepdims=0)
-    products = build.node("MatMul", centred, build.node("Transpose", spread, perm=[1, 0]))
-    near = build.node("Sub", norms, build.node("Mul", products, build.floats([2])))
-    if excluded is not None:
-        near = build.node("Add", near, excluded)
-    crowd = build.top_k(near, min(count, shelf.entries), largest=False)[1]
-    distances = build.node(
-        "Sqrt", _squared_distance(build, patch, build.node("Gather", stored, crowd, axis=0))
-    )  # (n, b)
-    first = build.node(
-        "GatherElements", build.node("Reshape", nearest, build.ints([-1, cells])), farthest, axis=1
-    )  # |p - m*|
-    shares = build.node("Exp", build.node("Sub", distances, first))
-    if excluded is not None:  # they fill the crowd up where fewer than `count` entries are left
-        there = build.node("Less", build.node("Gather", excluded, crowd), build.floats([FAR / 2]))
-        shares = build.node("Mul", shares, build.node("Cast", there, to=TensorProto.FLOAT))
-    total = build.node("ReduceSum", shares, build.ints([1]), keepdims=0)
-    weight = build.node("Sub", build.floats([1]), build.node("Reciprocal", total))
-    return build.node("Mul", weight, score)

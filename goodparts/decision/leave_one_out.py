@@ -126,7 +126,7 @@ def score_against(
         tell: called with (stage, done, total), of images or of their tiles.
         first_image: index that the first of these images has among the bank's origins.
     """
-    from goodparts.bank import search_graph
+    from goodparts.bank import scoring, search_graph
     from goodparts.engines.openvino import Engine
 
     tiling = good.tiling
@@ -156,7 +156,7 @@ def score_against(
     def one(index: int) -> HeldOut:
         own = index + first_image
         hidden = (origins == own) | ((only_for >= 0) & (only_for != own))
-        excluded = np.where(hidden, np.float32(search_graph.FAR), np.float32(0))
+        excluded = np.where(hidden, np.float32(scoring.FAR), np.float32(0))
         valid = good.valid[index].reshape(-1, *good.grid)
 
         def search_view(view: int) -> tuple[NDArray[np.float32], float]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.bank.scoring import patches_that_count
+from goodparts.bank.scoring import zone_nodes
 from goodparts.decision.calibration import ZoneDecision
 from goodparts.errors import OutputError
 from goodparts.files import replacing
@@ -247,51 +247,19 @@ def _levels(model: Model) -> NDArray[np.float32]:
 
 
 def _add_zones(network: onnx.ModelProto, model: Model) -> None:
-    """`zone_scores` (n, zones), and as `score` the largest multiple of a zone's threshold."""
+    """The scores of zones as a further output, and as `score` the largest multiple of a zone's threshold."""
     from onnx import TensorProto, helper, numpy_helper
 
-    graph, roi, recipe = network.graph, model.roi, model.recipe
+    graph, roi = network.graph, model.roi
     assert roi is not None
     whole = next(item for item in graph.node if "score" in item.output)
     whole.name = whole.output[0] = "zones/whole"  # over all zones, which decides nothing
-    h, w = model.grid
     thresholds = [zone.threshold for zone in model.calibration.decision.zones]
-    constants: dict[str, NDArray[Any]] = {
-        "shape": np.array([-1, h * w], dtype=np.int64),
-        "axis": np.array([1], dtype=np.int64),
-        "thresholds": np.array(thresholds, dtype=np.float32),
-    }
-    nodes = [helper.make_node("Reshape", ["map/distances", "zones/shape"], ["zones/patches"])]
-    scores = []
-    for index, cells in enumerate(roi.cells(recipe, model.grid)):
-        name = f"zones/{index}"
-        at = np.flatnonzero(cells)
-        constants[f"{index}/at"] = at
-        constants[f"{index}/count"] = np.array([patches_that_count(len(at), recipe)], dtype=np.int64)
-        nodes += [
-            helper.make_node("Gather", ["zones/patches", f"{name}/at"], [f"{name}/distances"], axis=1),
-            helper.make_node(
-                "TopK",
-                [f"{name}/distances", f"{name}/count"],
-                [f"{name}/largest", f"{name}/which"],
-                axis=1,
-                largest=1,
-                sorted=1,
-            ),
-            helper.make_node("ReduceMean", [f"{name}/largest", "zones/axis"], [f"{name}/score"], keepdims=1),
-        ]
-        scores.append(f"{name}/score")
-    nodes += [
-        helper.make_node("Concat", scores, ["zone_scores"], axis=1),
-        helper.make_node("Div", ["zone_scores", "zones/thresholds"], ["zones/multiples"]),
-        helper.make_node("ReduceMax", ["zones/multiples", "zones/axis"], ["score"], keepdims=0),
-    ]
-    for item in nodes:
-        item.name = item.output[0]
-    graph.node.extend(nodes)
-    graph.initializer.extend(
-        numpy_helper.from_array(value, f"zones/{name}") for name, value in constants.items()
+    nodes, constants = zone_nodes(
+        "map/distances", roi.cells(model.recipe, model.grid), thresholds, model.recipe
     )
+    graph.node.extend(nodes)
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     graph.output.append(
         helper.make_tensor_value_info("zone_scores", TensorProto.FLOAT, ["n", len(roi.zones)])
     )

@@ -20,7 +20,8 @@ from goodparts.bank import coreset, search_space, window_blocks
 from goodparts.bank import window as windows
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.sampling import choose, extend
-from goodparts.bank.search_graph import FAR, search_graph, side_by_side
+from goodparts.bank.scoring import FAR
+from goodparts.bank.search_graph import search_graph, side_by_side
 from goodparts.bank.window import Places, Window
 from goodparts.data.images import read_image
 from goodparts.decision import leave_one_out, replacements

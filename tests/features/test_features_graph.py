@@ -22,7 +22,8 @@ from goodparts.backbones.onnx_file import trim_graph
 from goodparts.bank import search_space
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.sampling import choose
-from goodparts.bank.search_graph import FAR, search_graph
+from goodparts.bank.scoring import FAR
+from goodparts.bank.search_graph import search_graph
 from goodparts.engines.graph import Graph, pipeline_graph
 from goodparts.engines.openvino import Engine, layer_shapes
 from goodparts.errors import BackboneError
