@@ -36,7 +36,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, recipe in recipes.items():
             fitted = Inspector(recipe).fit(data.root).model
-            seconds[name].append(fitted.circumstances["seconds"])  # type: ignore[arg-type]
+            seconds[name].append(fitted.fit_record.seconds)  # type: ignore[arg-type]
     stages = list(seconds["default"][0])
     print(f"{platform.platform()}, {os.cpu_count()} cores; {data.root.name}, {len(data.train)} good images\n")
     print(f"| recipe | {' | '.join(stages)} | all |")

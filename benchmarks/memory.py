@@ -124,7 +124,7 @@ class ManyImages(Sequence[NDArray[np.uint8]]):
 def fit_many(data: Path, count: int, backbone: str) -> None:
     paths = list(read_dataset(data).train)
     inspector = Inspector(Recipe(backbone=backbone, image_size=224)).fit(ManyImages(paths, count))
-    print(inspector.model.circumstances["seconds"])
+    print(inspector.model.fit_record.seconds)
 
 
 if __name__ == "__main__":

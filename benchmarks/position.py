@@ -91,7 +91,7 @@ def _measure(root: Path, lie_wrong: list[Path], recipes: list[Recipe], rounds: i
         found = inspector.evaluate(data)
         inspector.rest()
         told = "".join(f" {_told(inspector, good, images)} |" for images in wrong)
-        seconds = sum(inspector.model.circumstances["seconds"].values())
+        seconds = sum(inspector.model.fit_record.seconds.values())
         entries = len(inspector.model.bank.features)
         print(f"| {_called(recipe)} | {entries} | {_accuracy(found)} | {seconds:.0f} |{told}", flush=True)
         inspector.rest()

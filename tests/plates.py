@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from goodparts import Recipe
+from goodparts.bank.search import Piece
+from goodparts.bank.search import search as search_pieces
+from goodparts.preprocessing.preprocessor import Preprocessor
+from goodparts.preprocessing.tiling import Tiling
 
 SIZE = (200, 328)
 GRID = (8, 8)  # of a tile of 64 pixels: cells of 8
@@ -35,3 +44,31 @@ def half_bright(seed: int, bad: bool = False) -> NDArray[np.uint8]:
     if bad:
         halves[90:122, 20:52] = halves[90:122, 220:252]
     return halves
+
+
+Search = Callable[[int], tuple[NDArray[np.float32], float]]
+"""From the index of a tile to its distance grid (h, w) and its score."""
+
+
+class _Engine:
+    """Finds in a tile what it is told to."""
+
+    inputs = frozenset({"patch_features"})
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        distances, score = self.search(int(inputs["patch_features"][0]))
+        return {"distance_grid": distances[None], "score": np.array([score], dtype=np.float32)}
+
+
+def searched(
+    tiling: Tiling, search: Search, patch_mask: NDArray[np.bool_], recipe: Recipe
+) -> tuple[NDArray[np.float32], float]:
+    """Distance grid and score of an image whose tiles are searched so."""
+    pieces = (
+        Piece(tile, np.array(tile), tiling.cells(patch_mask, tile), {})
+        for tile in tiling.searched(patch_mask)
+    )
+    return search_pieces(_Engine(search), pieces, patch_mask, Preprocessor(recipe, tiling))

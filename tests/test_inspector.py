@@ -17,7 +17,7 @@ from PIL import Image
 
 from goodparts import Inspection, Inspector, Recipe, read_dataset
 from goodparts.data.images import read_image
-from goodparts.decision.calibration import SEPARATE
+from goodparts.decision.good_scores import SEPARATE
 from goodparts.errors import DatasetError, GoodpartsError, ImageError, ModelError, RecipeError
 
 Changed = Callable[..., Recipe]
@@ -204,7 +204,7 @@ def test_nothing_runs_on_after_an_interrupt_while_threads_start(
 def test_nothing_runs_on_after_an_interrupt_between_held_out_scores(
     recipe: Recipe, mini_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goodparts.decision.calibration.GoodScoresCollector.add", interrupt)
+    monkeypatch.setattr("goodparts.decision.good_scores.GoodScoresCollector.add", interrupt)
     with pytest.raises(KeyboardInterrupt) as caught:
         Inspector(recipe, workers=2).fit(mini_dataset)
     alive = [thread.name for thread in threading.enumerate() if thread.name.startswith("goodparts")]
@@ -594,8 +594,8 @@ def test_update_grows_the_bank_and_names_the_parent(
     learnt = sorted((mini_dataset / "train" / "good").iterdir())[:5]
     assert copy.update([*learnt, *other_good]) is copy  # those that are known are passed over
     model = copy.model
-    assert model.data["parent"] == parent.identity
-    assert model.data["good_images"] == 22
+    assert model.provenance.parent == parent.identity
+    assert model.provenance.good_images == 22
     assert len(model.bank.features) > len(first.features)
     old = model.bank.features[model.bank.origins < 16]
     np.testing.assert_array_equal(old, first.features)
@@ -614,16 +614,16 @@ def test_an_updated_model_tells_of_all_images_it_learnt_from(copy: Inspector) ->
     first = copy.model
     rng = np.random.default_rng(0)
     copy.update([rng.integers(0, 256, (120, 200, 3), dtype=np.uint8) for _ in range(3)])
-    data = copy.model.data
-    assert data["good_images"] == 19
-    assert list(data["image_sizes"].items()) == [("96x96", 16), ("200x120", 3)]
-    assert data["seen_share"] == first.data["seen_share"]
-    assert data["parent"] == first.identity
+    data = copy.model.provenance
+    assert data.good_images == 19
+    assert list(data.image_sizes.items()) == [("96x96", 16), ("200x120", 3)]
+    assert data.seen_share == first.provenance.seen_share
+    assert data.parent == first.identity
 
 
 def test_an_image_given_twice_counts_once(copy: Inspector, other_good: list[Path]) -> None:
     calibrated = Inspector(copy.recipe)
-    calibrated._take(copy.model)
+    calibrated._set_model(copy.model)
     calibrated.calibrate([*other_good, *other_good])
     assert len(calibrated.model.calibration.scores) == len(other_good)
     with pytest.raises(DatasetError, match="the same image 3 times; at least 2 that differ are needed"):
@@ -631,7 +631,7 @@ def test_an_image_given_twice_counts_once(copy: Inspector, other_good: list[Path
     with pytest.raises(RecipeError, match="needs at least"):  # counts those that differ
         calibrated.calibrate(other_good * 9, changes={"threshold_rule": "tail"})
     copy.update([*other_good, *other_good])
-    assert copy.model.data["good_images"] == 16 + len(other_good)
+    assert copy.model.provenance.good_images == 16 + len(other_good)
     assert len(copy.model.calibration.learnt.scores) == 16 + len(other_good)
 
 

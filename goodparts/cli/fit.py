@@ -136,7 +136,7 @@ def fit(
                 "model": str(path),
                 "identity": learnt.identity,
                 "threshold": learnt.calibration.decision.threshold,
-                "good_images": learnt.data["good_images"],
+                "good_images": learnt.provenance.good_images,
                 "bank_entries": len(learnt.bank.features),
                 "warnings": warnings(learnt),
                 "seconds": round(time.perf_counter() - began, 3),

@@ -66,7 +66,7 @@ def _each(inspector: Inspector, paths: list[Path], out: Path | None) -> Iterator
     def one(index: int) -> Inspection | ImageError:
         try:
             pixels = read_image(paths[index], pixel_limit=inspector.pixel_limit)
-            found = inspector.inspect_pixels(pixels, paths[index], alone=len(paths) == 1)
+            found = inspector.inspect_pixels(pixels, paths[index])
         except ImageError as error:
             return error
         if out is not None:

@@ -218,24 +218,26 @@ def export(model: Path, file_format: str, out: Path | None, precision: str, as_j
         return
     height, width = loaded.recipe.image_size
     h, w = loaded.grid
+    pipeline = loaded.pipeline()
+    given = {item.name for item in pipeline.model.graph.input} - set(pipeline.constants)
     for file in files:
         click.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
     click.echo(f"in   image          uint8   (n, {height}, {width}, 3) RGB, framing {described['framing']}")
-    if loaded.asks_valid:
+    if "valid" in given:
         click.echo(
             f"     valid          float32 (n, {h}, {w}), 1 where a cell looks at the image, 0 at padding"
         )
-    if loaded.asks_tile:
+    if "tile" in given:
         click.echo("     tile           int64   (1,): which tile all n images are, counted row by row")
     click.echo(
         f"out  score          float32 (n,), BAD above {loaded.calibration.threshold:.6g}{_oracle(described)}"
     )
     click.echo(f"     anomaly_map    float32 (n, {height}, {width})")
     click.echo(f"     distance_grid  float32 (n, {h}, {w})")
-    roi = loaded.roi
-    if roi is not None and roi.several:
+    roi = loaded.preprocessor.roi
+    if roi.several:
         click.echo(f"     zone_scores    float32 (n, {len(roi.zones)}): {', '.join(roi.names)}")
-    if loaded.tiling is not None:
+    if loaded.preprocessor.tiling.several:
         click.echo(
             wrapped(
                 "This is the pipeline of one tile: the metadata `tiles` says how tiles lie, docs/export.md how their "

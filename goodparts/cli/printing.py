@@ -82,7 +82,7 @@ def say_learnt(inspector: Inspector) -> None:
     model = inspector.model
     backbone = model.backbone
     entries, dimensions = model.bank.features.shape
-    count = model.data["good_images"]
+    count = model.provenance.good_images
     click.echo(
         f"Backbone {backbone.name} ({backbone.source}), layers {', '.join(model.recipe.layers)}\n"
         f"Learnt   from {count} good image{'s' * (count != 1)}: a bank of {entries} patch features of {dimensions} "
@@ -92,12 +92,12 @@ def say_learnt(inspector: Inspector) -> None:
     if (tiled := describe_tiles(model)) is not None:
         click.echo(wrapped(f"Tiles    {tiled}", indent=9))
     click.echo(wrapped(f"Detail   {describe_detail(model)}", indent=9))
-    if model.roi is not None:
-        zones = f", {len(model.roi.zones)} zones: {', '.join(model.roi.names)}" if model.roi.several else ""
-        click.echo(f"Looks at {100 * model.data['seen_share']:.3g} % of the picture{zones}")
-    if model.reference is not None:
-        failures = model.data["not_aligned"]
-        good, failed = model.data["good_images"], sum(failures.values())
+    roi, failures = model.preprocessor.roi, model.provenance.not_aligned
+    if not roi.everywhere:
+        zones = f", {len(roi.zones)} zones: {', '.join(roi.names)}" if roi.several else ""
+        click.echo(f"Looks at {100 * model.provenance.seen_share:.3g} % of the picture{zones}")
+    if failures is not None:
+        good, failed = model.provenance.good_images, sum(failures.values())
         why = f"; the others: {next(iter(failures))}" if failures else ""
         click.echo(wrapped(f"Aligned  {good - failed} of {good} good images{why}", indent=9))
 

@@ -97,11 +97,10 @@ def _of(
     from goodparts.backbones.backbone import cut_down, with_layers
     from goodparts.backbones.catalogue import load_backbone
     from goodparts.decision.calibration import require_zones
-    from goodparts.features import extract as features
+    from goodparts.features.extract import backbone_graph, grid_of
     from goodparts.model import file as model_file
-    from goodparts.preprocessing import tiling
-    from goodparts.preprocessing.roi import require_usable
     from goodparts.preprocessing.roi_file import read_roi
+    from goodparts.preprocessing.tiling import plan
 
     given = click.get_current_context().params
     if file.suffix.lower() == model_file.SUFFIX:
@@ -111,19 +110,19 @@ def _of(
                     f"--{name.replace('_', '-')}: {file} is a model, which has a recipe of its own; leave out the "
                     "flag, or give the file of the roi instead of the model"
                 )
-        loaded = model_file.load(file)
-        if loaded.roi is None:
+        loaded = model_file.load(file).preprocessor
+        if loaded.roi.everywhere:
             raise ModelError(f"{file}: this model has no region of interest; it looks everywhere")
-        return loaded.roi, *loaded.whole
+        return loaded.roi, loaded.whole, loaded.grid
     if given["roi"] is not None:
         raise RecipeError(f"--roi: {file} is the region of interest that is checked; leave out --roi")
     recipe = recipe.replace({"roi": str(file)})  # which some keys don't go with
     roi = read_roi(file, size)
     backbone = load_backbone(recipe.backbone, offline=offline)
     recipe = with_layers(recipe, backbone)
-    grid = features.grid_of(features.features_graph(cut_down(backbone, recipe), recipe))
-    recipe, grid = tiling.whole(tiling.plan(size, recipe, grid), recipe, grid)
+    tiling = plan(size, recipe, grid_of(backbone_graph(cut_down(backbone, recipe), recipe)))
+    recipe = tiling.whole(recipe)
     if roi.several:
         require_zones(recipe)
-    require_usable(roi, recipe, grid)
-    return roi, recipe, grid
+    roi.require_usable(recipe, tiling.grid)
+    return roi, recipe, tiling.grid

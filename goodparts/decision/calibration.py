@@ -10,15 +10,14 @@ part is then the largest multiple of its zone's threshold, and 1 is the threshol
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from goodparts.decision.binomial import images_needed, upper_rate
+from goodparts.decision.good_scores import COPIES, HELD_OUT, GoodMaps, GoodScores
 from goodparts.decision.quality_gate import MINIMUM_IMAGES, Limits, learn_limits
 from goodparts.decision.thresholds import (
     TAIL_NEEDS,
@@ -31,8 +30,6 @@ from goodparts.errors import ModelError, RecipeError
 from goodparts.preprocessing.statistics import ImageStatistics
 from goodparts.recipe.recipe import Recipe
 
-_VALUES_PER_MAP = 4096  # of each held-out map, kept for quantiles over pixels
-
 _USED_BY = {
     "threshold_sigma": ("sigma",),
     "threshold_quantile": ("quantile",),
@@ -43,82 +40,6 @@ _USED_BY = {
     "pixel_threshold_value": ("fixed",),
 }
 """Keys of the decision that only some rules use. `confidence` is not among them: promises are printed with it."""
-
-HELD_OUT = "held_out"
-SEPARATE = "separate"
-COPIES = "copies"
-
-
-@dataclass(frozen=True)
-class GoodMaps:
-    """What is kept of the anomaly maps of n good images.
-
-    Attributes:
-        peaks: the largest value of each map, (n,).
-        mean: over all pixels of all maps.
-        std: over all pixels of all maps.
-        quantile: the recipe's pixel_threshold_quantile over all pixels.
-    """
-
-    peaks: tuple[float, ...]
-    mean: float
-    std: float
-    quantile: float
-
-
-@dataclass(frozen=True)
-class GoodScores:
-    """Scores of n good images, none of which met itself.
-
-    Attributes:
-        scores: anomaly scores, (n,).
-        names: of the images, (n,); file names below their folder, or numbers.
-        maps: of their anomaly maps.
-        source: "held_out" (the bank without an image's own entries), "separate" (images that had no part in the bank)
-            or "copies" (turned copies of the only image there is: n scores of one image).
-        zone: name of the zone that these are of; empty for the whole picture.
-        zones: the same of each zone, where there are several; their `names` are empty.
-    """
-
-    scores: tuple[float, ...]
-    names: tuple[str, ...]
-    maps: GoodMaps
-    source: str
-    zone: str = ""
-    zones: tuple[GoodScores, ...] = ()
-
-    @property
-    def certifies(self) -> bool:
-        """Whether these images had no part in the bank: only then is a bound on later parts certified."""
-        return self.source == SEPARATE
-
-    @property
-    def images(self) -> int:
-        """How many good images these scores are of: copies of one count as one."""
-        return 1 if self.source == COPIES else len(self.scores)
-
-    def joined(self, more: GoodScores) -> GoodScores:
-        """These and more; the quantile over pixels is the mean of both, by images."""
-        counts = (len(self.scores), len(more.scores))
-        total = sum(counts)
-        mean = (counts[0] * self.maps.mean + counts[1] * more.maps.mean) / total
-        square = sum(
-            count * (maps.std**2 + maps.mean**2)
-            for count, maps in zip(counts, (self.maps, more.maps), strict=True)
-        )
-        return GoodScores(
-            scores=self.scores + more.scores,
-            names=self.names + more.names,
-            maps=GoodMaps(
-                peaks=self.maps.peaks + more.maps.peaks,
-                mean=mean,
-                std=float(np.sqrt(max(0.0, square / total - mean**2))),
-                quantile=(counts[0] * self.maps.quantile + counts[1] * more.maps.quantile) / total,
-            ),
-            source=self.source,
-            zone=self.zone,
-            zones=tuple(own.joined(other) for own, other in zip(self.zones, more.zones, strict=True)),
-        )
 
 
 @dataclass(frozen=True)
@@ -338,59 +259,6 @@ def _good_scores(values: dict[str, Any]) -> GoodScores:
 def _decision(values: dict[str, Any]) -> Decision:
     zones = tuple(ZoneDecision(**zone) for zone in values.get("zones", ()))
     return Decision(**{**values, "interval": tuple(values["interval"]), "zones": zones})
-
-
-class GoodScoresCollector:
-    """Gathers `GoodScores` one image at a time; of each zone, too, where there are several."""
-
-    def __init__(self, source: str, zones: Sequence[str] = (), *, zone: str = "") -> None:
-        self._source, self._zone = source, zone
-        self._zones = [GoodScoresCollector(source, zone=name) for name in zones]
-        self._names: list[str] = []
-        self._scores: list[float] = []
-        self._peaks: list[float] = []
-        self._values: list[NDArray[np.float32]] = []
-        self._count, self._sum, self._squares = 0, 0.0, 0.0
-
-    def add(
-        self,
-        name: str,
-        score: float,
-        anomaly_map: NDArray[np.float32],
-        zones: Sequence[tuple[float, NDArray[np.float32]]] = (),
-    ) -> None:
-        """Take in one good image: its score and anomaly map (H, W) float32, NaN where it did not look.
-
-        `zones` are the same of each zone, where there are several.
-        """
-        for collector, (zone_score, zone_map) in zip(self._zones, zones, strict=True):
-            collector.add(name, zone_score, zone_map)
-        values = anomaly_map[~np.isnan(anomaly_map)]
-        self._names.append(name)
-        self._scores.append(score)
-        self._peaks.append(float(values.max()))
-        self._count += values.size
-        self._sum += float(values.sum(dtype=np.float64))
-        self._squares += float(np.square(values, dtype=np.float64).sum())
-        self._values.append(values[:: max(1, values.size // _VALUES_PER_MAP)].copy())
-
-    def result(self, quantile: float) -> GoodScores:
-        """What was gathered; `quantile` is the recipe's pixel_threshold_quantile."""
-        mean = self._sum / self._count
-        variance = max(0.0, self._squares / self._count - mean**2)
-        return GoodScores(
-            scores=tuple(self._scores),
-            names=() if self._zone else tuple(self._names),
-            maps=GoodMaps(
-                peaks=tuple(self._peaks),
-                mean=mean,
-                std=float(np.sqrt(variance)),
-                quantile=upper_quantile(np.concatenate(self._values), quantile),
-            ),
-            source=self._source,
-            zone=self._zone,
-            zones=tuple(collector.result(quantile) for collector in self._zones),
-        )
 
 
 def require_enough(recipe: Recipe, images: int) -> None:

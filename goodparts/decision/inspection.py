@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.decision.regions import Region
-from goodparts.preprocessing.pose import Pose
+from goodparts.preprocessing.framing import Pose
 from goodparts.preprocessing.statistics import ImageStatistics
 
 GOOD = "GOOD"

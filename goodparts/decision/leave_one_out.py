@@ -6,10 +6,9 @@ without image i would have others in their place, and scores come out too high. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +16,14 @@ from numpy.typing import NDArray
 from goodparts import parallel
 from goodparts.bank import sampling
 from goodparts.bank.memory_bank import MemoryBank
+from goodparts.bank.scoring import FAR
+from goodparts.bank.search import Piece, search
+from goodparts.bank.search_graph import search_graph, side_by_side
+from goodparts.data.good_images import Progress, silent
 from goodparts.decision import replacements
+from goodparts.engines.engine import open_engine
 from goodparts.features.extract import GoodFeatures
-from goodparts.preprocessing import framing
-from goodparts.preprocessing import tiling as tiles
-from goodparts.preprocessing.preprocessor import Progress
 from goodparts.recipe.recipe import Recipe
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +94,7 @@ def score_by_folds(
         members = np.flatnonzero(of_image == fold)
         everyone = np.full(len(bank.features), -1, dtype=np.int32)
         with closing(
-            score_against(good, bank, everyone, members.tolist(), recipe, workers, _silent)
+            score_against(good, bank, everyone, members.tolist(), recipe, workers, silent)
         ) as scored:
             for one in scored:
                 done += 1
@@ -126,75 +124,40 @@ def score_against(
         tell: called with (stage, done, total), of images or of their tiles.
         first_image: index that the first of these images has among the bank's origins.
     """
-    from goodparts.bank import scoring, search_graph
-    from goodparts.engines.openvino import Engine
-
-    tiling = good.tiling
-    masked = not good.looked_at.all()  # padding, or a region of interest
-    if tiling is not None:
-        masked = recipe.image_score == "reweighted"  # other scores are made of the merged distances
+    preprocessor, tiling = good.preprocessor, good.preprocessor.tiling
+    if tiling.several:  # where scores other than `reweighted` are made of the merged distances
+        masked = recipe.image_score == "reweighted"
+    else:  # padding, or a region of interest
+        masked = not all(good.of_tiles(index).all() for index in range(len(good)))
     by_tile = None
     if bank.tiles is not None:
         by_tile = dict(zip(bank.tiles_served.tolist(), bank.by_tile, strict=True))
-    graph = search_graph.search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
-    shapes: dict[str, tuple[int, ...]] = {
-        "patch_features": (1, *good.grid, good.features.shape[2]),
-        "excluded": (bank.most_met,),
-    }
-    if by_tile is not None:
-        shapes["tile"] = (1,)
-    if masked:
-        shapes["valid"] = (1, *good.grid)
-    side_by_side = tiling is None and search_graph.side_by_side(bank, good.grid, recipe)
-    engine = Engine(graph, shapes, throughput=side_by_side)
+    graph = search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
+    engine = open_engine(graph, throughput=not tiling.several and side_by_side(bank, good.grid, recipe))
     origins = bank.origins
-    vars(bank).pop("search_bank", None)  # the engine has a copy
-
-    cells = np.ones(good.grid, dtype=bool) if tiling is None else tiling.looked_at(good.roi, recipe)
-    steps = parallel.Steps(len(images) * (1 if tiling is None else len(tiling.searched(cells))))
+    steps = parallel.Steps(len(images) * len(preprocessor.tiles_looked_at))
 
     def one(index: int) -> HeldOut:
         own = index + first_image
         hidden = (origins == own) | ((only_for >= 0) & (only_for != own))
-        excluded = np.where(hidden, np.float32(scoring.FAR), np.float32(0))
-        valid = good.valid[index].reshape(-1, *good.grid)
+        excluded = np.where(hidden, np.float32(FAR), np.float32(0))
+        masks = good.of_tiles(index)
 
-        def search_view(view: int) -> tuple[NDArray[np.float32], float]:
-            inputs = {
-                "patch_features": good.features.image(index, view).reshape(1, *good.grid, -1),
-                "excluded": excluded if by_tile is None else excluded[by_tile[view]],
-            }
-            if by_tile is not None:
-                inputs["tile"] = np.array([view], dtype=np.int64)
-            if masked:
-                inputs["valid"] = valid[view][None].astype(np.float32)
-            outputs = engine(inputs)
-            steps.take()
-            return outputs["distance_grid"][0], float(outputs["score"][0])
+        def pieces() -> Iterator[Piece]:
+            for tile in preprocessor.tiles_looked_at:
+                features = good.features.image(index, tile).reshape(*good.grid, -1)
+                of_tile = excluded if by_tile is None else excluded[by_tile[tile]]
+                yield Piece(tile, features, masks[tile], {"excluded": of_tile})
+                steps.take()
 
-        if tiling is None:
-            distances, found = search_view(0)
-            distances[~valid[0]] = np.nan
-        else:
-            distances, found = tiling.measure(search_view, cells, recipe)
-        return HeldOut(
-            index=index,
-            score=found,
-            distance_grid=distances,
-            anomaly_map=framing.anomaly_map(
-                distances, good.frames[index], recipe.smoothing_sigma, good.seen(index)
-            ),
-        )
+        distances, found = search(engine, pieces(), tiling.joined(masks), preprocessor)
+        return HeldOut(index, found, distances, preprocessor.to_image(distances, good.frames[index]))
 
     def so_far() -> None:
         tell("calibration", steps.done, steps.total)
 
-    abreast = tiles.abreast(workers, recipe)
+    abreast = preprocessor.max_parallel_images(workers)
     with closing(parallel.ordered(one, images, workers=abreast, meanwhile=so_far)) as scored:
         for held_out in scored:
             so_far()
             yield held_out
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    pass

@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.bank.memory_bank import MemoryBank
+from goodparts.bank.search import Piece, search
+from goodparts.bank.search_graph import search_graph
+from goodparts.data.good_images import Progress
 from goodparts.decision.leave_one_out import HeldOut
+from goodparts.engines.engine import open_engine
 from goodparts.features.extract import Extractor
 from goodparts.preprocessing import augment, framing
 from goodparts.preprocessing.framing import Frame
-from goodparts.preprocessing.preprocessor import Progress
-from goodparts.preprocessing.roi import Roi
+from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.recipe.copies import Copy
-from goodparts.recipe.recipe import Recipe
 
 TURNS = tuple(Copy(degrees=20.0 + 45.0 * step) for step in range(8))
 """All round, between the multiples of 45 degrees by which the bank's copies are usually turned."""
@@ -36,8 +38,7 @@ def score(
     pixels: NDArray[np.uint8],
     extractor: Extractor,
     bank: MemoryBank,
-    recipe: Recipe,
-    roi: Roi | None,
+    preprocessor: Preprocessor,
     tell: Progress,
 ) -> Iterator[tuple[Copy, HeldOut]]:
     """Copies of the one good image against the bank; distances are carried back to where the part was in the image.
@@ -46,37 +47,27 @@ def score(
         pixels: of the image, (H, W, 3) uint8.
         extractor: of the recipe.
         bank: learnt from that image alone.
-        recipe: framing, image_score, smoothing_sigma.
-        roi: the region of interest; None: everywhere.
+        preprocessor: of the recipe, without tiles.
         tell: called with (stage, done, total).
     """
-    from goodparts.bank import search_graph
-    from goodparts.engines.openvino import Engine
-
-    grid = extractor.grid
+    recipe, roi, grid = preprocessor.recipe, preprocessor.roi, preprocessor.grid
     frame = framing.frame_of((pixels.shape[0], pixels.shape[1]), recipe)
     working = framing.apply(frame, pixels)
-    zones = framing.valid_cells(frame, grid)[None] if roi is None else roi.cells(recipe, grid)
-    cells = np.asarray(zones.any(axis=0))
+    zones = framing.valid_cells(frame, grid)[None] if roi.everywhere else roi.cells(recipe, grid)
+    patch_mask = np.asarray(zones.any(axis=0))
     picture = Frame(frame.image_size, frame.image_size, (0, 0), frame.image_size)
-    seen = np.ones(frame.image_size, dtype=bool) if roi is None else roi.seen(frame.image_size)
-    shapes = {"patch_features": (1, *grid, extractor.dimensions), "valid": (1, *grid)}
-    engine = Engine(search_graph.search_graph(bank, grid, recipe, masked=True), shapes)
+    whole = np.ones(frame.image_size, dtype=bool)
+    engine = open_engine(search_graph(bank, grid, recipe, masked=True))
     copies = IN_PLACE if recipe.position_window else judges(zones, frame)
     for index, copy in enumerate(copies):
-        shown = augment.valid_cells(copy, cells, frame)
-        features = extractor(augment.apply(copy, working, frame))
-        outputs = engine(
-            {
-                "patch_features": features.reshape(shapes["patch_features"]),
-                "valid": shown[None].astype(np.float32),
-            }
-        )
-        distances = augment.cells(copy.back, outputs["distance_grid"][0], frame, np.nan)
-        distances[~cells] = np.nan
-        shown = seen & augment.valid_cells(copy.back, np.ones_like(seen), picture)
-        anomaly_map = framing.anomaly_map(distances, frame, recipe.smoothing_sigma, shown)
-        yield copy, HeldOut(index, float(outputs["score"][0]), distances, anomaly_map)
+        features = extractor(augment.apply(copy, working, frame)).reshape(*grid, -1)
+        piece = Piece(0, features, augment.valid_cells(copy, patch_mask, frame), {})
+        found, score = search(engine, [piece], np.ones(grid, dtype=bool), preprocessor)
+        distances = augment.cells(copy.back, found, frame, np.nan)
+        distances[~patch_mask] = np.nan
+        anomaly_map = preprocessor.to_image(distances, frame)
+        anomaly_map[~augment.valid_cells(copy.back, whole, picture)] = np.nan
+        yield copy, HeldOut(index, score, distances, anomaly_map)
         tell("calibration", index + 1, len(copies))
 
 

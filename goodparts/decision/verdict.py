@@ -1,11 +1,115 @@
-"""The verdict on an image, and which of its pixels are bad."""
+"""The verdict: from distances and score to what is said of an image."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.decision.regions import label_regions, remove_small
+from goodparts.bank.scoring import zone_scores
+from goodparts.decision import quality_gate
+from goodparts.decision.calibration import Calibration
+from goodparts.decision.inspection import BAD, GOOD, RECHECK, Inspection, ZoneScore
+from goodparts.decision.regions import find_regions, label_regions, remove_small
+from goodparts.preprocessing import statistics
+from goodparts.preprocessing.preprocessor import Preprocessor
+from goodparts.preprocessing.statistics import ImageStatistics
+from goodparts.preprocessing.step import Prepared
+
+NOT_LOOKED_AT = "nothing of it is looked at"
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What the search found on an image.
+
+    Attributes:
+        image: as it was prepared.
+        distance_grid: patch distances, (h, w) float32; NaN where it was not looked at.
+        score: anomaly score of all patches.
+    """
+
+    image: Prepared
+    distance_grid: NDArray[np.float32]
+    score: float
+
+
+def judge(
+    measured: Measured,
+    calibration: Calibration,
+    preprocessor: Preprocessor,
+    *,
+    margin: float,
+    path: Path | None = None,
+    recognise: bool = False,
+) -> Inspection:
+    """What is said of an image.
+
+    Args:
+        measured: what was found on it.
+        calibration: thresholds and good scores.
+        preprocessor: the region of interest, and the recipe.
+        margin: a score that lies within this share of the threshold is borderline.
+        path: of the image.
+        recognise: whether to look whether the model learnt from this very image.
+
+    Raises:
+        ModelError: there is no threshold yet.
+    """
+    recipe, roi, frame = preprocessor.recipe, preprocessor.roi, measured.image.frame
+    score, zones = score_of(measured, calibration, preprocessor)
+    looks, reasons = _quality(measured, calibration, preprocessor)
+    threshold = calibration.threshold
+    anomaly_map = preprocessor.to_image(measured.distance_grid, frame)
+    if roi.several:
+        anomaly_map /= roi.levels(
+            frame.image_size, [zone.pixel_threshold for zone in calibration.decision.zones]
+        )
+    verdict = RECHECK if reasons else BAD if score > threshold else GOOD
+    mask = np.zeros(anomaly_map.shape, dtype=bool)
+    if verdict == BAD:
+        for part in _bad_parts(anomaly_map, zones, preprocessor):
+            mask |= segment(part, calibration.pixel_threshold, recipe.minimum_area)
+    return Inspection(
+        path=path,
+        score=score,
+        threshold=threshold,
+        p_value=calibration.p_value(score),
+        verdict=verdict,
+        borderline=abs(score - threshold) <= margin * abs(threshold),
+        distance_grid=measured.distance_grid,
+        anomaly_map=anomaly_map,
+        pixel_threshold=calibration.pixel_threshold,
+        mask=mask,
+        regions=find_regions(mask, anomaly_map) if verdict == BAD else (),
+        reasons=reasons,
+        statistics=looks,
+        zones=zones,
+        pose=measured.image.pose,
+        learnt_from=recognise and measured.image.digest in calibration.digests,
+    )
+
+
+def score_of(
+    measured: Measured, calibration: Calibration, preprocessor: Preprocessor
+) -> tuple[float, tuple[ZoneScore, ...]]:
+    """The score that decides, and those of the zones: of several the largest multiple of a zone's threshold."""
+    roi, decision = preprocessor.roi, calibration.decision
+    if not roi.several:
+        alone = decision.threshold
+        return measured.score, tuple(
+            ZoneScore(name, measured.score, alone) for name in roi.names if alone is not None
+        )
+    cells = roi.cells(preprocessor.whole, preprocessor.grid)
+    scores = zone_scores(measured.distance_grid, cells, preprocessor.whole)
+    zones = tuple(
+        ZoneScore(zone.name, found, zone.threshold)
+        for zone, found in zip(decision.zones, scores, strict=True)
+    )
+    return max(zone.score / zone.threshold for zone in zones), zones
 
 
 def segment(anomaly_map: NDArray[np.float32], threshold: float, minimum_area: int) -> NDArray[np.bool_]:
@@ -22,3 +126,34 @@ def segment(anomaly_map: NDArray[np.float32], threshold: float, minimum_area: in
         around = anomaly_map >= 0.9 * anomaly_map.flat[peak]
     labels, _ = label_regions(around)
     return np.asarray(labels == labels.flat[peak])
+
+
+def _quality(
+    measured: Measured, calibration: Calibration, preprocessor: Preprocessor
+) -> tuple[ImageStatistics | None, tuple[str, ...]]:
+    """What the image looks like, with the quality gate on; and why it can't be judged."""
+    image, recipe = measured.image, preprocessor.recipe
+    looks: ImageStatistics | None = None
+    reasons: tuple[str, ...] = ()
+    if recipe.quality_gate and calibration.limits is not None:
+        looks = statistics.measure(preprocessor.judged(image), measured.distance_grid)
+        reasons = quality_gate.reasons(looks, calibration.limits)
+    if image.pose is not None and image.pose.failure and recipe.pose_failure == "recheck":
+        reasons += (image.pose.failure,)
+    if not image.patch_mask.any():
+        reasons += (NOT_LOOKED_AT,)
+    return looks, reasons
+
+
+def _bad_parts(
+    anomaly_map: NDArray[np.float32], zones: tuple[ZoneScore, ...], preprocessor: Preprocessor
+) -> Iterator[NDArray[np.float32]]:
+    """The map of a BAD image where it is to be marked: of several zones, of each that is BAD, NaN elsewhere."""
+    roi = preprocessor.roi
+    if not roi.several:
+        yield anomaly_map
+        return
+    height, width = anomaly_map.shape
+    for zone, mask in zip(zones, roi.masks_at((height, width)), strict=True):
+        if zone.bad:
+            yield np.where(mask, anomaly_map, np.float32(np.nan))

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from goodparts.data.dataset import Dataset, TestSample
 from goodparts.data.images import PIXEL_LIMIT, image_size, read_mask
 from goodparts.decision.binomial import clopper_pearson
-from goodparts.decision.calibration import COPIES
+from goodparts.decision.good_scores import COPIES
 from goodparts.decision.inspection import BAD, RECHECK, Inspection, ZoneScore
 from goodparts.errors import DatasetError
 from goodparts.evaluation import metrics
 from goodparts.evaluation.pixel_metrics import PixelMetrics
-from goodparts.preprocessing.pose import Pose
+from goodparts.preprocessing.framing import Pose
 
 if TYPE_CHECKING:
     from goodparts.inspector import Inspector

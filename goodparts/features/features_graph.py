@@ -7,9 +7,9 @@
     distance_grid (n, h, w), score (n,) ◄── exact distances of the best candidates ◄── search   bank.search_graph
 
 The second half is in `goodparts.bank.search_graph`; `pipeline_graph` in `goodparts.engines.graph` joins both.
-Before them an image can be brought to the light of good images (`light`). The memory bank and what else was learnt are
-inputs of the graph by name, with their values beside it (`Graph.constants`): an engine binds them without a copy, an
-export writes them into the file.
+Before them steps of the preprocessing add what they do within the graph (`Step.add_nodes`). The memory bank and what
+else was learnt are inputs of the graph by name, with their values beside it (`Graph.constants`): an engine binds them
+without a copy, an export writes them into the file.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from onnx import TensorProto
 
 from goodparts.engines.graph import OPSET, Graph, GraphBuilder
 from goodparts.errors import BackboneError
-from goodparts.preprocessing.light import CELLS, DARK, LARGEST, TO_CHANNELS, TO_COEFFICIENTS, averaging
 
 if TYPE_CHECKING:
     from goodparts.features.whitening import Whitening
-    from goodparts.preprocessing.light import Light
+    from goodparts.preprocessing.step import Step
     from goodparts.recipe.recipe import Recipe
 
 
@@ -39,7 +38,7 @@ def features_graph(
     mean: Sequence[float],
     std: Sequence[float],
     whitening: Whitening | None = None,
-    light: Light | None = None,
+    steps: Sequence[Step] = (),
 ) -> Graph:
     """The graph from `image` (n, H, W, 3) uint8 to `patch_features` (n, h, w, d) float32.
 
@@ -50,7 +49,7 @@ def features_graph(
         mean: of RGB / 255.
         std: of RGB / 255.
         whitening: what features are mapped by in the end; None: they stay as they are.
-        light: that of good images, to which an image in other light is brought; None: images are taken as they are.
+        steps: of the preprocessing, which add their nodes at the beginning.
     """
     height, width = recipe.image_size
     build = GraphBuilder("features/", opset=max(OPSET, backbone.opset_import[0].version))
@@ -59,8 +58,8 @@ def features_graph(
     offset = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
     pixels = build.node("Cast", image, to=TensorProto.FLOAT)
     pixels = build.node("Transpose", pixels, perm=[0, 3, 1, 2])
-    if light is not None:
-        pixels = _in_usual_light(build, pixels, light, recipe.image_size)
+    for step in steps:
+        pixels = step.add_nodes(build, pixels, recipe.image_size)
     pixels = build.node("Mul", pixels, build.constant(scale.reshape(1, 3, 1, 1).astype(np.float32)))
     pixels = build.node("Add", pixels, build.constant(offset.reshape(1, 3, 1, 1).astype(np.float32)))
     layers = build.embed(backbone, pixels)
@@ -117,30 +116,6 @@ def features_graph(
 
 
 # ---- features
-
-
-def _in_usual_light(build: GraphBuilder, pixels: str, light: Light, size: tuple[int, int]) -> str:
-    """Pixels (n, 3, H, W) float32, 0 to 255, times what brings their light within that of good images."""
-    height, width = size
-    across = np.ascontiguousarray(averaging(width).T)
-    cells = build.node(
-        "MatMul", build.constant(averaging(height)), build.node("MatMul", pixels, build.constant(across))
-    )
-    cells = build.node("Reshape", cells, build.ints([-1, 3 * CELLS**2]))
-    logarithms = build.node("Log", build.node("Add", cells, build.floats([DARK])))
-    centred = build.node("Sub", logarithms, build.constant(light.reference.repeat(CELLS**2)))
-    # Sums are matrix products: OpenVINO 2026.4 gets ReduceSum with a Sub after it wrong, of several images at once.
-    found = build.node(
-        "MatMul", centred, build.constant(np.kron(TO_COEFFICIENTS.T, light.weights).T)
-    )  # (n, 4)
-    within = build.node(
-        "Min", build.node("Max", found, build.constant(light.low)), build.constant(light.high)
-    )
-    exponents = build.node("MatMul", build.node("Sub", within, found), build.constant(TO_CHANNELS))  # (n, 3)
-    exponents = build.node("Max", exponents, build.floats([-LARGEST]))
-    exponents = build.node("Min", exponents, build.floats([LARGEST]))
-    gains = build.node("Reshape", build.node("Exp", exponents), build.ints([-1, 3, 1, 1]))
-    return build.node("Mul", pixels, gains)
 
 
 def _tokens_to_grid(

@@ -56,8 +56,8 @@ def export(model: Model, path: str | Path, *, format: str = "onnx", precision: s
 
     Raises:
         ModelError: the model has no threshold yet.
-        OutputError: wrong suffix, format or precision, too large, or it can't be written there; or the model aligns
-            images (`pose`), which is not part of the graph.
+        OutputError: wrong suffix, format or precision, too large, or it can't be written there; or a step of the
+            preprocessing (`pose`) is not part of the graph.
     """
     path = Path(path)
     for name, value, choices in (("format", format, tuple(SUFFIXES)), ("precision", precision, PRECISIONS)):
@@ -67,11 +67,9 @@ def export(model: Model, path: str | Path, *, format: str = "onnx", precision: s
         other = next((name for name, suffix in SUFFIXES.items() if suffix == path.suffix.lower()), None)
         hint = f", or take format {other}" if other else ""
         raise OutputError(f"{path}: expected a file ending in {SUFFIXES[format]} for format {format}{hint}")
-    if model.reference is not None:
-        raise OutputError(
-            f"export: this model aligns images (pose = {model.recipe.pose}), which is not part of the graph; fit with "
-            "pose = as_is on images that are aligned beforehand, or run this model with goodparts"
-        )
+    for step in model.preprocessor.steps:
+        if refusal := step.export_refusal(model.recipe):
+            raise OutputError(f"export: {refusal}")
     described = metadata(model, precision)
     network = exported(model, precision)
     if format == "onnx":
@@ -92,6 +90,7 @@ def metadata(model: Model, precision: str = "f32") -> dict[str, str]:
         ModelError: the model has no threshold yet.
     """
     decision, recipe, backbone = model.calibration.decision, model.recipe, model.backbone
+    roi, tiling = model.preprocessor.roi, model.preprocessor.tiling
     return {
         "goodparts": __version__,
         "interface": str(INTERFACE),
@@ -101,14 +100,14 @@ def metadata(model: Model, precision: str = "f32") -> dict[str, str]:
         "pixel_threshold": repr(decision.pixel_threshold),
         "pixel_threshold_rule": decision.pixel_threshold_rule,
         "minimum_area": str(recipe.minimum_area),
-        "roi_size": size_text(model.roi.size) if model.roi is not None else "",
-        "zones": json.dumps([asdict(zone) for zone in _zones(model)], ensure_ascii=False)
-        if model.roi is not None
-        else "",
+        "roi_size": "" if roi.everywhere else size_text(roi.size),
+        "zones": ""
+        if roi.everywhere
+        else json.dumps([asdict(zone) for zone in _zones(model)], ensure_ascii=False),
         "image_size": size_text(recipe.image_size),
         "color": "RGB",
-        "framing": recipe.framing if model.tiling is None else "tiles",
-        "tiles": json.dumps(_tiles(model.tiling, recipe.smoothing_sigma)) if model.tiling is not None else "",
+        "framing": "tiles" if tiling.several else recipe.framing,
+        "tiles": json.dumps(_tiles(tiling, recipe.smoothing_sigma)) if tiling.several else "",
         "resize_size": str(recipe.resize_size) if recipe.framing == "crop" else "",
         "padding": ",".join(map(str, framing.PADDING)) if recipe.framing == "letterbox" else "",
         "precision": precision,
@@ -129,11 +128,12 @@ def exported(model: Model, precision: str = "f32") -> onnx.ModelProto:
     import onnx
     from onnx import numpy_helper
 
-    if model.tiling is not None and (model.roi is not None or model.recipe.image_score == "reweighted"):
-        key = "roi" if model.roi is not None else "image_score = reweighted"
+    roi, several_tiles = model.preprocessor.roi, model.preprocessor.tiling.several
+    if several_tiles and (not roi.everywhere or model.recipe.image_score == "reweighted"):
+        key = "image_score = reweighted" if roi.everywhere else "roi"
         raise OutputError(
             f"export: the file holds the pipeline of one tile, and {key} differs from tile to tile; fit without "
-            f"{'roi' if model.roi is not None else 'it (max, top_mean)'} or without tiling"
+            f"{'it (max, top_mean)' if roi.everywhere else 'roi'} or without tiling"
         )
     pipeline = model.pipeline()
     network, constants = pipeline.model, pipeline.constants
@@ -152,7 +152,7 @@ def exported(model: Model, precision: str = "f32") -> onnx.ModelProto:
     if precision == "f16":
         _halve(pipeline)
     _add_map(network, model)
-    if model.roi is not None and model.roi.several:
+    if roi.several:
         _add_zones(network, model)
     network.producer_version = __version__
     onnx.checker.check_model(network, full_check=True)
@@ -164,7 +164,7 @@ def _add_map(network: onnx.ModelProto, model: Model) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     graph, size = network.graph, model.recipe.image_size
-    roi, masked = model.roi, model.masked
+    roi = model.preprocessor.roi
     rows, columns = framing.operators(
         Frame(size, size, (0, 0), size), model.grid, model.recipe.smoothing_sigma
     )
@@ -179,7 +179,7 @@ def _add_map(network: onnx.ModelProto, model: Model) -> None:
         part = node("MatMul", "map/rows", grid, name=f"{name}:rows")
         return node("MatMul", part, "map/columns", name=name)
 
-    if masked:
+    if model.preprocessor.masked:
         constants |= {"nothing": np.zeros(1, np.float32), "nan": np.full(1, np.nan, np.float32)}
         measured = next(item for item in graph.node if "distance_grid" in item.output)
         measured.name = measured.output[0] = "map/distances"  # those of padding, too
@@ -189,7 +189,7 @@ def _add_map(network: onnx.ModelProto, model: Model) -> None:
         weights = spread(node("Cast", looked, name="map/weight", to=TensorProto.FLOAT), "map/weights")
         mean = node("Div", spread(shown, "map/sum"), weights, name="map/mean")
         reached = node("Greater", weights, "map/nothing", name="map/reached")
-        if roi is not None:
+        if not roi.everywhere:
             constants["seen"] = _levels(model)[None]
             mean = node("Div", mean, "map/seen", name="map/multiples")  # NaN outside
         node("Where", reached, mean, "map/nan", name="anomaly_map")
@@ -220,8 +220,8 @@ def _tiles(tiling: Tiling, sigma: float) -> dict[str, object]:
 
 def _zones(model: Model) -> tuple[ZoneDecision, ...]:
     """Thresholds of each zone."""
-    decision, roi = model.calibration.decision, model.roi
-    if roi is None or roi.several:
+    decision, roi = model.calibration.decision, model.preprocessor.roi
+    if roi.everywhere or roi.several:
         return decision.zones
     return (ZoneDecision(roi.names[0], model.calibration.threshold, decision.pixel_threshold),)
 
@@ -229,8 +229,7 @@ def _zones(model: Model) -> tuple[ZoneDecision, ...]:
 def _levels(model: Model) -> NDArray[np.float32]:
     """What the map's values are divided by, (H, W) of the working image: NaN outside the region of interest, and inside
     1, or with several zones the pixel's threshold."""
-    roi, recipe = model.roi, model.recipe
-    assert roi is not None
+    roi, recipe = model.preprocessor.roi, model.recipe
     frame = framing.frame_of(roi.size, recipe)
     thresholds = [zone.pixel_threshold if roi.several else 1.0 for zone in _zones(model)]
     levels = roi.levels(roi.size, thresholds)
@@ -250,8 +249,7 @@ def _add_zones(network: onnx.ModelProto, model: Model) -> None:
     """The scores of zones as a further output, and as `score` the largest multiple of a zone's threshold."""
     from onnx import TensorProto, helper, numpy_helper
 
-    graph, roi = network.graph, model.roi
-    assert roi is not None
+    graph, roi = network.graph, model.preprocessor.roi
     whole = next(item for item in graph.node if "score" in item.output)
     whole.name = whole.output[0] = "zones/whole"  # over all zones, which decides nothing
     thresholds = [zone.threshold for zone in model.calibration.decision.zones]

@@ -33,11 +33,9 @@ from goodparts.engines.precision import PrecisionCheck
 from goodparts.errors import ModelError, RecipeError
 from goodparts.features.whitening import Whitening
 from goodparts.files import replacing
-from goodparts.model.model import _LIGHT, _POSE, _ROI, _TILES, FORMAT, Model, _hashes, _identity, _members
-from goodparts.preprocessing.light import Light
-from goodparts.preprocessing.pose import Reference
-from goodparts.preprocessing.roi import Roi
-from goodparts.preprocessing.tiling import Tiling
+from goodparts.model.model import FORMAT, Model, hashes, identity_of, members
+from goodparts.model.records import FitRecord, Provenance
+from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.recipe.recipe import Recipe
 
 SUFFIX = ".goodparts"
@@ -53,18 +51,18 @@ def save(model: Model, path: str | Path) -> Path:
     path = Path(path)
     if not path.suffix:
         path = path.with_suffix(SUFFIX)
-    members = _members(model)
-    hashes = _hashes(members)
+    parts = members(model)
+    digests = hashes(parts)
     manifest = {
         "format": FORMAT,
-        "identity": _identity(hashes, model),
-        "sha256": hashes,
-        **model._described(),
-        "circumstances": model.circumstances,
+        "identity": identity_of(digests, model),
+        "sha256": digests,
+        **model.described(),
+        "circumstances": model.fit_record.to_dict(),
         "precision": model.precision.to_dict(),
     }
     with replacing(path) as stream:
-        _write_zip(stream, {"manifest.json": json.dumps(manifest, indent=1).encode(), **members})
+        _write_zip(stream, {"manifest.json": json.dumps(manifest, indent=1).encode(), **parts})
     return path
 
 
@@ -77,13 +75,12 @@ def load(path: str | Path) -> Model:
     path = Path(path)
     with _told_of(path), zipfile.ZipFile(path) as archive:
         manifest = _manifest(path, archive)
-        optional = [name for name in (_ROI, _LIGHT, _POSE, _TILES) if name in manifest["sha256"]]
-        members = {name: archive.read(name) for name in (*_MEMBERS, *optional)}
-    for name, digest in _hashes(members).items():
+        parts = {name: archive.read(name) for name in {**dict.fromkeys(_MEMBERS), **manifest["sha256"]}}
+    for name, digest in hashes(parts).items():
         if manifest["sha256"].get(name) != digest:
             raise _damaged(path, f"{name} does not have the sha256 it was written with")
     try:
-        model = _restore(members, manifest)
+        model = _restore(parts, manifest)
         whole = model.identity == manifest["identity"]
     except RecipeError as error:
         raise ModelError(
@@ -154,21 +151,14 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
     described = manifest["backbone"]
     network = onnx.load_from_string(members["backbone.onnx"])
     recipe = Recipe().replace(tomllib.loads(members["recipe.toml"].decode()))
-    if (recipe.light == "as_is") != (_LIGHT not in members):
-        raise ValueError(f"light = {recipe.light} does not go with the members {', '.join(sorted(members))}")
-    grid = tuple(manifest["grid"])
-    if window_of(recipe, grid) is not None and "cells" not in tensors:
+    height, width = map(int, manifest["grid"])
+    if window_of(recipe, (height, width)) is not None and "cells" not in tensors:
         raise ValueError("bank.safetensors lacks the cells that position_window asks for")
-    if (recipe.pose == "as_is") != (_POSE not in members):
-        raise ValueError(f"pose = {recipe.pose} does not go with the members {', '.join(sorted(members))}")
-    if bool(recipe.tiling) != (_TILES in members):
-        raise ValueError(
-            f"tiling = {recipe.tiling!r} does not go with the members {', '.join(sorted(members))}"
-        )
     if (recipe.tile_bank == "shared") != ("tiles" not in tensors):
         raise ValueError(
             f"bank.safetensors does not have the tiles that tile_bank = {recipe.tile_bank} asks for"
         )
+    learnt = {name: data for name, data in members.items() if name not in _MEMBERS}
     return Model(
         recipe=recipe,
         backbone=Backbone(
@@ -193,17 +183,13 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
             tiles=tensors.get("tiles"),
         ),
         calibration=Calibration.from_json(members["calibration.json"].decode()),
-        grid=grid,
-        data=manifest["data"],
-        circumstances=manifest["circumstances"],
+        provenance=Provenance(**manifest["data"]),
+        fit_record=FitRecord(**manifest["circumstances"]),
         precision=PrecisionCheck(**manifest["precision"]),
-        roi=Roi.from_json(members[_ROI].decode()) if _ROI in members else None,
-        light=Light.from_json(members[_LIGHT].decode()) if _LIGHT in members else None,
+        preprocessor=Preprocessor.from_members(learnt, recipe, (height, width)),
         whitening=Whitening(tensors["whitening.mean"], tensors["whitening.matrix"])
         if "whitening.mean" in tensors
         else None,
-        reference=Reference.from_bytes(members[_POSE]) if _POSE in members else None,
-        tiling=Tiling.from_json(members[_TILES].decode()) if _TILES in members else None,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,18 +15,14 @@ from goodparts.bank.memory_bank import MemoryBank
 from goodparts.decision.calibration import Calibration
 from goodparts.engines.precision import UNCHECKED, PrecisionCheck
 from goodparts.features.whitening import Whitening
-from goodparts.preprocessing import tiling
-from goodparts.preprocessing.light import Light
-from goodparts.preprocessing.pose import Reference
-from goodparts.preprocessing.roi import Roi
-from goodparts.preprocessing.tiling import Tiling
+from goodparts.model.records import FitRecord, Provenance
+from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from goodparts.engines.graph import Graph
 
 FORMAT = 1
-_ROI, _LIGHT, _POSE, _TILES = "roi.json", "light.json", "pose.safetensors", "tiles.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,57 +32,29 @@ class Model:
     Attributes:
         recipe: the settings.
         backbone: cut down to the recipe's layers.
+        preprocessor: how images are prepared.
+        whitening: what features are mapped by; None: they stay as they are.
         bank: the memory bank.
         calibration: thresholds and what they rest on.
-        grid: (h, w) of the patch grid of a working image, or of a tile.
-        data: what it was fitted on: counts, hash of the file list, image sizes. Part of the identity.
-        circumstances: when, where, how long, with which versions. Not part of the identity.
+        provenance: what it was learnt from. Part of the identity.
+        fit_record: when, where, how long, with which versions. Not part of the identity.
         precision: how far bf16 moves scores on the machine of fitting. Not part of the identity.
-        roi: what is looked at; None: everything.
-        light: that of good images; None: images are taken as they are.
-        whitening: what features are mapped by; None: they stay as they are.
-        reference: what images are aligned to; None: they are not.
-        tiling: how images are tiled; None: they are not.
     """
 
     recipe: Recipe
     backbone: Backbone
+    preprocessor: Preprocessor
+    whitening: Whitening | None
     bank: MemoryBank
     calibration: Calibration
-    grid: tuple[int, int]
-    data: dict[str, Any]
-    circumstances: dict[str, Any]
+    provenance: Provenance
+    fit_record: FitRecord
     precision: PrecisionCheck = UNCHECKED
-    roi: Roi | None = None
-    light: Light | None = None
-    whitening: Whitening | None = None
-    reference: Reference | None = None
-    tiling: Tiling | None = None
 
     @property
-    def asks_valid(self) -> bool:
-        """Whether the pipeline has the input `valid`: with a region of interest that is a constant of the model.
-
-        It differs from tile to tile, but there the score is made of the merged distances, unless it is `reweighted`.
-        """
-        if self.tiling is not None:
-            return self.recipe.image_score == "reweighted"
-        return self.masked and self.roi is None
-
-    @property
-    def asks_tile(self) -> bool:
-        """Whether the pipeline has the input `tile`: where each place of a tile has a memory bank of its own."""
-        return self.bank.tiles is not None
-
-    @property
-    def masked(self) -> bool:
-        """Whether there are patches that must not count: of padding, beyond the border, or of no interest."""
-        return self.recipe.framing == "letterbox" or self.recipe.pose != "as_is" or self.roi is not None
-
-    @property
-    def whole(self) -> tuple[Recipe, tuple[int, int]]:
-        """The recipe and the patch grid for the whole image; where it is tiled, as if it were not."""
-        return tiling.whole(self.tiling, self.recipe, self.grid)
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the patch grid of a working image, or of a tile."""
+        return self.preprocessor.tiling.tile_grid
 
     def with_calibration(self, calibration: Calibration) -> Model:
         """The same with another decision."""
@@ -94,34 +63,38 @@ class Model:
     def pipeline(self) -> Graph:
         """From pixels to distances and score: the graph that `inspect` runs and an export writes.
 
-        `image` (n, H, W, 3) uint8, letterboxed or aligned also `valid` (n, h, w) float32, to `distance_grid` (n, h, w)
-        and `score` (n,) float32. With a region of interest `valid` is a constant, the patches that are looked at. Tiled
-        images go through it tile by tile, and `valid` is an input again; so is `tile` (1,) int64, the index of the tile
-        row by row, where tiles have banks of their own.
+        `image` (n, H, W, 3) uint8 to `distance_grid` (n, h, w) and `score` (n,) float32. Where padding, or what a pose
+        turns in, must not count, also `valid` (n, h, w) float32; with a region of interest that is a constant, the
+        patches that are looked at. Tiled images go through it tile by tile: there the score is made of the merged
+        distances, unless it is `reweighted`, and then `valid` is an input; so is `tile` (1,) int64, the index of the
+        tile row by row, where tiles have banks of their own.
         """
-        from goodparts.bank import search_graph
+        from goodparts.bank.search_graph import search_graph
         from goodparts.engines.graph import pipeline_graph
-        from goodparts.features import extract as features
+        from goodparts.features.extract import backbone_graph
 
-        to_features = features.features_graph(self.backbone, self.recipe, self.whitening, self.light)
-        found = search_graph.search_graph(
+        preprocessor, recipe = self.preprocessor, self.recipe
+        to_features = backbone_graph(self.backbone, recipe, self.whitening, preprocessor.steps)
+        several = preprocessor.tiling.several
+        found = search_graph(
             self.bank,
             self.grid,
-            self.recipe,
-            masked=self.asks_valid or (self.masked and self.tiling is None),
+            recipe,
+            masked=recipe.image_score == "reweighted" if several else preprocessor.masked,
             opset=to_features.model.opset_import[0].version,
         )
-        if self.roi is not None and self.tiling is None:
-            looked_at = self.roi.looked_at(self.recipe, self.grid)
+        if not preprocessor.roi.everywhere and not several:
+            looked_at = preprocessor.roi.looked_at(recipe, self.grid)
             found.constants["valid"] = looked_at[None].astype(np.float32)
         return pipeline_graph(to_features, found)
 
     @property
     def identity(self) -> str:
         """sha256 over everything but the time and place of fitting."""
-        return _identity(_hashes(_members(self)), self)
+        return identity_of(hashes(members(self)), self)
 
-    def _described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, object]:
+        """What the manifest says of it, and what its identity covers beside the members."""
         backbone = self.backbone
         return {
             "backbone": {
@@ -136,11 +109,12 @@ class Model:
             },
             "bank": {"entries": len(self.bank.features), "dimensions": self.bank.features.shape[1]},
             "grid": list(self.grid),
-            "data": self.data,
+            "data": self.provenance.to_dict(),
         }
 
 
-def _members(model: Model) -> dict[str, bytes]:
+def members(model: Model) -> dict[str, bytes]:
+    """What the model file holds, by name, without its manifest."""
     import safetensors.numpy
 
     bank = model.bank
@@ -158,31 +132,25 @@ def _members(model: Model) -> dict[str, bytes]:
     if model.whitening is not None:
         tensors["whitening.mean"] = model.whitening.mean
         tensors["whitening.matrix"] = model.whitening.matrix
-    optional = {_ROI: model.roi.to_json().encode()} if model.roi is not None else {}
-    if model.light is not None:
-        optional[_LIGHT] = model.light.to_json().encode()
-    if model.reference is not None:
-        optional[_POSE] = model.reference.to_bytes()
-    if model.tiling is not None:
-        optional[_TILES] = model.tiling.to_json().encode()
     return {
         "recipe.toml": model.recipe.to_toml().encode(),
         "backbone.onnx": model.backbone.model.SerializeToString(deterministic=True),
         "bank.safetensors": safetensors.numpy.save(tensors),
         "calibration.json": model.calibration.to_json().encode(),
-        **optional,
+        **model.preprocessor.members(),
     }
 
 
-def _hashes(members: dict[str, bytes]) -> dict[str, str]:
+def hashes(members: Mapping[str, bytes]) -> dict[str, str]:
+    """sha256 of each member."""
     return {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
 
 
-def _identity(hashes: dict[str, str], model: Model) -> str:
+def identity_of(hashes: Mapping[str, str], model: Model) -> str:
     """Where the files of backbone and roi lay, and what belongs to the machine, is of no account."""
     product = {**model.recipe.product, "backbone": model.backbone.name, "roi": ""}
     parts = {name: digest for name, digest in hashes.items() if name != "recipe.toml"}
     text = json.dumps(
-        {"format": FORMAT, "recipe": product, "sha256": parts, **model._described()}, sort_keys=True
+        {"format": FORMAT, "recipe": product, "sha256": parts, **model.described()}, sort_keys=True
     )
     return hashlib.sha256(text.encode()).hexdigest()

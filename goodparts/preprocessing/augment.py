@@ -11,20 +11,63 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from goodparts.preprocessing.framing import Frame
-    from goodparts.recipe.copies import Copy
+from goodparts.data.good_images import GoodImages
+from goodparts.preprocessing.framing import Frame
+from goodparts.preprocessing.step import Prepared, Step
+from goodparts.recipe.copies import Copy, copies
+from goodparts.recipe.recipe import Recipe
 
 _BAND = 128  # rows that are worked on at once
 
 Kind = TypeVar("Kind", bound=np.generic)
 
 _OVERSIZED = 4  # times the size it is resized to is as large as noise is drawn, however large the image
+
+
+@dataclass(frozen=True)
+class Augmentation(Step):
+    """Copies of good images that the memory bank learns from, too; nothing of it is kept but the recipe.
+
+    Attributes:
+        made: how each copy differs from its image.
+    """
+
+    name: ClassVar[str] = "augment"
+    made: tuple[Copy, ...]
+
+    @classmethod
+    def wanted(cls, recipe: Recipe) -> bool:
+        """Where `augment` names any copies."""
+        return bool(recipe.augment)
+
+    @classmethod
+    def learn(cls, good: GoodImages, recipe: Recipe) -> Self:
+        """What the recipe says."""
+        return cls(copies(recipe.augment))
+
+    @property
+    def copies(self) -> int:
+        """How many there are of each image."""
+        return len(self.made)
+
+    def copy_mask(self, image: Prepared, number: int) -> NDArray[np.bool_]:
+        """Which patches of a copy show what was looked at in its image, (h, w) bool."""
+        return valid_cells(self.made[number], image.patch_mask, image.frame)
+
+    def copy(self, image: Prepared, number: int) -> NDArray[np.uint8]:
+        """A copy of a working image, (height, width, 3) uint8."""
+        return apply(self.made[number], image.working, image.frame)
+
+    @classmethod
+    def from_members(cls, members: object, recipe: Recipe) -> Self:
+        """What the recipe says."""
+        return cls(copies(recipe.augment))
 
 
 def apply(copy: Copy, working: NDArray[np.uint8], frame: Frame) -> NDArray[np.uint8]:

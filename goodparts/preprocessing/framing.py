@@ -51,6 +51,35 @@ class Frame:
     warp: Warp | None = None
 
 
+@dataclass(frozen=True)
+class Pose:
+    """How a part lies against the reference.
+
+    Attributes:
+        angle: degrees by which it is turned, clockwise as the picture is seen.
+        shift: (right, down), pixels of the image by which what the reference has in the middle has moved.
+        quality: agreement of the edges in this pose, at most 1.
+        before: agreement as the image came.
+        used: whether the image was straightened: not where it lies as the reference within half a pixel, or not surely.
+        failure: why no pose is believed, in words; empty if one is.
+    """
+
+    angle: float
+    shift: tuple[float, float]
+    quality: float
+    before: float
+    used: bool
+    failure: str = ""
+
+    @property
+    def in_words(self) -> str:
+        """One phrase for people."""
+        if self.failure:
+            return self.failure
+        right, down = self.shift
+        return f"turned {self.angle:+.1f}°, moved {right:+.1f}, {down:+.1f} px"
+
+
 def frame_of(image_size: tuple[int, int], recipe: Recipe) -> Frame:
     """Where an image of (height, width) comes to lie.
 
@@ -197,23 +226,20 @@ def seen_share(frame: Frame) -> float:
     return share
 
 
-def anomaly_map(
-    distance_grid: NDArray[np.float32], frame: Frame, sigma: float, seen: NDArray[np.bool_] | None = None
-) -> NDArray[np.float32]:
+def anomaly_map(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) -> NDArray[np.float32]:
     """Distances smoothed and brought to the size of the image.
 
     Args:
         distance_grid: (h, w) float32; cells that did not look are NaN and take no part.
         frame: how the image lay in the working image.
         sigma: standard deviation of the Gaussian in pixels of the working image; 0: none.
-        seen: pixels of the image that were looked at, (H, W) bool; None: all of them.
 
     Returns:
-        (H, W) float32; NaN where the image was cropped away, or not looked at.
+        (H, W) float32; NaN where the image was cropped away.
     """
     values: NDArray[np.float32]
     if frame.warp is not None:
-        return _map_of_straight(distance_grid, frame, sigma, seen)
+        return _map_of_straight(distance_grid, frame, sigma)
     rows, columns = operators(frame, (distance_grid.shape[0], distance_grid.shape[1]), sigma)
     hidden = np.isnan(distance_grid)
     if hidden.any():
@@ -228,22 +254,16 @@ def anomaly_map(
         full = np.full(frame.image_size, np.nan, dtype=np.float32)
         full[top:bottom, left:right] = values
         values = full
-    if seen is not None:
-        values[~seen] = np.nan
     return values
 
 
-def _map_of_straight(
-    distance_grid: NDArray[np.float32], frame: Frame, sigma: float, seen: NDArray[np.bool_] | None
-) -> NDArray[np.float32]:
+def _map_of_straight(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) -> NDArray[np.float32]:
     """The map of the straightened working image, turned and moved back to where the image has it."""
     size = frame.working_size
     values = anomaly_map(distance_grid, Frame(size, size, (0, 0), size), sigma)
     moved = _from_straight(frame, values, interpolate=True)
     looked = np.where(np.isnan(distance_grid), np.uint8(0), np.uint8(255))
     moved[_from_straight(frame, looked, interpolate=False) == 0] = np.nan
-    if seen is not None:
-        moved[~seen] = np.nan
     return moved
 
 

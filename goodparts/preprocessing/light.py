@@ -13,11 +13,19 @@ computed inside the pipeline: nothing is left to whoever prepares images.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from goodparts.data.good_images import GoodImages
+from goodparts.preprocessing.step import Prepared, Step
+from goodparts.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from goodparts.engines.graph import GraphBuilder
 
 CELLS = 8  # each way
 DARK = 4.0  # added to brightness (0 to 255) before its logarithm: what lies in the dark says little of light
@@ -28,9 +36,12 @@ TO_CHANNELS = np.vstack([np.ones((1, 3)), np.eye(3)]).astype(np.float32)  # (4, 
 _ROUNDING = 1e-4  # by which limits are wider than what was measured, so that no good image is touched
 
 
+_MEMBER = "light.json"
+
+
 @dataclass(frozen=True, eq=False)
-class Light:
-    """The light of good images.
+class Light(Step):
+    """The light of good images, to which an image in other light is brought within the graph.
 
     An image's coefficients are four: b, red - b, green - b and blue - b, where red, green and blue are the weighted
     mean of ln(cell + DARK) over the cells, less the reference, and b is the mean of these three.
@@ -42,10 +53,30 @@ class Light:
         high: largest coefficients, (4,) float32; FREE where more is left as it is.
     """
 
+    name: ClassVar[str] = "light"
     weights: NDArray[np.float32]
     reference: NDArray[np.float32]
     low: NDArray[np.float32]
     high: NDArray[np.float32]
+
+    @classmethod
+    def wanted(cls, recipe: Recipe) -> bool:
+        """Where `light` is anything but as_is."""
+        return recipe.light != "as_is"
+
+    @classmethod
+    def learn(cls, good: GoodImages, recipe: Recipe) -> Self:
+        """Without limits, until all good images were measured."""
+        free = np.full(4, FREE, dtype=np.float32)
+        return cls(np.full(CELLS**2, CELLS**-2, dtype=np.float32), np.zeros(3, dtype=np.float32), -free, free)
+
+    def measure(self, image: Prepared) -> NDArray[np.float32]:
+        """The mean brightness of its cells, (3, 64)."""
+        return measure(image.working)
+
+    def settle(self, measured: NDArray[np.float32], patch_mask: NDArray[np.bool_] | None) -> Light:
+        """With the limits of these good images."""
+        return learn(measured, patch_mask)
 
     def coefficients(self, cells: NDArray[np.float32]) -> NDArray[np.float32]:
         """Of images with these cells: (n, 3, 64) to (n, 4)."""
@@ -58,13 +89,47 @@ class Light:
         missing = np.clip(found, self.low, self.high) - found
         return np.asarray(np.exp(np.clip(missing @ TO_CHANNELS, -LARGEST, LARGEST)))
 
-    def widened(self, cells: NDArray[np.float32]) -> Self:
+    def widen(self, measured: NDArray[np.float32]) -> Self:
         """With limits that hold these good images, too; cells (n, 3, 64)."""
-        found = self.coefficients(cells)
+        found = self.coefficients(measured)
         low, high = found.min(axis=0) - np.float32(_ROUNDING), found.max(axis=0) + np.float32(_ROUNDING)
         return type(self)(
             self.weights, self.reference, np.minimum(self.low, low), np.maximum(self.high, high)
         )
+
+    def add_nodes(self, build: GraphBuilder, pixels: str, image_size: tuple[int, int]) -> str:
+        """Pixels times what brings their light within that of good images."""
+        height, width = image_size
+        across = np.ascontiguousarray(averaging(width).T)
+        cells = build.node(
+            "MatMul", build.constant(averaging(height)), build.node("MatMul", pixels, build.constant(across))
+        )
+        cells = build.node("Reshape", cells, build.ints([-1, 3 * CELLS**2]))
+        logarithms = build.node("Log", build.node("Add", cells, build.floats([DARK])))
+        centred = build.node("Sub", logarithms, build.constant(self.reference.repeat(CELLS**2)))
+        # Sums are matrix products: OpenVINO 2026.4 gets ReduceSum with a Sub after it wrong, of several images at once.
+        found = build.node(
+            "MatMul", centred, build.constant(np.kron(TO_COEFFICIENTS.T, self.weights).T)
+        )  # (n, 4)
+        within = build.node(
+            "Min", build.node("Max", found, build.constant(self.low)), build.constant(self.high)
+        )
+        exponents = build.node(
+            "MatMul", build.node("Sub", within, found), build.constant(TO_CHANNELS)
+        )  # (n, 3)
+        exponents = build.node("Max", exponents, build.floats([-LARGEST]))
+        exponents = build.node("Min", exponents, build.floats([LARGEST]))
+        gains = build.node("Reshape", build.node("Exp", exponents), build.ints([-1, 3, 1, 1]))
+        return build.node("Mul", pixels, gains)
+
+    def members(self) -> dict[str, bytes]:
+        """The limits and what they are measured with."""
+        return {_MEMBER: self.to_json().encode()}
+
+    @classmethod
+    def from_members(cls, members: Mapping[str, bytes], recipe: Recipe) -> Self:
+        """What `members` wrote."""
+        return cls.from_json(members[_MEMBER].decode())
 
     def to_json(self) -> str:
         """As the model file keeps it."""
@@ -102,7 +167,7 @@ def learn(cells: NDArray[np.float32], looked_at: NDArray[np.bool_] | None = None
     reference = (np.log(cells.astype(np.float64) + DARK) * weights).sum(axis=2).mean(axis=0)
     low, high = np.full(4, FREE), np.full(4, -FREE)
     low[0], high[0] = -FREE, FREE
-    return Light(*(values.astype(np.float32) for values in (weights, reference, low, high))).widened(cells)
+    return Light(*(values.astype(np.float32) for values in (weights, reference, low, high))).widen(cells)
 
 
 def measure(working: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -9,18 +9,19 @@ pose is not believed, the image is taken as it is, and `Pose.failure` says why: 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import parallel
+from goodparts.data.good_images import GoodImages
 from goodparts.errors import RecipeError
 from goodparts.preprocessing import framing
-from goodparts.preprocessing.framing import Frame, Warp
+from goodparts.preprocessing.framing import Frame, Pose, Warp
 from goodparts.preprocessing.pose_matching import (
     SIDE,
     Edges,
@@ -33,6 +34,7 @@ from goodparts.preprocessing.pose_matching import (
     small_shape,
     warp_of,
 )
+from goodparts.preprocessing.step import Prepared, Step
 from goodparts.recipe.recipe import Recipe
 
 SAMPLE = 32  # good images that the reference is made of, at the most
@@ -40,52 +42,6 @@ FLOOR = 0.35  # agreement below which no two images show the same part
 
 _MARGIN = 0.15  # by which agreement may always lie below the usual
 _PILOTS, _JUDGES = 3, 7  # good images that may be the first reference, and by how many others each is judged
-
-
-@dataclass(frozen=True)
-class Pose:
-    """How a part lies against the reference.
-
-    Attributes:
-        angle: degrees by which it is turned, clockwise as the picture is seen.
-        shift: (right, down), pixels of the image by which what the reference has in the middle has moved.
-        quality: agreement of the edges in this pose, at most 1.
-        before: agreement as the image came.
-        used: whether the image was straightened: not where it lies as the reference within half a pixel, or not surely.
-        failure: why no pose is believed, in words; empty if one is.
-    """
-
-    angle: float
-    shift: tuple[float, float]
-    quality: float
-    before: float
-    used: bool
-    failure: str = ""
-
-    @property
-    def in_words(self) -> str:
-        """One phrase for people."""
-        if self.failure:
-            return self.failure
-        right, down = self.shift
-        return f"turned {self.angle:+.1f}°, moved {right:+.1f}, {down:+.1f} px"
-
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """An image on its way into the pipeline.
-
-    Attributes:
-        frame: how the image lies in the working image, the pose included.
-        working: the working image, straightened, (height, width, 3) uint8.
-        picture: the same as it came, of the same shape.
-        pose: what was found; None where the recipe does not look for it.
-    """
-
-    frame: Frame
-    working: NDArray[np.uint8]
-    picture: NDArray[np.uint8]
-    pose: Pose | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,17 +115,57 @@ class Reference:
         return cls(tensors["edges"], tensors["known"], tensors["picture"], typical, lowest, alike)
 
 
-def place(pixels: NDArray[np.uint8], recipe: Recipe, reference: Reference | None) -> Placed:
-    """Frame an image (H, W, 3) uint8 and, where there is a reference, straighten it."""
-    frame = framing.frame_of((pixels.shape[0], pixels.shape[1]), recipe)
-    picture = framing.apply(frame, pixels)
-    if reference is None:
-        return Placed(frame, picture, picture, None)
-    pose, warp = find(reference, picture, frame, recipe)
-    if warp is None:
-        return Placed(frame, picture, picture, pose)
-    frame = replace(frame, warp=warp)
-    return Placed(frame, framing.straighten(frame, picture, reference.picture), picture, pose)
+_MEMBER = "pose.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment(Step):
+    """Brings parts to where good ones lie.
+
+    Attributes:
+        reference: what images are aligned to.
+        recipe: pose and pose_angle.
+    """
+
+    name: ClassVar[str] = "pose"
+    masks: ClassVar[bool] = True
+    reference: Reference
+    recipe: Recipe
+
+    @classmethod
+    def wanted(cls, recipe: Recipe) -> bool:
+        """Where `pose` is anything but as_is."""
+        return recipe.pose != "as_is"
+
+    @classmethod
+    def learn(cls, good: GoodImages, recipe: Recipe) -> Self:
+        """With the reference of good images."""
+        return cls(learn(good, recipe), recipe)
+
+    def apply(self, image: Prepared) -> Prepared:
+        """The image straightened, where its pose is believed."""
+        pose, warp = find(self.reference, image.working, image.frame, self.recipe)
+        if warp is None:
+            return replace(image, pose=pose)
+        frame = replace(image.frame, warp=warp)
+        working = framing.straighten(frame, image.working, self.reference.picture)
+        return replace(image, frame=frame, working=working, pose=pose)
+
+    def members(self) -> dict[str, bytes]:
+        """The reference."""
+        return {_MEMBER: self.reference.to_bytes()}
+
+    @classmethod
+    def from_members(cls, members: Mapping[str, bytes], recipe: Recipe) -> Self:
+        """What `members` wrote."""
+        return cls(Reference.from_bytes(members[_MEMBER]), recipe)
+
+    def export_refusal(self, recipe: Recipe) -> str:
+        """Images are aligned outside the graph."""
+        return (
+            f"this model aligns images (pose = {recipe.pose}), which is not part of the graph; fit with pose = as_is "
+            "on images that are aligned beforehand, or run this model with goodparts"
+        )
 
 
 def find(
@@ -211,24 +207,17 @@ def find(
 # ---- learning
 
 
-def learn(
-    images: Sequence[Any],
-    recipe: Recipe,
-    *,
-    read: Callable[[Any], NDArray[np.uint8]],
-    workers: int,
-    tell: Callable[[str, int, int], None],
-) -> Reference:
+def learn(good: GoodImages, recipe: Recipe) -> Reference:
     """The reference of good images: up to `SAMPLE` of them, evenly spread.
 
     Raises:
         ImageError: one of them can't be read.
     """
-    sample = [images[index] for index in np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int))]
+    sample = np.unique(np.linspace(0, len(good) - 1, SAMPLE).astype(int)).tolist()
     shape: list[tuple[int, int]] = []
 
-    def one(image: Any) -> tuple[Edges, NDArray[np.uint8]]:
-        pixels = read(image)
+    def one(index: int) -> tuple[Edges, NDArray[np.uint8]]:
+        pixels = good.pixels(index)
         frame = framing.frame_of((pixels.shape[0], pixels.shape[1]), recipe)
         if not shape:
             shape.append(small_shape(frame))
@@ -236,18 +225,20 @@ def learn(
         return edges_of(picture, frame, shape[0]), picture
 
     looked_at = [one(sample[0])]  # its aspect is that of all of them
-    for more in parallel.ordered(one, sample[1:], workers=workers):
+    for more in good.map(one, sample[1:]):
         looked_at.append(more)
-        tell("pose", len(looked_at), 2 * len(sample))
+        good.progress("pose", len(looked_at), 2 * len(sample))
     edges, pictures = [each for each, _ in looked_at], [picture for _, picture in looked_at]
-    pilot = _pilot(edges, recipe, workers)
+    pilot = _pilot(edges, recipe, good.workers)
     template = Template(edges[pilot])
     alike = template.alike(recipe)
     motions: list[Motion | None] = []
-    for best, second in parallel.ordered(lambda one: template.search(one, recipe), edges, workers=workers):
+    for best, second in parallel.ordered(
+        lambda one: template.search(one, recipe), edges, workers=good.workers
+    ):
         failure = failure_of(best, second, before=-1.0, lowest=FLOOR, alike=alike, recipe=recipe)
         motions.append(None if failure else best.motion)
-        tell("pose", len(edges) + len(motions), 2 * len(sample))
+        good.progress("pose", len(edges) + len(motions), 2 * len(sample))
     found = _mean(edges, motions, pilot, pictures)
     return replace(found, alike=found.template.alike(recipe))
 

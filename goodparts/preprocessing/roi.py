@@ -2,7 +2,7 @@
 
     roi = read_roi("zones.json", image_size=(700, 700))      # or a mask: nonzero is looked at
     cells = roi.cells(recipe, (40, 40))                       # (zones, 40, 40) bool: the patches of each zone
-    roi.seen((700, 700))                                      # (700, 700) bool: the pixels
+    roi.pixel_mask((700, 700))                                # (700, 700) bool: the pixels
 
 A region of interest belongs to images of one shape: an image of another size is fine where the aspect is the same. So
 which patches count is a constant of a model. What is outside is neither learnt nor scored, and NaN in maps.
@@ -23,7 +23,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.bank.scoring import patches_that_count
 from goodparts.errors import ImageError, RecipeError
 from goodparts.preprocessing import framing
 from goodparts.preprocessing.framing import Frame
@@ -76,7 +75,7 @@ class Roi:
 
     Attributes:
         size: (H, W) of the picture that the zones are drawn on.
-        zones: one or more; they may overlap.
+        zones: one or more; they may overlap. None of them: everything is looked at (`EVERYWHERE`).
     """
 
     size: tuple[int, int]
@@ -92,6 +91,11 @@ class Roi:
         """Whether there is more than one zone, each with a threshold of its own."""
         return len(self.zones) > 1
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether all of every image is looked at."""
+        return not self.zones
+
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
         """Of each zone, (zones, H, W) bool."""
@@ -101,9 +105,14 @@ class Roi:
         """The zones in an image of (H, W), (zones, H, W) bool, by the nearest pixel; none is empty."""
         return _masks_at(self, image_size)
 
-    def seen(self, image_size: tuple[int, int]) -> NDArray[np.bool_]:
-        """Which pixels of an image of (H, W) lie in any zone, (H, W) bool."""
-        return _seen(self, image_size)
+    def pixel_mask(self, image_size: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which pixels of an image of (H, W) are looked at, (H, W) bool."""
+        return np.ones(image_size, dtype=bool) if self.everywhere else _pixel_mask(self, image_size)
+
+    def hide_rest(self, anomaly_map: NDArray[np.float32]) -> None:
+        """Make an anomaly map (H, W) NaN where it is not looked at, in place."""
+        if not self.everywhere:
+            anomaly_map[~self.pixel_mask((anomaly_map.shape[0], anomaly_map.shape[1]))] = np.nan
 
     def cells(self, recipe: Recipe, grid: tuple[int, int]) -> NDArray[np.bool_]:
         """The patches of each zone, (zones, h, w) bool: at least half of their cell of the grid lies in it."""
@@ -111,7 +120,28 @@ class Roi:
 
     def looked_at(self, recipe: Recipe, grid: tuple[int, int]) -> NDArray[np.bool_]:
         """The patches of all zones together, (h, w) bool."""
+        if self.everywhere:
+            return np.ones(grid, dtype=bool)
         return np.asarray(self.cells(recipe, grid).any(axis=0))
+
+    def patch_mask(
+        self, frame: Frame, recipe: Recipe, grid: tuple[int, int], name: object
+    ) -> NDArray[np.bool_]:
+        """Which patches look at an image rather than at padding, and at the region of interest, (h, w) bool.
+
+        Args:
+            frame: how the image lies in its working image.
+            recipe: framing.
+            grid: (h, w).
+            name: what to call the image in an error.
+
+        Raises:
+            ImageError: the image does not fit the region of interest.
+        """
+        if self.everywhere:
+            return framing.valid_cells(frame, grid)
+        self.require_fit(frame.image_size, name)
+        return self.looked_at(recipe, grid)
 
     def require_fit(self, image_size: tuple[int, int], name: object) -> None:
         """Raise ImageError unless an image of (H, W) has the aspect of what the zones are drawn on."""
@@ -125,7 +155,9 @@ class Roi:
 
     def seen_share(self, frame: Frame) -> float:
         """Share of an image's pixels that are looked at, 0 to 1."""
-        return float(np.mean(self.seen(frame.image_size) & framing.seen_pixels(frame)))
+        if self.everywhere:
+            return framing.seen_share(frame)
+        return float(np.mean(self.pixel_mask(frame.image_size) & framing.seen_pixels(frame)))
 
     def judged(self, recipe: Recipe, grid: tuple[int, int]) -> tuple[slice, slice]:
         """The rows and columns of the working image that hold all zones: what the quality gate looks at."""
@@ -140,14 +172,25 @@ class Roi:
             found.append(slice(int(first), int(min(side, max(last, first + _SMALLEST)))))
         return found[0], found[1]
 
-    def scores(self, distance_grid: NDArray[np.float32], recipe: Recipe) -> tuple[float, ...]:
-        """The anomaly score of each zone, from patch distances (h, w) float32: `max` or `top_mean`, as in the graph."""
-        found = []
-        for cells in self.cells(recipe, (distance_grid.shape[0], distance_grid.shape[1])):
-            distances = distance_grid[cells]
-            largest = patches_that_count(len(distances), recipe)
-            found.append(float(np.partition(distances, -largest)[-largest:].mean()))
-        return tuple(found)
+    def require_usable(self, recipe: Recipe, grid: tuple[int, int]) -> None:
+        """Raise RecipeError if a zone has no patch, or several zones don't go with the recipe."""
+        if self.everywhere:
+            return
+        if self.several and recipe.image_score == "reweighted":
+            raise RecipeError(
+                f"image_score: reweighted gives one score an image, and the roi has {len(self.zones)} zones with a "
+                "score each; take max or top_mean, or one zone"
+            )
+        for zone, cells in zip(self.zones, self.cells(recipe, grid), strict=True):
+            if not cells.any():
+                rows, columns = np.nonzero(zone.mask(self.size))
+                patch = f"{self.size[1] / grid[1]:.1f}x{self.size[0] / grid[0]:.1f}"
+                raise RecipeError(
+                    f"roi: no patch lies in zone {zone.name!r}, which is {np.ptp(columns) + 1}x{np.ptp(rows) + 1} of "
+                    f"{size_text(self.size)} pixels, while a patch looks at about {patch} and counts if half of it is "
+                    f"inside{' what the crop leaves' if recipe.framing == 'crop' else ''}; draw it larger, or raise "
+                    "image_size"
+                )
 
     def levels(self, image_size: tuple[int, int], thresholds: Sequence[float]) -> NDArray[np.float32]:
         """The threshold of each pixel, (H, W) float32: where zones overlap the lowest, outside all of them NaN."""
@@ -178,65 +221,8 @@ class Roi:
         return cls((int(height), int(width)), tuple(zones))
 
 
-def zone_names(roi: Roi | None) -> tuple[str, ...]:
-    """Names of several zones, each of which has a threshold of its own; none where there is only one, or no roi."""
-    return roi.names if roi is not None and roi.several else ()
-
-
-def zone_parts(
-    roi: Roi | None,
-    distance_grid: NDArray[np.float32],
-    anomaly_map: NDArray[np.float32],
-    recipe: Recipe,
-) -> list[tuple[float, NDArray[np.float32]]]:
-    """Score, and anomaly map with NaN outside, of each of several zones; nothing where there is only one, or no roi."""
-    if roi is None or not roi.several:
-        return []
-    masks = roi.masks_at((anomaly_map.shape[0], anomaly_map.shape[1]))
-    return [
-        (score, np.where(mask, anomaly_map, np.float32(np.nan)))
-        for score, mask in zip(roi.scores(distance_grid, recipe), masks, strict=True)
-    ]
-
-
-def cells_looked_at(
-    roi: Roi | None, frame: Frame, recipe: Recipe, grid: tuple[int, int], name: object
-) -> NDArray[np.bool_]:
-    """Which cells of the grid look at an image rather than at padding, and at the region of interest, (h, w) bool.
-
-    Args:
-        roi: the region of interest; None: everywhere.
-        frame: how the image lies in its working image.
-        recipe: framing.
-        grid: (h, w).
-        name: what to call the image in an error.
-
-    Raises:
-        ImageError: the image does not fit the region of interest.
-    """
-    if roi is None:
-        return framing.valid_cells(frame, grid)
-    roi.require_fit(frame.image_size, name)
-    return roi.looked_at(recipe, grid)
-
-
-def require_usable(roi: Roi, recipe: Recipe, grid: tuple[int, int]) -> None:
-    """Raise RecipeError if a zone has no patch, or several zones don't go with the recipe."""
-    if roi.several and recipe.image_score == "reweighted":
-        raise RecipeError(
-            f"image_score: reweighted gives one score an image, and the roi has {len(roi.zones)} zones with a score "
-            "each; take max or top_mean, or one zone"
-        )
-    for zone, cells in zip(roi.zones, roi.cells(recipe, grid), strict=True):
-        if not cells.any():
-            rows, columns = np.nonzero(zone.mask(roi.size))
-            patch = f"{roi.size[1] / grid[1]:.1f}x{roi.size[0] / grid[0]:.1f}"
-            raise RecipeError(
-                f"roi: no patch lies in zone {zone.name!r}, which is {np.ptp(columns) + 1}x{np.ptp(rows) + 1} of "
-                f"{size_text(roi.size)} pixels, while a patch looks at about {patch} and counts if half of it is "
-                f"inside{' what the crop leaves' if recipe.framing == 'crop' else ''}; draw it larger, or raise "
-                "image_size"
-            )
+EVERYWHERE = Roi((1, 1), ())
+"""No region of interest: all of every image is looked at."""
 
 
 def enclosed(polygon: Polygon, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -297,7 +283,7 @@ def _masks_at(roi: Roi, image_size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=16)
-def _seen(roi: Roi, image_size: tuple[int, int]) -> NDArray[np.bool_]:
+def _pixel_mask(roi: Roi, image_size: tuple[int, int]) -> NDArray[np.bool_]:
     seen = np.asarray(_masks_at(roi, image_size).any(axis=0))
     seen.flags.writeable = False
     return seen

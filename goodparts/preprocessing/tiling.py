@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.bank.scoring import patches_that_count
 from goodparts.errors import RecipeError
 from goodparts.recipe.recipe import Recipe
 from goodparts.recipe.values import size_text, tile_size
@@ -30,8 +29,8 @@ from goodparts.recipe.values import size_text, tile_size
 NEEDED = 6.0
 """Working pixels that a defect has to be across to be found dependably (`docs/tiles.md`): how far `auto` reduces."""
 
-ABREAST = 3
-"""Images that are worked on side by side at the most: each takes memory for its pixels and its map."""
+MAX_PARALLEL_IMAGES = 3
+"""Images that are worked on at a time at the most: each takes memory for its pixels and its map."""
 
 LARGEST = 16384
 """Working pixels of a canvas along one side."""
@@ -39,52 +38,51 @@ LARGEST = 16384
 _OVERLAP = 1 / 5  # of a tile, in auto
 _UNUSED = 1 / 4  # of an overlap, at a tile's edge
 
-if TYPE_CHECKING:
-    from goodparts.preprocessing.roi import Roi
-
-Search = Callable[[int], tuple[NDArray[np.float32], float]]
-"""From the index of a tile to its distance grid (h, w) and its score."""
-
 
 @dataclass(frozen=True)
 class Tiling:
-    """How tiles lie on the canvas, all in working pixels.
+    """How tiles lie on the canvas, in working pixels and in cells of the patch grid.
 
     Attributes:
         canvas: (height, width) to which the whole image is resized, whatever its size.
         tile: (height, width) of a tile: the recipe's image_size.
-        cell: (height, width) of a cell of the patch grid.
-        rows: where tiles begin, from the top: multiples of a cell's height.
+        grid: (h, w) of the canvas's cells.
+        tile_grid: (h, w) of a tile's cells.
+        rows: where tiles begin, from the top, in working pixels: multiples of a cell's height.
         columns: and from the left.
     """
 
     canvas: tuple[int, int]
     tile: tuple[int, int]
-    cell: tuple[int, int]
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
+    grid: tuple[int, int]
+    tile_grid: tuple[int, int]
+    rows: tuple[int, ...] = (0,)
+    columns: tuple[int, ...] = (0,)
+
+    @classmethod
+    def one(cls, working_size: tuple[int, int], grid: tuple[int, int]) -> Self:
+        """An image that is taken whole: one tile of the working size, with (h, w) cells."""
+        return cls(working_size, working_size, grid, grid)
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """(h, w) of the canvas's cells."""
-        return self.canvas[0] // self.cell[0], self.canvas[1] // self.cell[1]
+    def several(self) -> bool:
+        """Whether there is more than one tile."""
+        return len(self) > 1
 
     @property
-    def tile_grid(self) -> tuple[int, int]:
-        """(h, w) of a tile's cells."""
-        return self.tile[0] // self.cell[0], self.tile[1] // self.cell[1]
+    def cell(self) -> tuple[int, int]:
+        """(height, width) of a cell in working pixels, rounded down where the image is taken whole."""
+        return self.canvas[0] // self.grid[0], self.canvas[1] // self.grid[1]
 
     def whole(self, recipe: Recipe) -> Recipe:
         """The recipe for the canvas: as if the working image were so large, and not tiled."""
+        if not self.several:
+            return recipe
         off = {"tiling": "", "smallest_defect": 0, "tile_bank": "shared"}
         return recipe.replace({"image_size": self.canvas, **off})
-
-    def looked_at(self, roi: Roi | None, recipe: Recipe) -> NDArray[np.bool_]:
-        """Which cells of the canvas are looked at, (h, w) bool."""
-        return np.ones(self.grid, dtype=bool) if roi is None else roi.looked_at(self.whole(recipe), self.grid)
 
     def pixels(self, canvas: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
         """A tile of a canvas (height, width, 3) uint8, counted row by row."""
@@ -95,9 +93,12 @@ class Tiling:
         """A tile's share of cells (h, w) of the canvas, without those that have no weight in it."""
         return cells[self._window(index)] & (self.weight(index) > 0)
 
-    def of_tiles(self, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Cells (h, w) of the canvas as features of good images are kept, tile by tile: (tiles x patches,)."""
-        return np.concatenate([self.cells(cells, index).ravel() for index in range(len(self))])
+    def joined(self, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The cells (h, w) of the canvas that any tile has, of those of each tile, (tiles, h, w) bool."""
+        found = np.zeros(self.grid, dtype=bool)
+        for index, of_tile in enumerate(cells):
+            found[self._window(index)] |= of_tile
+        return found
 
     def weight(self, index: int) -> NDArray[np.float32]:
         """Weights of a tile's cells, (h, w) float32."""
@@ -112,44 +113,36 @@ class Tiling:
         one; at the borders of the image they are 1.
         """
         return (
-            _weights(self.rows, self.tile[0], self.cell[0]),
-            _weights(self.columns, self.tile[1], self.cell[1]),
+            _weights(self.rows, self.tile[0], self.tile_grid[0]),
+            _weights(self.columns, self.tile[1], self.tile_grid[1]),
         )
 
-    def searched(self, cells: NDArray[np.bool_]) -> list[int]:
-        """The tiles with a cell that is looked at; `cells`: those of the canvas, (h, w) bool."""
-        return [index for index in range(len(self)) if self.cells(cells, index).any()]
+    def searched(self, patch_mask: NDArray[np.bool_]) -> list[int]:
+        """The tiles with a cell that is looked at, an only tile always; `patch_mask`: of the canvas, (h, w) bool."""
+        if not self.several:
+            return [0]
+        return [index for index in range(len(self)) if self.cells(patch_mask, index).any()]
 
-    def measure(
-        self, search: Search, cells: NDArray[np.bool_], recipe: Recipe
-    ) -> tuple[NDArray[np.float32], float]:
-        """Search an image tile by tile.
+    def merge(
+        self, grids: Mapping[int, NDArray[np.float32]], patch_mask: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Distance grids of tiles as one of the canvas.
 
         Args:
-            search: what finds a tile's distances; not called for tiles without a cell that is looked at.
-            cells: which cells of the canvas are looked at, (h, w) bool.
-            recipe: image_score, top_share.
+            grids: (h, w) float32 of each tile with a cell that is looked at.
+            patch_mask: which cells of the canvas are, (h, w) bool.
 
         Returns:
-            (distance grid of the canvas (h, w) float32, NaN where it did not look; anomaly score: from that grid, for
-            `reweighted` the largest of the tiles').
+            (h, w) float32; NaN where it did not look.
         """
         total = np.zeros(self.grid, dtype=np.float32)
         weight = np.zeros(self.grid, dtype=np.float32)
-        scores = []
-        for index in self.searched(cells):
-            distances, score = search(index)
+        for index, distances in grids.items():
             share = self.weight(index)
             total[self._window(index)] += share * distances
             weight[self._window(index)] += share
-            scores.append(score)
         with np.errstate(invalid="ignore", divide="ignore"):
-            merged = np.where(cells, total / weight, np.float32(np.nan))
-        if recipe.image_score == "reweighted":
-            return merged, max(scores)
-        looked_at = merged[cells]
-        largest = patches_that_count(len(looked_at), recipe)
-        return merged, float(np.partition(looked_at, -largest)[-largest:].mean())
+            return np.where(patch_mask, total / weight, np.float32(np.nan))
 
     def in_words(self, image_size: tuple[int, int]) -> str:
         """How an image of (H, W) is tiled, all in its own pixels."""
@@ -167,7 +160,15 @@ class Tiling:
 
     def to_json(self) -> str:
         """As the model file keeps it."""
-        return json.dumps(asdict(self))
+        return json.dumps(
+            {
+                "canvas": self.canvas,
+                "tile": self.tile,
+                "cell": self.cell,
+                "rows": self.rows,
+                "columns": self.columns,
+            }
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -177,7 +178,8 @@ class Tiling:
             (int(values[name][0]), int(values[name][1])) for name in ("canvas", "tile", "cell")
         )
         rows, columns = (tuple(map(int, values[name])) for name in ("rows", "columns"))
-        return cls(canvas, tile, cell, rows, columns)
+        grid, tile_grid = ((size[0] // cell[0], size[1] // cell[1]) for size in (canvas, tile))
+        return cls(canvas, tile, grid, tile_grid, rows, columns)
 
     def _origin(self, index: int) -> tuple[int, int]:
         row, column = divmod(index, len(self.columns))
@@ -185,20 +187,18 @@ class Tiling:
 
     def _window(self, index: int) -> tuple[slice, slice]:
         (top, left), (h, w) = self._origin(index), self.tile_grid
-        row, column = top // self.cell[0], left // self.cell[1]
+        row, column = top * self.grid[0] // self.canvas[0], left * self.grid[1] // self.canvas[1]
         return slice(row, row + h), slice(column, column + w)
 
 
-def whole(tiling: Tiling | None, recipe: Recipe, grid: tuple[int, int]) -> tuple[Recipe, tuple[int, int]]:
-    """The recipe and the patch grid for the whole image: those of the canvas if it is tiled, else these."""
-    return (recipe, grid) if tiling is None else (tiling.whole(recipe), tiling.grid)
-
-
-def plan(image_size: tuple[int, int], recipe: Recipe, grid: tuple[int, int]) -> Tiling | None:
-    """The tiles of a recipe; None if it has none.
+def plan(
+    image_size: tuple[int, int] | Callable[[], tuple[int, int]], recipe: Recipe, grid: tuple[int, int]
+) -> Tiling:
+    """The tiles of a recipe; one where it has no `tiling`.
 
     Args:
-        image_size: (H, W) of the first good image; those of other sizes are resized to the same canvas.
+        image_size: (H, W) of the first good image, or what finds it where that is asked for; images of other sizes are
+            resized to the same canvas.
         recipe: tiling, smallest_defect, image_size.
         grid: (h, w) of the patches of a tile.
 
@@ -207,7 +207,7 @@ def plan(image_size: tuple[int, int], recipe: Recipe, grid: tuple[int, int]) -> 
             too large.
     """
     if not recipe.tiling:
-        return None
+        return Tiling.one(recipe.image_size, grid)
     tile = recipe.image_size
     if tile[0] % grid[0] or tile[1] % grid[1]:
         raise RecipeError(
@@ -221,22 +221,19 @@ def plan(image_size: tuple[int, int], recipe: Recipe, grid: tuple[int, int]) -> 
         overlap = max(recipe.smallest_defect, _OVERLAP * min(size))
     else:
         size, overlap = tile_size(recipe.tiling)
+    whole = image_size() if callable(image_size) else image_size
     canvas, begins = [], []
     for axis in (0, 1):
-        length, starts = _along(image_size[axis], size[axis], overlap, tile[axis], cell[axis], recipe)
+        length, starts = _along(whole[axis], size[axis], overlap, tile[axis], cell[axis], recipe)
         if length > LARGEST:
             raise RecipeError(
-                f"tiling: {recipe.tiling}: an image of {size_text(image_size)} pixels would be {length} working pixels "
+                f"tiling: {recipe.tiling}: an image of {size_text(whole)} pixels would be {length} working pixels "
                 f"long, and {LARGEST} is the most; take larger tiles, which reduce it further, or cut the image"
             )
         canvas.append(length)
         begins.append(starts)
-    return Tiling((canvas[0], canvas[1]), tile, cell, begins[0], begins[1])
-
-
-def abreast(workers: int, recipe: Recipe) -> int:
-    """Threads for a recipe's images: few where these are tiled, since they are large."""
-    return min(workers, ABREAST) if recipe.tiling else workers
+    cells = (canvas[0] // cell[0], canvas[1] // cell[1])
+    return Tiling((canvas[0], canvas[1]), tile, cells, grid, begins[0], begins[1])
 
 
 def _along(
@@ -256,14 +253,14 @@ def _along(
     return length, tuple(round(index * between) * cell for index in range(count))
 
 
-def _weights(begins: Sequence[int], tile: int, cell: int) -> tuple[NDArray[np.float32], ...]:
+def _weights(begins: Sequence[int], tile: int, cells: int) -> tuple[NDArray[np.float32], ...]:
     found = []
     for index, begin in enumerate(begins):
-        weights = np.ones(tile // cell, dtype=np.float32)
+        weights = np.ones(cells, dtype=np.float32)
         if index > 0:
-            _fall(weights, (begins[index - 1] + tile - begin) // cell)
+            _fall(weights, (begins[index - 1] + tile - begin) * cells // tile)
         if index + 1 < len(begins):
-            _fall(weights[::-1], (begin + tile - begins[index + 1]) // cell)
+            _fall(weights[::-1], (begin + tile - begins[index + 1]) * cells // tile)
         found.append(weights)
     return tuple(found)
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from goodparts.decision.binomial import images_needed, in_so_many
-from goodparts.decision.calibration import COPIES, SEPARATE, Calibration, Decision, zone_recipe
+from goodparts.decision.calibration import Calibration, Decision, zone_recipe
+from goodparts.decision.good_scores import COPIES, SEPARATE
 from goodparts.engines import precision
 from goodparts.model.model import Model
 from goodparts.preprocessing import framing, tiling
@@ -87,7 +88,7 @@ def card(model: Model) -> tuple[Section, ...]:
 
 def card_text(model: Model, name: str) -> str:
     """The card as Markdown."""
-    lines = [f"# {name}", "", f"Model {model.identity[:12]}, fitted {model.circumstances['fitted']}."]
+    lines = [f"# {name}", "", f"Model {model.identity[:12]}, fitted {model.fit_record.fitted}."]
     for section in card(model):
         lines += ["", f"## {section.heading}", "", *(f"- {line}" for line in section.lines)]
         if section.table:
@@ -102,8 +103,8 @@ def card_record(model: Model, name: str) -> dict[str, Any]:
     record: dict[str, Any] = {
         "name": name,
         "identity": model.identity,
-        "parent": model.data.get("parent"),
-        "good_images": model.data["good_images"],
+        "parent": model.provenance.parent,
+        "good_images": model.provenance.good_images,
         "left_out": list(calibration.left_out),
         "threshold": calibration.decision.threshold,
         "threshold_rule": calibration.decision.threshold_rule,
@@ -118,7 +119,7 @@ def card_record(model: Model, name: str) -> dict[str, Any]:
         "decisions_before": len(calibration.history),
         "precision": precision.in_use(model.recipe, model.precision),
         "precision_check": model.precision.to_dict(),
-        "seen_share": model.data["seen_share"],
+        "seen_share": model.provenance.seen_share,
         "zones": [asdict(zone) for zone in calibration.decision.zones],
     }
     if calibration.decision.threshold is not None:
@@ -247,9 +248,10 @@ def least_alike(calibration: Calibration, most: int) -> list[tuple[str, float]]:
 
 def describe_tiles(model: Model) -> str | None:
     """How images of the usual size are tiled, in words; None: they are not."""
-    if model.tiling is None:
+    tiles = model.preprocessor.tiling
+    if not tiles.several:
         return None
-    text = model.tiling.in_words(_usual_size(model))
+    text = tiles.in_words(_usual_size(model))
     if model.bank.tiles is not None:
         text += f"; each place has a bank of its own, of {model.bank.most_met:,} patch features at most"
     return text
@@ -257,13 +259,13 @@ def describe_tiles(model: Model) -> str | None:
 
 def describe_detail(model: Model) -> str:
     """How large a defect has to be, in pixels of images of the usual size, in words (`docs/tiles.md`)."""
-    recipe, _ = model.whole
+    recipe = model.preprocessor.whole
     size = _usual_size(model)
     frame = framing.frame_of(size, recipe)
     scale = [size[axis] / frame.resized[axis] for axis in (0, 1)]
     smallest = round(tiling.NEEDED * max(1.0, *scale))
     text = f"defects smaller than about {smallest} px may be missed"
-    if model.tiling is not None:
+    if model.preprocessor.tiling.several:
         return text
     if recipe.framing == "stretch" and max(scale) > _COARSE:
         text += "; for smaller ones: --tiling auto --smallest-defect PIXELS"
@@ -272,14 +274,14 @@ def describe_detail(model: Model) -> str:
 
 def _usual_size(model: Model) -> tuple[int, int]:
     """(height, width) of most good images."""
-    width, height = next(iter(model.data["image_sizes"])).split("x")
+    width, height = next(iter(model.provenance.image_sizes)).split("x")
     return int(height), int(width)
 
 
 def _learnt(model: Model) -> list[str]:
-    backbone, bank, data = model.backbone, model.bank, model.data
-    images = data["good_images"]
-    sizes = ", ".join(f"{count} of {size}" for size, count in list(data["image_sizes"].items())[:3])
+    backbone, bank, learnt_from = model.backbone, model.bank, model.provenance
+    images = learnt_from.good_images
+    sizes = ", ".join(f"{count} of {size}" for size, count in list(learnt_from.image_sizes.items())[:3])
     lines = [
         f"{images} image{'s' * (images != 1)} of good parts ({sizes} pixels), and nothing else: no defect was ever "
         "shown.",
@@ -304,8 +306,8 @@ def _learnt(model: Model) -> list[str]:
             f"{len(left_out)} image(s) looked too unlike the rest{unsure} and were left out of the bank: "
             f"{', '.join(left_out)}."
         )
-    if data.get("parent"):
-        lines.append(f"Learnt on from model {data['parent'][:12]}.")
+    if learnt_from.parent:
+        lines.append(f"Learnt on from model {learnt_from.parent[:12]}.")
     return lines
 
 
@@ -398,9 +400,11 @@ def _untested(model: Model) -> list[str]:
     ]
     if not calibration.used.certifies:
         lines.append("Good parts made on another day than those learnt from.")
-    unseen = 1 - model.data["seen_share"]
+    unseen = 1 - model.provenance.seen_share
     if unseen > 0:
-        why = "lies outside the region of interest" if model.roi else "the recipe's framing cuts off"
+        why = "the recipe's framing cuts off"
+        if not model.preprocessor.roi.everywhere:
+            why = "lies outside the region of interest"
         lines.append(f"{_percent(unseen)} of every picture, which {why}.")
     if not recipe.quality_gate:
         lines.append(

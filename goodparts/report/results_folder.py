@@ -92,16 +92,16 @@ def write_pictures(
 def facts(model: Model, evaluation: Evaluation) -> dict[str, object]:
     """What the report says of a model."""
     backbone, bank = model.backbone, model.bank
-    seconds = model.circumstances["seconds"]
+    seconds = model.fit_record.seconds
     return {
         "name": evaluation.name,
         "identity": model.identity,
-        "version": model.circumstances["versions"]["goodparts"],
+        "version": model.fit_record.versions["goodparts"],
         "backbone": f"{backbone.name}, layers {', '.join(model.recipe.layers)}",
         "backbone_sha256": backbone.sha256,
         "backbone_licence": backbone.licence,
         "backbone_source": backbone.source,
-        "training_images": model.data["good_images"],
+        "training_images": model.provenance.good_images,
         "bank_size": len(bank.features),
         "bank_dimensions": bank.features.shape[1],
         "fit_seconds": sum(seconds.values()),

@@ -16,11 +16,12 @@ from goodparts.backbones.catalogue import load_backbone
 from goodparts.bank import coreset
 from goodparts.bank.sampling import ProjectedPoints
 from goodparts.data import dataset
+from goodparts.data.good_images import GoodImages
 from goodparts.data.images import read_image
 from goodparts.features.extract import Extractor, extract
 from goodparts.features.projection import Projection
-from goodparts.model import fit as fitting
-from goodparts.preprocessing.preprocessor import Viewing
+from goodparts.preprocessing.preprocessor import Preprocessor
+from goodparts.preprocessing.roi import EVERYWHERE
 from goodparts.recipe.recipe import Recipe
 
 
@@ -142,8 +143,10 @@ def test_every_greedy_pick_of_real_patches_is_the_farthest(shared: Path) -> None
         {"backbone": str(shared / "weights" / "resnet50_he.onnx"), "sampling": "greedy"}
     )
     images = dataset.good_images(shared / "mvtec_ad" / "metal_nut")[:24]
+    good_images = GoodImages.of(images, read=read_image, workers=2)
     extractor = Extractor(cut_down(load_backbone(recipe.backbone), recipe), recipe)
-    with extract(images, extractor, Viewing(recipe, read_image, 2, fitting.silent)) as good:
+    preprocessor = Preprocessor.learn(good_images, recipe, extractor.grid, EVERYWHERE)
+    with extract(good_images, extractor, preprocessor) as good:
         source = ProjectedPoints.of(good.features, np.flatnonzero(good.eligible))
         points = source[np.arange(len(source))]
         picks = coreset.greedy(source, len(source) // 10, start=5)

@@ -130,7 +130,7 @@ def test_ctrl_c_while_pictures_are_written(many: Path, recipe_file: Path, tmp_pa
     assert code == 130
     assert "interrupted" in err
     assert "Traceback" not in err
-    assert Inspector.load(out / "many.goodparts").model.data["good_images"] == 400
+    assert Inspector.load(out / "many.goodparts").model.provenance.good_images == 400
     found = below(out)
     assert not {"metrics.json", "report.html", "results.zip"} & set(found)
     assert not [name for name in found if name.endswith(".part")]

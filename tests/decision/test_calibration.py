@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goodparts.decision.calibration import (
-    HELD_OUT,
-    SEPARATE,
-    Calibration,
-    GoodMaps,
-    GoodScores,
-    GoodScoresCollector,
-    decide,
-)
+from goodparts.decision.calibration import Calibration, decide
+from goodparts.decision.good_scores import HELD_OUT, SEPARATE, GoodMaps, GoodScores, GoodScoresCollector
 from goodparts.errors import ModelError, RecipeError
 from goodparts.recipe.recipe import Recipe
 

@@ -10,7 +10,7 @@ import pytest
 
 from goodparts import Inspector, Recipe, read_dataset
 from goodparts.decision import one_image
-from goodparts.decision.calibration import COPIES, HELD_OUT
+from goodparts.decision.good_scores import COPIES, HELD_OUT
 from goodparts.errors import DatasetError, RecipeError
 from goodparts.preprocessing import framing
 from goodparts.preprocessing.framing import Frame
@@ -122,7 +122,7 @@ def test_copies_make_way_for_a_second_image(
     alone: Inspector, one_image_recipe: Recipe, paths: list[Path]
 ) -> None:
     inspector = Inspector(one_image_recipe)
-    inspector._take(alone.model)
+    inspector._set_model(alone.model)
     after = inspector.update(paths[1:4]).model.calibration
     assert after.learnt.source == HELD_OUT
     assert after.learnt.names == tuple(path.name for path in paths[1:4])
@@ -134,7 +134,7 @@ def test_one_more_image_is_not_enough_to_replace_them(
     alone: Inspector, one_image_recipe: Recipe, paths: list[Path]
 ) -> None:
     inspector = Inspector(one_image_recipe)
-    inspector._take(alone.model)
+    inspector._set_model(alone.model)
     with pytest.raises(DatasetError, match=r"1 new good image; .* needs at least 2 more"):
         inspector.update(paths[1:2])
     assert inspector.model is alone.model

@@ -90,7 +90,7 @@ def test_learning_measures_how_far_bf16_moves_scores(tmp_path: Path, asked: str)
     assert loaded.model.identity == fitted.model.identity
     image = parts(1, seed=1)[0]
     exact = Inspector(recipe)
-    exact._take(replace(fitted.model, recipe=fitted.recipe.replace({"precision": "f32"})))
+    exact._set_model(replace(fitted.model, recipe=fitted.recipe.replace({"precision": "f32"})))
     score, reference = loaded.inspect(image).score, exact.inspect(image).score
     if fitted.precision == "f32":
         assert score == reference
@@ -108,7 +108,7 @@ def test_verdicts_within_the_measured_movement_are_borderline(monkeypatch: pytes
         model = replace(fitted.model, precision=PrecisionCheck(0.008, 16))
         decision = replace(model.calibration.decision, threshold=score * share)
         engine = fitted._single
-        fitted._take(model.with_calibration(replace(model.calibration, decision=decision)))
+        fitted._set_model(model.with_calibration(replace(model.calibration, decision=decision)))
         fitted.__dict__["_single"] = engine  # the same score, whatever this processor has
         found = fitted.inspect(image)
         assert found.score == score

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from goodparts import Inspector, Recipe
 from goodparts.backbones.backbone import cut_down
 from goodparts.backbones.catalogue import load_backbone
+from goodparts.data.good_images import GoodImages
 from goodparts.data.images import read_image
 from goodparts.errors import RecipeError
 from goodparts.features.extract import Extractor, extract
-from goodparts.model.fit import silent
 from goodparts.preprocessing import augment, framing
 from goodparts.preprocessing.framing import Frame
-from goodparts.preprocessing.preprocessor import Viewing
+from goodparts.preprocessing.preprocessor import Preprocessor
+from goodparts.preprocessing.roi import EVERYWHERE
 from goodparts.recipe.copies import Copy, copies
 
 
@@ -208,10 +209,11 @@ def test_copies_stand_behind_their_image(mini_backbone: Path, mini_dataset: Path
     backbone = cut_down(load_backbone(recipe.backbone), recipe)
     extractor = Extractor(backbone, recipe)
     paths = sorted((mini_dataset / "train" / "good").iterdir())[:3]
-    with extract(paths, extractor, Viewing(recipe, read_image, 2, silent)) as good:
+    images = GoodImages.of(paths, read=read_image, workers=2)
+    with extract(images, extractor, Preprocessor.learn(images, recipe, extractor.grid, EVERYWHERE)) as good:
         patches = good.grid[0] * good.grid[1]
         assert good.features.shape[:2] == (3, 5 * patches)
-        assert good.looked_at.shape == (3, *good.grid)
+        assert good.of_tiles(0).shape == (1, *good.grid)
         frame = framing.frame_of(read_image(paths[1]).shape[:2], recipe)
         working = framing.apply(frame, read_image(paths[1]))
         step = good.features.image(1, 1).max() / 32767

@@ -357,12 +357,7 @@ def test_cell_shares_of_a_plain_grid() -> None:
     )
 
 
-def test_what_was_not_seen_is_nan_in_the_map() -> None:
-    frame = framing.frame_of((50, 40), Recipe(image_size=64))
-    seen = np.zeros((50, 40), dtype=bool)
-    seen[10:30, 5:20] = True
-    grid = np.ones((8, 8), dtype=np.float32)
-    np.testing.assert_array_equal(np.isnan(framing.anomaly_map(grid, frame, 4, seen)), ~seen)
+def test_what_is_cropped_is_seen_in_part() -> None:
     crop = framing.frame_of((50, 40), Recipe(image_size=32, framing="crop", resize_size=40))
     assert framing.seen_pixels(crop).mean() == pytest.approx(framing.seen_share(crop))
 

@@ -16,7 +16,6 @@ from goodparts.data.images import read_image
 from goodparts.engines.graph import OPSET, Graph, GraphBuilder
 from goodparts.engines.openvino import Engine
 from goodparts.errors import ModelError, RecipeError
-from goodparts.features.features_graph import _in_usual_light
 from goodparts.model import file as model_file
 from goodparts.preprocessing import framing, light
 from goodparts.preprocessing.light import CELLS, DARK, FREE, Light
@@ -107,7 +106,7 @@ def test_limits_widen_with_more_good_images() -> None:
     cells, warm = cells_of(pictures(8)), cells_of(in_light(pictures(8), WARM))
     learnt = light.learn(cells)
     assert np.abs(learnt.gains(warm) - 1).max() > 0.1
-    widened = learnt.widened(warm)
+    widened = learnt.widen(warm)
     np.testing.assert_array_equal(widened.gains(np.concatenate([cells, warm])), np.ones((16, 3)))
     assert widened.high[0] == np.float32(FREE)
 
@@ -121,13 +120,19 @@ def test_the_graph_multiplies_by_these_gains() -> None:
     changed = np.concatenate([images[:2], in_light(images[3:], WARM * 1.4), np.zeros_like(images[:1])])
     build = GraphBuilder("test/", opset=OPSET)
     pixels = build.input("pixels", TensorProto.FLOAT, ["n", 3, 48, 80])
-    build.node("Identity", _in_usual_light(build, pixels, learnt, (48, 80)), name="found")
+    build.node("Identity", learnt.add_nodes(build, pixels, (48, 80)), name="found")
     build.output("found", ["n", 3, 48, 80])
     given = changed.transpose(0, 3, 1, 2).astype(np.float32)
     found = Engine(Graph(build.finish()), {"pixels": given.shape})({"pixels": given})["found"]
     gains = learnt.gains(cells_of(changed))
     assert np.ptp(gains) > 0.3
     np.testing.assert_allclose(found, given * gains[:, :, None, None], rtol=1e-4)
+
+
+def light_of(inspector: Inspector) -> Light:
+    (step,) = inspector.model.preprocessor.steps
+    assert isinstance(step, Light)
+    return step
 
 
 def fit_with(mini_backbone: Path, mini_dataset: Path, **keys: object) -> Inspector:
@@ -145,7 +150,7 @@ def test_the_key_changes_nothing_that_is_learnt_from_good_images(
     coloured: Inspector, mini_backbone: Path, mini_dataset: Path
 ) -> None:
     as_is = fit_with(mini_backbone, mini_dataset)
-    assert as_is.model.light is None
+    assert as_is.model.preprocessor.steps == ()
     np.testing.assert_array_equal(as_is.model.bank.features, coloured.model.bank.features)
     assert as_is.model.calibration.threshold == coloured.model.calibration.threshold
     assert as_is.model.identity != coloured.model.identity
@@ -181,12 +186,10 @@ def test_an_export_has_it_inside(coloured: Inspector, mini_dataset: Path, tmp_pa
 
 def test_learning_on_widens_the_limits(mini_backbone: Path, mini_dataset: Path) -> None:
     inspector = fit_with(mini_backbone, mini_dataset, light="colour")
-    before = inspector.model.light
+    before = light_of(inspector)
     warm = [in_light(read_image(path), WARM) for path in read_dataset(mini_dataset).train]
     inspector.update(warm)
-    after = inspector.model.light
-    assert before is not None
-    assert after is not None
+    after = light_of(inspector)
     assert after.high[1] > before.high[1] + 0.1
     assert after.low[1] == before.low[1]
 
@@ -197,8 +200,7 @@ def test_of_a_region_of_interest_only_its_light_is_learnt(
     zone = {"name": "right", "polygons": [[[48, 0], [96, 0], [96, 96], [48, 96]]]}
     (tmp_path / "zones.json").write_text(json.dumps({"zones": [zone]}), encoding="utf-8")
     inspector = fit_with(mini_backbone, mini_dataset, light="colour", roi=str(tmp_path / "zones.json"))
-    learnt = inspector.model.light
-    assert learnt is not None
+    learnt = light_of(inspector)
     weights = learnt.weights.reshape(CELLS, CELLS)
     assert weights[:, :4].sum() == 0
     assert (weights[:, 4:] > 0).all()
@@ -210,29 +212,29 @@ def test_of_a_region_of_interest_only_its_light_is_learnt(
 def test_a_model_keeps_it(coloured: Inspector, tmp_path: Path) -> None:
     loaded = model_file.load(coloured.save(tmp_path / "part.goodparts"))
     assert loaded.identity == coloured.model.identity
-    assert loaded.light is not None
-    assert coloured.model.light is not None
-    assert loaded.light.to_json() == coloured.model.light.to_json()
+    assert loaded.preprocessor.members() == coloured.model.preprocessor.members() != {}
 
 
 def test_it_is_part_of_the_identity(coloured: Inspector) -> None:
-    learnt = coloured.model.light
-    assert learnt is not None
-    other = replace(coloured.model, light=replace(learnt, high=learnt.high + np.float32(0.01)))
+    learnt = light_of(coloured)
+    wider = replace(learnt, high=learnt.high + np.float32(0.01))
+    other = replace(coloured.model, preprocessor=replace(coloured.model.preprocessor, steps=(wider,)))
     assert other.identity != coloured.model.identity
 
 
 @pytest.mark.parametrize("broken", ["{}", '{"weights": [1]}', "wrong shapes"])
 def test_what_is_no_light_is_refused(coloured: Inspector, broken: str) -> None:
-    learnt = coloured.model.light
-    assert learnt is not None
+    learnt = light_of(coloured)
     text = json.dumps({**json.loads(learnt.to_json()), "low": [0, 0]}) if broken == "wrong shapes" else broken
     with pytest.raises((LookupError, ValueError)):
         Light.from_json(text)
 
 
 def test_a_model_that_lost_it_is_damaged(coloured: Inspector, tmp_path: Path) -> None:
-    path = model_file.save(replace(coloured.model, light=None), tmp_path / "part.goodparts")
+    path = model_file.save(
+        replace(coloured.model, preprocessor=replace(coloured.model.preprocessor, steps=())),
+        tmp_path / "part.goodparts",
+    )
     with pytest.raises(ModelError, match="light"):
         model_file.load(path)
 

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 
 from goodparts import Inspector, Recipe
 from goodparts.cli.printing import inspection_line, inspection_record
+from goodparts.data.good_images import GoodImages
 from goodparts.decision.inspection import BAD, GOOD, RECHECK
 from goodparts.errors import DatasetError, ModelError, OutputError, RecipeError
 from goodparts.model import file as model_file
 from goodparts.preprocessing import framing, pose
+from goodparts.preprocessing.framing import Pose
+from goodparts.preprocessing.step import Prepared
 
 Pixels = NDArray[np.uint8]
 SHAPE = (96, 96)
@@ -66,12 +69,8 @@ def same(pixels: Pixels) -> Pixels:
     return pixels
 
 
-def silent(stage: str, done: int, total: int) -> None:
-    pass
-
-
 def learnt(recipe: Recipe, images: Sequence[Pixels]) -> pose.Reference:
-    return pose.learn(images, recipe, read=same, workers=1, tell=silent)
+    return pose.learn(GoodImages.of(images, read=same, workers=1), recipe)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +83,14 @@ def reference(rigid: Recipe) -> pose.Reference:
     return learnt(rigid, [part(seed=seed) for seed in range(6)])
 
 
-def found(pixels: Pixels, recipe: Recipe, reference: pose.Reference) -> pose.Pose:
-    pose_ = pose.place(pixels, recipe, reference).pose
+def placed_by(pixels: Pixels, recipe: Recipe, reference: pose.Reference) -> Prepared:
+    frame = framing.frame_of((pixels.shape[0], pixels.shape[1]), recipe)
+    picture = framing.apply(frame, pixels)
+    return pose.Alignment(reference, recipe).apply(Prepared(frame, picture, picture))
+
+
+def found(pixels: Pixels, recipe: Recipe, reference: pose.Reference) -> Pose:
+    pose_ = placed_by(pixels, recipe, reference).pose
     assert pose_ is not None
     return pose_
 
@@ -111,7 +116,7 @@ def test_the_pose_is_found_whatever_is_wrong_with_the_part(
 
 def test_straightened_it_looks_as_the_others(rigid: Recipe, reference: pose.Reference) -> None:
     upright, moved = part(seed=5), part(20, 5, -3, seed=5)
-    placed = pose.place(moved, rigid, reference)
+    placed = placed_by(moved, rigid, reference)
     valid = np.kron(framing.valid_cells(placed.frame, (24, 24)), np.ones((4, 4), bool))
     apart = np.abs(placed.working.astype(float) - upright).mean(axis=2)
     assert apart[valid].mean() < 5
@@ -121,7 +126,7 @@ def test_straightened_it_looks_as_the_others(rigid: Recipe, reference: pose.Refe
 
 def test_what_lies_as_the_reference_is_left_as_it_is(rigid: Recipe, reference: pose.Reference) -> None:
     pixels = part(seed=8)
-    placed = pose.place(pixels, rigid, reference)
+    placed = placed_by(pixels, rigid, reference)
     assert placed.pose is not None
     assert not placed.pose.used
     assert placed.pose.failure == ""
@@ -170,7 +175,7 @@ def test_shift_looks_for_shifts_alone() -> None:
 def test_of_a_part_that_looks_alike_in_other_poses_none_is_taken(kind: str, how: str, why: str) -> None:
     recipe = Recipe(pose=how, image_size=96)
     reference = learnt(recipe, [part(seed=seed, kind=kind) for seed in range(6)])
-    placed = pose.place(part(10 if how == "rigid" else 0, 4, 3, seed=9, kind=kind), recipe, reference)
+    placed = placed_by(part(10 if how == "rigid" else 0, 4, 3, seed=9, kind=kind), recipe, reference)
     assert placed.pose is not None
     assert why in placed.pose.failure
     assert not placed.pose.used
@@ -260,8 +265,8 @@ def test_it_is_told_to_people_and_machines(aligned: Inspector) -> None:
     record = inspection_record(inspection)["pose"]
     assert record["used"]
     assert record["angle"] == pytest.approx(14, abs=0.7)
-    assert aligned.model.data["not_aligned"] == {}
-    assert 0.9 < aligned.model.data["seen_share"] <= 1
+    assert aligned.model.provenance.not_aligned == {}
+    assert 0.9 < aligned.model.provenance.seen_share <= 1
 
 
 @pytest.mark.parametrize(("failure", "verdict"), [("recheck", RECHECK), ("plain", BAD)])
@@ -289,14 +294,14 @@ def test_what_would_be_sent_back_has_no_part_in_bank_and_threshold(aligning_reci
     odd = [part(seed=seed, kind="washer") for seed in (1, 2, 3)]
     inspector = Inspector(recheck).fit([*lying_well, *odd[:2]])
     model = inspector.model
-    assert sum(model.data["not_aligned"].values()) == 2
+    assert sum(model.provenance.not_aligned.values()) == 2
     assert model.calibration.left_out == ("image 10", "image 11")
     assert len(model.calibration.learnt.scores) == 10
     assert not np.isin(model.bank.origins, (10, 11)).any()
     with pytest.raises(DatasetError, match="no new good image is aligned"):
         inspector.update(odd[2:])
     inspector.update([*some(3, 300, 0.1), odd[2]])
-    assert sum(inspector.model.data["not_aligned"].values()) == 3
+    assert sum(inspector.model.provenance.not_aligned.values()) == 3
     assert len(inspector.model.calibration.learnt.scores) == 13
     fresh = some(4, 400, 0.1)
     inspector.calibrate([*fresh, part(seed=9, kind="washer")])
@@ -311,7 +316,7 @@ def test_where_no_pose_is_believed_nothing_changes(aligning_recipe: Recipe) -> N
     images = [part(seed=seed, kind="washer") for seed in range(6)]
     by_pose = Inspector(aligning_recipe).fit(images)
     as_is = Inspector(aligning_recipe.replace({"pose": "as_is"})).fit(images)
-    (failure,) = by_pose.model.data["not_aligned"]
+    (failure,) = by_pose.model.provenance.not_aligned
     assert "looks alike turned" in failure
     assert by_pose.model.calibration.threshold == pytest.approx(as_is.model.calibration.threshold, rel=1e-6)
     tests = [part(seed=60, kind="washer"), part(seed=61)]
@@ -343,7 +348,10 @@ def test_loaded_again_it_is_the_same(aligned: Inspector, tmp_path: Path) -> None
 
 
 def test_a_model_without_its_reference_is_damaged(aligned: Inspector, tmp_path: Path) -> None:
-    path = model_file.save(replace(aligned.model, reference=None), tmp_path / "part.goodparts")
+    path = model_file.save(
+        replace(aligned.model, preprocessor=replace(aligned.model.preprocessor, steps=())),
+        tmp_path / "part.goodparts",
+    )
     with pytest.raises(ModelError, match="pose = rigid does not go with the members"):
         model_file.load(path)
 
@@ -356,10 +364,9 @@ def test_what_was_learnt_from_is_known_again_when_it_is_aligned(aligned: Inspect
     with pytest.raises(DatasetError, match="were learnt from"):
         copy.calibrate(learnt_from)
     copy.update([*learnt_from, *new])
-    assert copy.model.data["good_images"] == 20
-    assert copy.model.reference is not None
-    assert aligned.model.reference is not None
-    np.testing.assert_array_equal(copy.model.reference.edges, aligned.model.reference.edges)
+    assert copy.model.provenance.good_images == 20
+    (kept,), (before,) = copy.model.preprocessor.steps, aligned.model.preprocessor.steps
+    assert kept.members() == before.members()
 
 
 def test_held_out_scores_are_those_of_aligned_images(aligning_recipe: Recipe) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from goodparts import Inspector, Recipe, read_dataset
-from goodparts.bank.scoring import patches_that_count
+from goodparts.bank.scoring import patches_that_count, zone_scores
+from goodparts.decision.good_scores import zone_names, zone_parts
 from goodparts.errors import DatasetError, GoodpartsError, ImageError, RecipeError
 from goodparts.model import file as model_file
 from goodparts.preprocessing import framing
+from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.preprocessing.roi import (
+    EVERYWHERE,
     ONLY,
     Roi,
     Zone,
     enclosed,
     from_mask,
-    require_usable,
-    zone_names,
-    zone_parts,
 )
 from goodparts.preprocessing.roi_file import read_roi
+from goodparts.preprocessing.tiling import Tiling
 
 SQUARE = [[10, 20], [50, 20], [50, 60], [10, 60]]
 CENTRE = [[24, 24], [72, 24], [72, 72], [24, 72]]
@@ -243,7 +245,7 @@ def test_pixels_of_another_size_are_the_nearest() -> None:
     mask = np.zeros((10, 20), dtype=bool)
     mask[2:4, 5:9] = True
     roi = from_mask(mask)
-    seen = roi.seen((30, 60))
+    seen = roi.pixel_mask((30, 60))
     assert seen.sum() == 9 * mask.sum()
     assert seen[6:12, 15:27].all()
     dot = np.zeros((100, 100), dtype=bool)
@@ -267,26 +269,30 @@ def test_a_zone_without_a_patch_is_refused() -> None:
     with pytest.raises(
         RecipeError, match=r"no patch lies in zone 'roi', which is 4x3 of 100x100 .* 12\.5x12\.5"
     ):
-        require_usable(from_mask(mask), Recipe(image_size=64), (8, 8))
+        from_mask(mask).require_usable(Recipe(image_size=64), (8, 8))
     two = Roi((100, 100), (Zone("a", runs=(0, 5000)), Zone("b", runs=(5000, 5000))))
-    require_usable(two, Recipe(image_size=64), (8, 8))
+    two.require_usable(Recipe(image_size=64), (8, 8))
     with pytest.raises(
         RecipeError, match="image_score: reweighted gives one score an image, and the roi has 2 zones"
     ):
-        require_usable(two, Recipe(image_size=64, image_score="reweighted"), (8, 8))
+        two.require_usable(Recipe(image_size=64, image_score="reweighted"), (8, 8))
 
 
 def test_scores_of_zones(tmp_path: Path) -> None:
     roi = Roi((8, 8), (Zone("top", runs=(0, 32)), Zone("corner", runs=(0, 2, 8, 2))))
     grid = np.arange(64, dtype=np.float32).reshape(8, 8)
-    assert roi.scores(grid, Recipe(image_size=64)) == (31.0, 9.0)
+    recipe = Recipe(image_size=64)
+    cells = roi.cells(recipe, (8, 8))
+    assert zone_scores(grid, cells, recipe) == (31.0, 9.0)
     top_mean = Recipe(image_size=64, image_score="top_mean", top_share=0.5)
-    assert roi.scores(grid, top_mean) == (np.arange(16, 32).mean(), 8.5)
+    assert zone_scores(grid, cells, top_mean) == (np.arange(16, 32).mean(), 8.5)
     assert [patches_that_count(n, top_mean) for n in (1, 2, 3, 4)] == [1, 1, 2, 2]
-    parts = zone_parts(roi, grid, grid.repeat(2, axis=0).repeat(2, axis=1), Recipe(image_size=64))
+    preprocessor = Preprocessor(recipe, Tiling.one((64, 64), (8, 8)), roi)
+    parts = zone_parts(preprocessor, grid, grid.repeat(2, axis=0).repeat(2, axis=1))
     assert [np.isnan(values).sum() for _, values in parts] == [128, 256 - 16]
-    assert zone_names(roi) == ("top", "corner")
-    assert zone_names(None) == zone_names(from_mask(np.ones((2, 2), bool))) == ()
+    assert zone_names(preprocessor) == ("top", "corner")
+    for one in (EVERYWHERE, from_mask(np.ones((2, 2), bool))):
+        assert zone_names(replace(preprocessor, roi=one)) == ()
 
 
 def test_levels_take_the_lowest_where_zones_overlap() -> None:
@@ -349,7 +355,7 @@ def test_outside_is_neither_learnt_nor_scored(
     masked: Inspector, roi_recipe: Recipe, files: dict[str, Path], mini_dataset: Path, tmp_path: Path
 ) -> None:
     model = masked.model
-    cells = model.roi.looked_at(masked.recipe, model.grid)
+    cells = model.preprocessor.roi.looked_at(masked.recipe, model.grid)
     assert cells.sum() == 36  # 48 x 48 pixels, 8 x 8 each
     assert len(model.bank.features) == round(0.2 * 16 * 36)
     clean = masked.inspect(good_pixels(mini_dataset))
@@ -368,7 +374,7 @@ def test_outside_is_neither_learnt_nor_scored(
     assert inside.zones[0].name == ONLY
     assert inside.zones[0].score == inside.score
     assert inside.zones[0].threshold == inside.threshold == model.calibration.threshold
-    assert model.data["seen_share"] == 0.25
+    assert model.provenance.seen_share == 0.25
 
 
 def test_held_out_maps_and_scores_are_of_the_inside(masked: Inspector, mini_dataset: Path) -> None:
@@ -407,7 +413,7 @@ def test_the_model_needs_no_other_file(
     moved.unlink()
     loaded = Inspector.load(path)
     assert loaded.model.identity == zoned.model.identity
-    assert loaded.model.roi.zones == zoned.model.roi.zones
+    assert loaded.model.preprocessor.roi.zones == zoned.model.preprocessor.roi.zones
     assert loaded.model.calibration == zoned.model.calibration
     pixels = stained(good_pixels(mini_dataset), 30, 48)
     assert loaded.inspect(pixels).zones == zoned.inspect(pixels).zones
@@ -480,7 +486,7 @@ def test_each_zone_has_a_threshold_and_one_bad_zone_is_enough(zoned: Inspector, 
     assert clean.verdict == "GOOD"
     assert not any(zone.bad for zone in clean.zones)
     assert clean.score == max(zone.score / zone.threshold for zone in clean.zones)
-    cells = zoned.model.roi.cells(zoned.recipe, zoned.model.grid)
+    cells = zoned.model.preprocessor.roi.cells(zoned.recipe, zoned.model.grid)
     for x, bad in ((28, "left"), (68, "right")):
         found = zoned.inspect(stained(good_pixels(mini_dataset), x, 48))
         assert found.bad
@@ -610,7 +616,7 @@ def test_update_learns_on_in_the_zones(zoned: Inspector, tmp_path: Path, mini_da
     assert len(calibration.scores) == 22
     assert [len(zone.scores) for zone in calibration.learnt.zones] == [22, 22]
     assert len(calibration.decision.zones) == 2
-    assert copy.model.data["parent"] == zoned.model.identity
+    assert copy.model.provenance.parent == zoned.model.identity
     assert Inspector.load(copy.save(tmp_path / "grown")).model.calibration == calibration
 
 

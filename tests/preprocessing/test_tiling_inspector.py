@@ -16,6 +16,7 @@ from plates import SIZE, ZONES, plate
 
 from goodparts import Inspector, Recipe
 from goodparts.cli import cli
+from goodparts.data.good_images import GoodImages
 from goodparts.errors import GoodpartsError, ModelError, OutputError
 from goodparts.features import extract as features
 from goodparts.features import whitening
@@ -23,7 +24,6 @@ from goodparts.features.extract import Extractor
 from goodparts.model import file as model_file
 from goodparts.model.export import metadata
 from goodparts.preprocessing import framing
-from goodparts.preprocessing.preprocessor import Viewing
 from goodparts.preprocessing.tiling import Tiling
 
 
@@ -43,8 +43,8 @@ def tiled(tiled_recipe: Recipe, good_plates: list[NDArray[np.uint8]]) -> Inspect
 def test_whitening_meets_tiles_of_all_places(
     tiled_recipe: Recipe, tiled: Inspector, monkeypatch: pytest.MonkeyPatch, images: int
 ) -> None:
-    tiling, extractor = tiled.model.tiling, Extractor(tiled.model.backbone, tiled.recipe)
-    assert tiling is not None
+    preprocessor = tiled.model.preprocessor
+    tiling, extractor = preprocessor.tiling, Extractor(tiled.model.backbone, tiled.recipe)
     met: list[tuple[int, int]] = []
 
     def pixels(self: Tiling, canvas: NDArray[np.uint8], view: int) -> NDArray[np.uint8]:
@@ -53,11 +53,8 @@ def test_whitening_meets_tiles_of_all_places(
 
     monkeypatch.setattr(Tiling, "pixels", pixels)
     pictures = [np.full((*SIZE, 3), index, dtype=np.uint8) for index in range(images)]
-    learnt = features.learn_whitening(
-        pictures,
-        extractor,
-        Viewing(tiled.recipe, np.asarray, 1, lambda *told: None, tiling=tiling),
-    )
+    good = GoodImages.of(pictures, read=np.asarray, workers=1)
+    learnt = features.learn_whitening(good, extractor, preprocessor)
     assert learnt is not None
     assert len(met) == len(set(met)) <= whitening.SAMPLE
     assert len(met) == min(whitening.SAMPLE, images * len(tiling))
@@ -66,8 +63,7 @@ def test_whitening_meets_tiles_of_all_places(
 
 
 def test_a_small_defect_is_found_where_it_is(tiled: Inspector) -> None:
-    assert tiled.model.tiling is not None
-    assert tiled.model.tiling.canvas == SIZE
+    assert tiled.model.preprocessor.tiling.canvas == SIZE
     for seed in range(100, 106):
         assert tiled.inspect(plate(seed)).score < tiled.inspect(plate(seed, True)).score
         inspection = tiled.inspect(plate(seed, True))
@@ -86,10 +82,9 @@ def test_progress_counts_tiles(
     inspector = Inspector(tiled_recipe, workers=workers).fit(
         good_plates[:4], progress=lambda stage, done, total: told.setdefault(stage, []).append((done, total))
     )
-    assert inspector.model.tiling is not None
     for stage in ("features", "calibration"):
         done, totals = zip(*told[stage], strict=True)
-        assert set(totals) == {4 * len(inspector.model.tiling)}
+        assert set(totals) == {4 * len(inspector.model.preprocessor.tiling)}
         assert list(done) == sorted(done)
         assert done[-1] == totals[-1]
 
@@ -97,8 +92,7 @@ def test_progress_counts_tiles(
 def test_one_tile_is_the_plain_system(tiled_recipe: Recipe, good_plates: list[NDArray[np.uint8]]) -> None:
     one = Inspector(tiled_recipe.replace({"tiling": "400x400"})).fit(good_plates)
     whole = Inspector(tiled_recipe.replace({"tiling": ""})).fit(good_plates)
-    assert one.model.tiling is not None
-    assert len(one.model.tiling) == 1
+    assert len(one.model.preprocessor.tiling) == 1
     np.testing.assert_array_equal(one.model.bank.features, whole.model.bank.features)
     assert one.model.calibration.threshold == pytest.approx(whole.model.calibration.threshold, rel=1e-5)
     first, second = one.inspect(good_plates[0]), whole.inspect(good_plates[0])
@@ -140,7 +134,7 @@ def test_saved_and_loaded_it_is_the_same(
     inspector = Inspector(tiled_recipe.replace(keys)).fit(good_plates)
     loaded = Inspector.load(inspector.save(tmp_path / "plates"))
     assert loaded.model.identity == inspector.model.identity
-    assert loaded.model.tiling == inspector.model.tiling
+    assert loaded.model.preprocessor.tiling == inspector.model.preprocessor.tiling
     assert loaded.inspect(good_plates[3]).score == pytest.approx(
         inspector.inspect(good_plates[3]).score, rel=1e-5
     )
@@ -164,7 +158,7 @@ def test_an_image_of_another_size_is_resized_to_the_canvas(tiled: Inspector) -> 
 def test_update_and_calibrate(tiled_recipe: Recipe, good_plates: list[NDArray[np.uint8]]) -> None:
     inspector = Inspector(tiled_recipe).fit(good_plates[:5])
     inspector.update(good_plates)  # five of which are known
-    assert inspector.model.data["good_images"] == 8
+    assert inspector.model.provenance.good_images == 8
     assert len(inspector.model.calibration.scores) == 8
     inspector.calibrate([plate(seed) for seed in range(20, 26)])
     assert len(inspector.model.calibration.scores) == 6

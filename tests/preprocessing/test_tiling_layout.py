@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from plates import GRID, SIZE
+from plates import GRID, SIZE, Search, searched
 
 from goodparts import Recipe
 from goodparts.errors import RecipeError
-from goodparts.preprocessing import tiling as tiles
 from goodparts.preprocessing.tiling import NEEDED, Tiling, plan
 from goodparts.recipe.values import tile_size
 
@@ -23,9 +22,7 @@ def recipe_of(tiling: str = "64x64+16", **keys: Any) -> Recipe:
 
 
 def planned(size: tuple[int, int], recipe: Recipe) -> Tiling:
-    tiling = plan(size, recipe, GRID)
-    assert tiling is not None
-    return tiling
+    return plan(size, recipe, GRID)
 
 
 # ---- the key -------------------------------------------------------------------------------------
@@ -167,7 +164,7 @@ def test_json() -> None:
 # ---- one grid of many ----------------------------------------------------------------------------
 
 
-def searched(field: NDArray[np.float32], tiling: Tiling) -> tiles.Search:
+def of_field(field: NDArray[np.float32], tiling: Tiling) -> Search:
     """What finds in each tile what a field of the canvas has there."""
     return lambda index: (field[tiling._window(index)], float(field[tiling._window(index)].max()))
 
@@ -177,7 +174,7 @@ def test_what_tiles_agree_on_is_what_comes_out(tiling: str) -> None:
     lies = planned(SIZE, recipe_of(tiling))
     field = np.random.default_rng(0).uniform(1, 2, lies.grid).astype(np.float32)
     everywhere = np.ones(lies.grid, dtype=bool)
-    merged, score = lies.measure(searched(field, lies), everywhere, recipe_of(tiling))
+    merged, score = searched(lies, of_field(field, lies), everywhere, recipe_of(tiling))
     np.testing.assert_allclose(merged, field, rtol=1e-6)
     assert score == pytest.approx(field.max())
 
@@ -185,7 +182,8 @@ def test_what_tiles_agree_on_is_what_comes_out(tiling: str) -> None:
 def test_where_tiles_differ_no_seam_is_left() -> None:
     tiling = planned((64, 160), recipe_of("64x64+40"))
     levels = [float(index) for index in range(len(tiling))]
-    merged, _ = tiling.measure(
+    merged, _ = searched(
+        tiling,
         lambda index: (np.full(GRID, levels[index], dtype=np.float32), 0.0),
         np.ones(tiling.grid, dtype=bool),
         recipe_of(),
@@ -204,9 +202,9 @@ def test_tiles_where_nothing_is_looked_at_are_not_searched() -> None:
 
     def search(index: int) -> tuple[NDArray[np.float32], float]:
         asked.append(index)
-        return searched(field, tiling)(index)
+        return of_field(field, tiling)(index)
 
-    merged, score = tiling.measure(search, cells, recipe_of())
+    merged, score = searched(tiling, search, cells, recipe_of())
     assert asked == [0]
     np.testing.assert_array_equal(np.isnan(merged), ~cells)
     assert score == 1
@@ -226,5 +224,5 @@ def test_scores(keys: dict[str, Any], expected: float) -> None:
     tiling = planned(SIZE, recipe)
     field = np.ones(tiling.grid, dtype=np.float32)
     field[4, 4] = 9
-    _, score = tiling.measure(searched(field, tiling), np.ones(tiling.grid, dtype=bool), recipe)
+    _, score = searched(tiling, of_field(field, tiling), np.ones(tiling.grid, dtype=bool), recipe)
     assert score == pytest.approx(expected, abs=0.02)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from exact_features import exact
 from numpy.typing import NDArray
-from plates import GRID, ZONES, half_bright, plate
+from plates import GRID, ZONES, half_bright, plate, searched
 
 from goodparts import Inspector, Recipe
 from goodparts.bank.memory_bank import MemoryBank
@@ -24,9 +24,9 @@ from goodparts.model import file as model_file
 def features_of(inspector: Inspector, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Patch features of all tiles of an image, (tiles, patches, d)."""
     model = inspector.model
-    assert model.tiling is not None
     extractor = Extractor(model.backbone, model.recipe, model.whitening)
-    return np.stack([extractor(model.tiling.pixels(image, tile)) for tile in range(len(model.tiling))])
+    tiling = model.preprocessor.tiling
+    return np.stack([extractor(tiling.pixels(image, tile)) for tile in range(len(tiling))])
 
 
 def brute_force(
@@ -45,9 +45,8 @@ def test_each_place_has_the_bank_that_its_patches_make(
     tiled_recipe: Recipe, tiled_by_place: Inspector
 ) -> None:
     model = tiled_by_place.model
-    assert model.tiling is not None
     assert model.bank.tiles is not None
-    assert np.unique(model.bank.tiles).tolist() == list(range(len(model.tiling)))
+    assert np.unique(model.bank.tiles).tolist() == list(range(len(model.preprocessor.tiling)))
     assert (np.diff(model.bank.tiles) >= 0).all()
     recipe = tiled_recipe.replace({"tile_bank": "position", "sampling_limit": 40})
     rng = np.random.default_rng(0)
@@ -72,11 +71,11 @@ def test_each_place_has_the_bank_that_its_patches_make(
 
 def test_a_tile_is_compared_with_its_own_place(tiled_by_place: Inspector) -> None:
     model = tiled_by_place.model
-    tiling, bank = model.tiling, model.bank
-    assert tiling is not None
+    tiling, bank = model.preprocessor.tiling, model.bank
     image = half_bright(77, True)
     features = features_of(tiled_by_place, image)
-    expected, _ = tiling.measure(
+    expected, _ = searched(
+        tiling,
         lambda tile: (
             brute_force(features[tile], bank.of_tile(tile)).reshape(GRID).astype(np.float32),
             0.0,
@@ -112,8 +111,7 @@ def test_held_out_an_image_meets_nothing_of_itself(tiled_recipe: Recipe, samplin
     recipe = tiled_recipe.replace({"tile_bank": "position", "sampling": sampling})
     pictures = [half_bright(seed) for seed in range(6)]
     inspector = Inspector(recipe).fit(pictures)
-    tiling, bank = inspector.model.tiling, inspector.model.bank
-    assert tiling is not None
+    tiling, bank = inspector.model.preprocessor.tiling, inspector.model.bank
     features = features_of(inspector, pictures[2])
 
     def without_own(tile: int) -> tuple[NDArray[np.float32], float]:
@@ -121,7 +119,7 @@ def test_held_out_an_image_meets_nothing_of_itself(tiled_recipe: Recipe, samplin
         found = brute_force(features[tile], of_tile, of_tile.origins == 2)
         return found.reshape(GRID).astype(np.float32), 0.0
 
-    _, alone = tiling.measure(without_own, np.ones(tiling.grid, dtype=bool), recipe)
+    _, alone = searched(tiling, without_own, np.ones(tiling.grid, dtype=bool), recipe)
     score = inspector.model.calibration.scores[2]
     if sampling == "random":  # which has no stand-ins
         assert score == pytest.approx(alone, rel=2e-3)
@@ -212,8 +210,7 @@ def test_entries_are_kept_for_places_that_have_some_alone(tiled_recipe: Recipe, 
     inspector = Inspector(tiled_recipe.replace({"tile_bank": "position", "roi": str(path)})).fit(
         [half_bright(seed) for seed in range(5)]
     )
-    bank, tiling = inspector.model.bank, inspector.model.tiling
-    assert tiling is not None
+    bank, tiling = inspector.model.bank, inspector.model.preprocessor.tiling
     assert bank.tiles_served[-1] == len(tiling) - 1
     assert len(bank.by_tile) == len(bank.tiles_served) < 4
     marred = half_bright(9)
@@ -271,8 +268,7 @@ def test_places_outside_the_region_of_interest_have_no_bank(tiled_recipe: Recipe
     path.write_text(json.dumps(ZONES | {"zones": ZONES["zones"][:1]}), encoding="utf-8")  # type: ignore[index]
     recipe = tiled_recipe.replace({"tile_bank": "position", "roi": str(path)})
     inspector = Inspector(recipe).fit([half_bright(seed) for seed in range(6)])
-    tiling, tiles_ = inspector.model.tiling, inspector.model.bank.tiles
-    assert tiling is not None
+    tiling, tiles_ = inspector.model.preprocessor.tiling, inspector.model.bank.tiles
     assert tiles_ is not None
     assert len(np.unique(tiles_)) < len(tiling)
     assert inspector.inspect(half_bright(60, True)).bad

@@ -12,7 +12,8 @@ import pytest
 from test_page import ROWS, evaluation, report
 
 from goodparts.decision.binomial import in_so_many, rarity
-from goodparts.decision.calibration import Calibration, Decision, GoodMaps, GoodScores
+from goodparts.decision.calibration import Calibration, Decision
+from goodparts.decision.good_scores import GoodMaps, GoodScores
 from goodparts.evaluation.evaluation import Evaluation, TestImage
 from goodparts.recipe.recipe import Recipe
 from goodparts.report.card import (

@@ -1,0 +1,69 @@
+"""The search of whole images: crop by crop through the compiled graph, and merged.
+
+crops ─► engine: distances and score of each ─► merge ─► distance grid, anomaly score
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts.bank.scoring import image_score
+from goodparts.engines.engine import Engine
+from goodparts.preprocessing.preprocessor import Preprocessor
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """What the engine gets of one crop.
+
+    Attributes:
+        tile: which tile it is.
+        values: pixels (height, width, 3) uint8, or patch features (h, w, d) float32: what the graph begins with.
+        patch_mask: which patches count, (h, w) bool.
+        more: further inputs by name.
+    """
+
+    tile: int
+    values: NDArray[Any]
+    patch_mask: NDArray[np.bool_]
+    more: Mapping[str, NDArray[Any]]
+
+
+def search(
+    engine: Engine, pieces: Iterable[Piece], patch_mask: NDArray[np.bool_], preprocessor: Preprocessor
+) -> tuple[NDArray[np.float32], float]:
+    """Search an image.
+
+    Args:
+        engine: of a graph from `image` or `patch_features` to `distance_grid` and `score`, for one image at a time;
+            `valid` and `tile` are given to it where it asks for them.
+        pieces: of the image.
+        patch_mask: which patches of the whole image count, (h, w) bool.
+        preprocessor: how its tiles lie.
+
+    Returns:
+        (distance grid of the whole image, (h, w) float32, NaN where the mask says so; anomaly score: of several tiles
+        from that grid, for `reweighted` the largest of the tiles').
+    """
+    begin = "image" if "image" in engine.inputs else "patch_features"
+    grids: dict[int, NDArray[np.float32]] = {}
+    scores = []
+    for piece in pieces:
+        inputs: dict[str, NDArray[Any]] = {begin: piece.values[None], **piece.more}
+        if "valid" in engine.inputs:
+            inputs["valid"] = piece.patch_mask[None].astype(np.float32)
+        if "tile" in engine.inputs:
+            inputs["tile"] = np.array([piece.tile], dtype=np.int64)
+        outputs = engine(inputs)
+        grids[piece.tile] = outputs["distance_grid"][0]
+        scores.append(float(outputs["score"][0]))
+    distance_grid = preprocessor.merge(grids, patch_mask)
+    recipe = preprocessor.recipe
+    if recipe.image_score == "reweighted" or not preprocessor.tiling.several:
+        return distance_grid, max(scores)
+    return distance_grid, image_score(distance_grid[patch_mask], recipe)

@@ -1,0 +1,129 @@
+"""Images of good parts to learn from: which they are, what to call them, and how all steps of a fit read them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodparts import parallel
+from goodparts.data import dataset
+from goodparts.data.images import ImageLike
+from goodparts.errors import DatasetError
+
+Good = str | os.PathLike[str] | Sequence[ImageLike]
+"""A folder of good images (a data set's `train/good` is found in it), or the images themselves."""
+
+Read = Callable[[ImageLike], NDArray[np.uint8]]
+"""From an image as users give it to pixels (H, W, 3) uint8."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
+
+Result = TypeVar("Result")
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass(frozen=True)
+class GoodImages:
+    """Images of good parts, and how they are read.
+
+    Attributes:
+        source: what to call them in a message: their folder, or "good".
+        images: as users give them. They may be made when asked for, and too many to have all at once.
+        read: from an image to pixels.
+        workers: threads.
+        progress: called with (stage, done, total).
+    """
+
+    source: str
+    images: Sequence[ImageLike]
+    read: Read
+    workers: int
+    progress: Progress = silent
+
+    @classmethod
+    def of(
+        cls, good: Good, *, read: Read, workers: int, progress: Progress | None = None, least: int = 1
+    ) -> Self:
+        """The images of a folder, or those given.
+
+        Raises:
+            DatasetError: fewer than `least`.
+        """
+        source = str(good) if isinstance(good, str | os.PathLike) else "good"
+        images: Sequence[ImageLike]
+        if isinstance(good, str | os.PathLike):
+            images = dataset.good_images(good)
+        else:
+            images = good if isinstance(good, Sequence) else list(good)
+        if len(images) < least:
+            raise DatasetError(
+                f"{source}: {len(images)} good image(s); at least {least} needed; 20 are a start, 200 are good"
+            )
+        return cls(source, images, read, workers, progress or silent)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def only(self, images: Sequence[ImageLike]) -> Self:
+        """The same with these images alone."""
+        return replace(self, images=images)
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """One of them, (H, W, 3) uint8; ImageError if it can't be read."""
+        return self.read(self.images[index])
+
+    def first_size(self) -> tuple[int, int]:
+        """(H, W) of the first of them; ImageError if it can't be read."""
+        height, width = self.pixels(0).shape[:2]
+        return height, width
+
+    def map(
+        self,
+        function: Callable[[int], Result],
+        indices: Sequence[int],
+        *,
+        workers: int | None = None,
+        meanwhile: Callable[[], object] | None = None,
+    ) -> Generator[Result]:
+        """What a function makes of indices of images, several at a time, in order."""
+        return parallel.ordered(
+            function, indices, workers=self.workers if workers is None else workers, meanwhile=meanwhile
+        )
+
+    @property
+    def paths(self) -> list[Path] | None:
+        """Their paths; None where not all are files."""
+        paths = []
+        for image in self.images:
+            if not isinstance(image, str | os.PathLike):
+                return None
+            paths.append(Path(image))
+        return paths
+
+    @property
+    def names(self) -> list[str]:
+        """File names below the folder they share; numbers where not all are files."""
+        paths = self.paths
+        if paths is None:
+            return [f"image {index}" for index in range(len(self.images))]
+        common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+        return [path.absolute().relative_to(common).as_posix() for path in paths]
+
+    @property
+    def file_list_hash(self) -> str | None:
+        """Of the names of their files; None where not all are files."""
+        paths = self.paths
+        if paths is None:
+            return None
+        common = os.path.commonpath([path.absolute().parent for path in paths])
+        return dataset.hash_file_list([path.absolute() for path in paths], common)

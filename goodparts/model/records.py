@@ -1,0 +1,132 @@
+"""What a model says of how it came about: from what it learnt, and when, where and with what."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+from goodparts.data.good_images import Good, GoodImages
+from goodparts.features.extract import GoodFeatures
+from goodparts.recipe.values import size_text
+
+PACKAGES = ("goodparts", "numpy", "openvino", "onnx", "pillow")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a model was learnt from. Part of its identity, so no places and no times.
+
+    Attributes:
+        good_images: how many.
+        image_sizes: how many are of which size, WIDTHxHEIGHT.
+        seen_share: mean share of their pixels that are looked at, 0 to 1.
+        file_list: hash of the names of their files; of an updated model, of the new ones. None where not all are files.
+        not_aligned: of how many the pose was not found, by the reason; None where it is not looked for.
+        parent: identity of the model that an updated one came from; None of one that was fitted.
+    """
+
+    good_images: int
+    image_sizes: Mapping[str, int]
+    seen_share: float
+    file_list: str | None = None
+    not_aligned: Mapping[str, int] | None = None
+    parent: str | None = None
+
+    @classmethod
+    def of(cls, good: GoodImages, features: GoodFeatures) -> Self:
+        """Of these images."""
+        frames, preprocessor = features.frames, features.preprocessor
+        shares = {frame: preprocessor.seen_share(frame) for frame in set(frames)}
+        failures = None
+        if preprocessor.recipe.pose != "as_is":
+            failures = dict(Counter(filter(None, features.failures)).most_common())
+        return cls(
+            good_images=len(good),
+            image_sizes=dict(Counter(size_text(frame.image_size) for frame in frames).most_common()),
+            seen_share=round(sum(shares[frame] * n for frame, n in Counter(frames).items()) / len(frames), 6),
+            file_list=good.file_list_hash,
+            not_aligned=failures,
+        )
+
+    def joined(self, more: Self, parent: str) -> Self:
+        """Of these images and more."""
+        first, second = self.good_images, more.good_images
+        seen = first * self.seen_share + second * more.seen_share
+        failures = None
+        if self.not_aligned is not None:
+            failures = dict(Counter(self.not_aligned) + Counter(more.not_aligned))
+        return replace(
+            more,
+            good_images=first + second,
+            image_sizes=dict((Counter(self.image_sizes) + Counter(more.image_sizes)).most_common()),
+            seen_share=round(seen / (first + second), 6),
+            not_aligned=failures,
+            parent=parent,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it, without what does not apply."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """When, where, how long and with what a model was learnt. Not part of its identity.
+
+    Attributes:
+        fitted: date and time, ISO 8601, UTC.
+        fitted_on: the folder of its images, or "images in memory".
+        machine: the processor's architecture.
+        seconds: of each stage.
+        versions: of Python and of packages.
+    """
+
+    fitted: str
+    fitted_on: str
+    machine: str
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]
+
+    @classmethod
+    def of(cls, good: Good, clock: Clock) -> Self:
+        """Of a fit on these images that ends now."""
+        versions = {"python": platform.python_version()}
+        for package in PACKAGES:
+            try:
+                versions[package] = version(package)
+            except PackageNotFoundError:
+                versions[package] = "not installed"
+        return cls(
+            fitted=datetime.now(UTC).isoformat(timespec="seconds"),
+            fitted_on=str(Path(good).absolute())
+            if isinstance(good, str | os.PathLike)
+            else "images in memory",
+            machine=platform.machine(),
+            seconds={stage: round(value, 3) for stage, value in clock.seconds.items()},
+            versions=versions,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self)
+
+
+@dataclass
+class Clock:
+    """Seconds of each stage of a fit."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        """End a stage."""
+        now = time.perf_counter()
+        self.seconds[stage], self.began = now - self.began, now
