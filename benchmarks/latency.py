@@ -22,8 +22,8 @@ import numpy as np
 
 from goodparts import Inspector, Recipe, parallel, read_dataset
 from goodparts.data.images import read_image
+from goodparts.engines.engine import open_engine
 from goodparts.engines.graph import Graph
-from goodparts.engines.openvino import Engine
 from goodparts.preprocessing import framing
 
 
@@ -108,11 +108,11 @@ def _steps(
     size = recipe.image_size
     working = framing.apply(framing.frame_of(pixels.shape[:2], recipe), pixels)[None]
     precision = inspector.precision
-    alone = Engine(
+    alone = open_engine(
         Graph(model.backbone.model), {model.backbone.input_name: (1, 3, *size)}, precision=precision
     )
     normalised = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
-    whole = Engine(model.pipeline(), {"image": (1, *size, 3)}, precision=precision)
+    whole = open_engine(model.pipeline(), {"image": (1, *size, 3)}, precision=precision)
 
     def inspect() -> object:
         with parallel.small_products():

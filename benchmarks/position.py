@@ -31,7 +31,7 @@ from goodparts.bank.search_graph import search_graph
 from goodparts.data import demo
 from goodparts.data.images import read_image
 from goodparts.decision.inspection import BAD
-from goodparts.engines.openvino import Engine
+from goodparts.engines.engine import Engine, open_engine
 from goodparts.evaluation.evaluation import Evaluation
 from goodparts.evaluation.metrics import auroc
 
@@ -125,7 +125,7 @@ def _time(inspectors: list[Inspector], pixels: np.ndarray, rounds: int) -> None:
         model = inspector.model
         search = search_graph(model.bank, model.grid, inspector.recipe)
         shape = (1, *model.grid, model.bank.features.shape[1])
-        engine = Engine(search, {"patch_features": shape}, precision=inspector.precision)
+        engine = open_engine(search, {"patch_features": shape}, precision=inspector.precision)
         some = np.resize(model.bank.features, (math.prod(model.grid), shape[3])).reshape(shape)
 
         def alone(engine: Engine = engine, some: Any = some) -> object:

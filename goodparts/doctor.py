@@ -19,6 +19,7 @@ from typing import Literal
 import psutil  # type: ignore[import-untyped]
 
 from goodparts.backbones.store import HOME_VARIABLE, store_folder
+from goodparts.engines import engine
 from goodparts.engines.telemetry import silence_openvino
 from goodparts.errors import BackboneError
 
@@ -99,28 +100,23 @@ def _devices() -> Iterator[Row]:
     """OpenVINO, the devices that it can use, and the precisions in which they are quick."""
     silent = silence_openvino()
     try:
-        import openvino as ov
-
-        core = ov.Core()
-        devices = list(core.available_devices)
-        yield Row("OpenVINO", f"{ov.__version__.split('-')[0]}, devices: {', '.join(devices)}")
+        found = engine.devices()
+        names = [device.name for device in found]
+        yield Row("OpenVINO", f"{version('openvino')}, devices: {', '.join(names)}")
     except (ImportError, OSError, RuntimeError) as error:
         advice = "pip install --force-reinstall openvino"
         if sys.platform == "win32":
             advice += ", and install the Microsoft Visual C++ Redistributable (x64)"
         yield Row("OpenVINO", f"can't be used: {_first_line(error)}", "error", advice)
         return
-    for device in devices:
-        try:
-            name = str(core.get_property(device, "FULL_DEVICE_NAME")).strip()
-            precisions = [str(item) for item in core.get_property(device, "OPTIMIZATION_CAPABILITIES")]
-        except RuntimeError as error:
+    for device in found:
+        if device.failure:
             advice = "update its driver, or go on without it"
-            yield Row(f"device {device}", f"doesn't answer: {_first_line(error)}", "warning", advice)
+            yield Row(f"device {device.name}", f"doesn't answer: {device.failure}", "warning", advice)
             continue
-        shown = ", ".join(item for item in precisions if item not in ("BIN", "EXPORT_IMPORT"))
-        yield Row(f"device {device}", f"{name} ({shown})")
-    if "CPU" not in devices:
+        shown = ", ".join(item for item in device.formats if item not in ("BIN", "EXPORT_IMPORT"))
+        yield Row(f"device {device.name}", f"{device.title} ({shown})")
+    if "CPU" not in names:
         yield Row("device CPU", "not offered", "error", "pip install --force-reinstall openvino")
     if not silent:
         advice = "import goodparts before openvino, or opt out: opt_in_out --opt_out"

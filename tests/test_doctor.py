@@ -17,6 +17,7 @@ import pytest
 from goodparts import doctor
 from goodparts.backbones.catalogue import BackboneInfo
 from goodparts.doctor import GIB, Row, examine
+from goodparts.engines import openvino
 from goodparts.errors import BackboneError
 
 CHECKOUT = Path(__file__).parents[1]
@@ -132,9 +133,10 @@ class FakeCore:
 def fake_openvino(
     monkeypatch: pytest.MonkeyPatch, devices: dict[str, tuple[str, list[str]] | None]
 ) -> dict[str, Row]:
-    core = type("Core", (FakeCore,), {"devices": devices})
-    module = types.SimpleNamespace(__version__="2099.1", Core=core)
-    monkeypatch.setitem(sys.modules, "openvino", module)
+    core = FakeCore()
+    core.devices = devices
+    monkeypatch.setattr(openvino, "_only_core", lambda: core)
+    monkeypatch.setattr(doctor, "version", lambda _: "2099.1")
     return by_name(list(doctor._devices()))
 
 
@@ -165,6 +167,8 @@ def test_openvino_that_can_not_be_imported(
     system: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
+    loaded_anew = openvino._only_core.__wrapped__  # this process may have its own already
+    monkeypatch.setattr(openvino, "_only_core", loaded_anew)
     monkeypatch.setattr(doctor.sys, "platform", system)
 
     row = by_name(list(doctor._devices()))["OpenVINO"]

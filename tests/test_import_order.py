@@ -34,8 +34,6 @@ ABOVE_APART = {"scale": {"benchmark", "cli"}}  # and who may import them
 
 KNOWN: dict[tuple[str, str], str] = {
     ("evaluation.evaluation", "inspector"): "until evaluation takes a Protocol",
-    ("preprocessing.roi", "bank.scoring"): "until scores of zones are made in bank/scoring.py",
-    ("preprocessing.tiling", "bank.scoring"): "until tiles are searched and merged in bank/search.py",
     ("scale.processes", "benchmark.row"): "until scale knows jobs, not benchmarks",
     ("scale.processes", "data.images"): "until a job says itself how much memory it needs",
 }

@@ -12,7 +12,7 @@ import pytest
 from goodparts import Evaluation, Inspector, Recipe, read_dataset
 from goodparts.bank.search_graph import search_graph
 from goodparts.data.images import read_image
-from goodparts.engines.openvino import Engine
+from goodparts.engines.engine import open_engine
 from goodparts.features.extract import Extractor
 from goodparts.preprocessing import framing
 
@@ -91,7 +91,7 @@ def test_the_search_finds_what_brute_force_finds(
     bank = model.bank.features.astype(np.float64)
     norms = (bank**2).sum(axis=1)
     shape = {"patch_features": (1, *model.grid, bank.shape[1])}
-    search = Engine(search_graph(model.bank, model.grid, recipe), shape)
+    search = open_engine(search_graph(model.bank, model.grid, recipe), shape)
     for sample in read_dataset(shared / "mvtec_ad" / category).test[::11]:
         pixels = read_image(sample.path)
         patches = extract(framing.apply(framing.frame_of(pixels.shape[:2], recipe), pixels))

@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import checker, shape_inference, version_converter
 
+from goodparts.engines.engine import works_at_other_sizes
 from goodparts.errors import BackboneError
 
 OPSET = 18
@@ -129,8 +130,7 @@ def trim_graph(model: onnx.ModelProto, input_name: str, outputs: Sequence[str]) 
 def free_sizes(model: onnx.ModelProto, input_name: str) -> onnx.ModelProto:
     """Make the fixed sizes of the image input symbolic, as many as the graph works without.
 
-    Whether it does is tried with OpenVINO's shape inference at other sizes: a graph exported at one size may
-    have it baked into its constants.
+    Whether it does is tried at other sizes: a graph exported at one size may have it baked into its constants.
     """
     shape = next(value for value in model.graph.input if value.name == input_name).type.tensor_type.shape
     fixed = [axis for axis in (0, 2, 3) if shape.dim[axis].dim_value > 0]
@@ -139,7 +139,7 @@ def free_sizes(model: onnx.ModelProto, input_name: str) -> onnx.ModelProto:
             shape.dim[axis].dim_param = DIMENSIONS[axis]
     for chosen in ((0, 2, 3), (2, 3), (0,)):
         axes = [axis for axis in chosen if axis in fixed]
-        if axes and _works_at_other_sizes(model, input_name, axes):
+        if axes and works_at_other_sizes(model, input_name, axes):
             for axis in axes:
                 shape.dim[axis].dim_param = DIMENSIONS[axis]
             outputs = [value.name for value in model.graph.output]
@@ -163,21 +163,6 @@ def shapes_at(model: onnx.ModelProto, input_name: str, size: int) -> dict[str, t
         if dimensions and all(dimension.dim_value > 0 for dimension in dimensions):
             shapes[name] = tuple(dimension.dim_value for dimension in dimensions[1:])
     return shapes
-
-
-def _works_at_other_sizes(model: onnx.ModelProto, input_name: str, axes: Sequence[int]) -> bool:
-    import openvino
-
-    network = openvino.Core().read_model(model.SerializeToString())
-    shape = network.input(input_name).partial_shape
-    sizes = [dimension.get_length() if dimension.is_static else -1 for dimension in shape]
-    for axis in axes:
-        sizes[axis] += (2, 0, 32, 64)[axis]
-    try:
-        network.reshape({input_name: sizes})
-    except RuntimeError:
-        return False
-    return True
 
 
 def _inputs(node: onnx.NodeProto) -> Iterator[str]:

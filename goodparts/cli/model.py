@@ -218,8 +218,7 @@ def export(model: Path, file_format: str, out: Path | None, precision: str, as_j
         return
     height, width = loaded.recipe.image_size
     h, w = loaded.grid
-    pipeline = loaded.pipeline()
-    given = {item.name for item in pipeline.model.graph.input} - set(pipeline.constants)
+    given = loaded.pipeline().inputs
     for file in files:
         click.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
     click.echo(f"in   image          uint8   (n, {height}, {width}, 3) RGB, framing {described['framing']}")

@@ -120,6 +120,16 @@ class Graph:
     model: onnx.ModelProto
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
 
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs that each call gives, by name; a symbolic size is 1, as for one image."""
+        known = {item.name for item in self.model.graph.initializer} | set(self.constants)
+        return {
+            item.name: tuple(max(1, size.dim_value) for size in item.type.tensor_type.shape.dim)
+            for item in self.model.graph.input
+            if item.name not in known
+        }
+
 
 def pipeline_graph(features: Graph, search: Graph) -> Graph:
     """Both graphs as one: `image` (and `valid`, `tile`) in, `distance_grid` and `score` out."""

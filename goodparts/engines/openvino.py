@@ -1,78 +1,61 @@
-"""OpenVINO executes the graph on CPUs of x86-64 and ARM."""
+"""OpenVINO executes the graph on CPUs of x86-64 and ARM. Nothing else imports it: `engine` is the door."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.engines.graph import Graph
 from goodparts.errors import BackboneError
 
-_FIRST_CALL = threading.Lock()
+if TYPE_CHECKING:
+    import onnx
+
+    from goodparts.engines.graph import Graph
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
-class Engine:
-    """A compiled graph. Calls from several threads run side by side.
-
-    >>> engine = Engine(graph, {"image": (1, 224, 224, 3)})   # doctest: +SKIP
-    >>> engine({"image": pixels})["distance_grid"].shape      # doctest: +SKIP
-    (1, 28, 28)
-    """
+class OpenVinoEngine:
+    """A compiled graph: what `engine.open_engine` says of one holds here."""
 
     def __init__(
-        self,
-        graph: Graph,
-        shapes: Mapping[str, tuple[int, ...]],
-        *,
-        throughput: bool = False,
-        precision: str = "f32",
+        self, graph: Graph, shapes: Mapping[str, tuple[int, ...]], *, throughput: bool, precision: str
     ) -> None:
         """Compile.
 
-        Args:
-            graph: the model and its constants, which are bound without a copy and must not change.
-            shapes: of the remaining inputs; static, since that is what makes the engine fast.
-            throughput: one request a core rather than all cores on one request.
-            precision: "f32" or "bf16" (where the processor has it), of convolutions and matrix products; what comes
-                after the last of them (exact distances, scores) is always float32.
-
         Raises:
-            BackboneError: if the engine can't run an operator of the graph.
+            BackboneError: if OpenVINO can't run an operator of the graph.
         """
-        import openvino as ov
-
-        core = ov.Core()
         if precision == "bf16" and "BF16" not in capabilities():
             precision = "f32"
-        try:
-            model = core.read_model(graph.model.SerializeToString())
-            self._bind(model, graph.constants)
-            model.reshape({name: list(shape) for name, shape in shapes.items()})
-            self._compiled = core.compile_model(
-                model,
-                "CPU",
-                {
-                    "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
-                    "INFERENCE_PRECISION_HINT": precision,
-                },
-            )
-        except RuntimeError as error:
-            raise BackboneError(
-                f"OpenVINO {ov.__version__} can't run this graph: {_first_line(error)}\n"
-                "Take other layers, or another backbone (goodparts backbone list)."
-            ) from error
+        hints = {
+            "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        self.inputs = frozenset(graph.inputs)
         self._constants = graph.constants  # the compiled model reads their memory
         self._local = threading.local()
         # Not the compiled model's own names: where it merges tensors, it keeps either's.
         self._outputs = [output.name for output in graph.model.graph.output]
-        with (
-            _FIRST_CALL
-        ):  # OpenVINO's tables of types deadlock when two threads are the first to ask for them
+        with _core() as core:
+            try:
+                model = core.read_model(graph.model.SerializeToString())
+                self._bind(model, graph.constants)
+                model.reshape({name: list(shape) for name, shape in shapes.items()})
+                self._compiled = core.compile_model(model, "CPU", hints)
+            except RuntimeError as error:
+                raise BackboneError(
+                    f"OpenVINO {version()} can't run this graph: {_first_line(error)}\n"
+                    "Take other layers, or another backbone (goodparts backbone list)."
+                ) from error
             self({port.get_any_name(): _zeros(port) for port in self._compiled.inputs})
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
@@ -95,40 +78,119 @@ class Engine:
                 model.remove_parameter(parameter)
 
 
-@cache
-def capabilities() -> tuple[str, ...]:
-    """Number formats in which this processor computes fast, as OpenVINO names them: FP32, BF16, INT8 ..."""
-    import openvino as ov
+def layer_shapes(model: onnx.ModelProto, image_size: tuple[int, int]) -> list[tuple[int, ...]]:
+    """Shapes of a backbone's outputs for one image; see `engine.layer_shapes`."""
+    with _core() as core:
+        try:
+            network = core.read_model(model.SerializeToString())
+            network.reshape({network.input(0): [1, 3, *image_size]})
+            shapes = [output.get_partial_shape() for output in network.outputs]
+            if all(shape.is_static for shape in shapes):
+                return [tuple(shape.to_shape()) for shape in shapes]
+            compiled = core.compile_model(network, "CPU")
+            results = compiled(np.zeros((1, 3, *image_size), dtype=np.float32))
+            return [results[output].shape for output in compiled.outputs]
+        except RuntimeError as error:
+            raise BackboneError(
+                f"the backbone can't take images of {image_size[1]}x{image_size[0]} pixels: {_first_line(error)}\n"
+                "Take another image_size, or another backbone (goodparts backbone list)."
+            ) from error
 
-    return tuple(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+def works_at_other_sizes(model: onnx.ModelProto, input_name: str, axes: Sequence[int]) -> bool:
+    """Whether the image input may grow along these axes; see `engine.works_at_other_sizes`."""
+    with _core() as core:
+        network = core.read_model(model.SerializeToString())
+        shape = network.input(input_name).partial_shape
+        sizes = [dimension.get_length() if dimension.is_static else -1 for dimension in shape]
+        for axis in axes:
+            sizes[axis] += (2, 0, 32, 64)[axis]
+        try:
+            network.reshape({input_name: sizes})
+        except RuntimeError:
+            return False
+        return True
 
 
-def layer_shapes(model: Any, image_size: tuple[int, int]) -> list[tuple[int, ...]]:
-    """Shapes of a backbone's outputs for one image of (height, width).
+def write_ir(network: onnx.ModelProto, metadata: Mapping[str, str], path: Path) -> None:
+    """Write a model as OpenVINO's own files: `path`, an .xml, and beside it a .bin with the weights.
 
     Args:
-        model: an ONNX model with one input (n, 3, h, w).
-        image_size: (height, width).
+        network: the model.
+        metadata: is found as runtime information below "goodparts".
+        path: of the .xml.
 
     Raises:
-        BackboneError: if the engine can't read the model, or the size doesn't fit it.
+        RuntimeError: OpenVINO can't write there.
     """
     import openvino as ov
 
-    try:
-        network = ov.Core().read_model(model.SerializeToString())
-        network.reshape({network.input(0): [1, 3, *image_size]})
-        shapes = [output.get_partial_shape() for output in network.outputs]
-        if all(shape.is_static for shape in shapes):
-            return [tuple(shape.to_shape()) for shape in shapes]
-        compiled = ov.Core().compile_model(network, "CPU")
-        results = compiled(np.zeros((1, 3, *image_size), dtype=np.float32))
-        return [results[output].shape for output in compiled.outputs]
-    except RuntimeError as error:
-        raise BackboneError(
-            f"the backbone can't take images of {image_size[1]}x{image_size[0]} pixels: {_first_line(error)}\n"
-            "Take another image_size, or another backbone (goodparts backbone list)."
-        ) from error
+    with _core() as core:
+        model = core.read_model(network.SerializeToString())
+        for name, value in metadata.items():
+            model.set_rt_info(value, ["goodparts", name])
+        ov.save_model(model, path, compress_to_fp16=False)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Something that OpenVINO could compute on.
+
+    Attributes:
+        name: as OpenVINO calls it: CPU, GPU.0, NPU.
+        title: its maker's name for it; empty where it does not answer.
+        formats: number formats in which it computes fast.
+        failure: why it does not answer; empty where it does.
+    """
+
+    name: str
+    title: str = ""
+    formats: tuple[str, ...] = ()
+    failure: str = ""
+
+
+def devices() -> list[Device]:
+    """What OpenVINO finds on this machine, whether it answers or not."""
+    found = []
+    with _core() as core:
+        for name in core.available_devices:
+            try:
+                title = str(core.get_property(name, "FULL_DEVICE_NAME")).strip()
+                formats = tuple(map(str, core.get_property(name, "OPTIMIZATION_CAPABILITIES")))
+            except RuntimeError as error:
+                found.append(Device(name, failure=_first_line(error)))
+            else:
+                found.append(Device(name, title, formats))
+    return found
+
+
+def version() -> str:
+    """Of OpenVINO, without its build."""
+    import openvino as ov
+
+    return str(ov.__version__).split("-")[0]
+
+
+@cache
+def capabilities() -> tuple[str, ...]:
+    """Number formats in which this processor computes fast, as OpenVINO names them: FP32, BF16, INT8 ..."""
+    with _core() as core:
+        return tuple(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+@contextmanager
+def _core() -> Iterator[Any]:
+    """OpenVINO's `Core`, one thread at a time: its tables of types deadlock when two are the first to ask for them."""
+    with _ONE_AT_A_TIME:
+        yield _only_core()
+
+
+@cache
+def _only_core() -> Any:
+    """The one of this process. Of several, the first to go leaves the thread's signal stack to memory that is freed."""
+    import openvino as ov
+
+    return ov.Core()
 
 
 def _zeros(port: Any) -> NDArray[Any]:

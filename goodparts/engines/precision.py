@@ -53,7 +53,7 @@ UNCHECKED = PrecisionCheck(None, 0)
 @cache
 def has_bf16() -> bool:
     """Whether this processor computes in bfloat16 faster than in float32."""
-    from goodparts.engines.openvino import capabilities
+    from goodparts.engines.engine import capabilities
 
     return "BF16" in capabilities()
 

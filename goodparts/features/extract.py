@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from goodparts import parallel
 from goodparts.data.good_images import GoodImages
+from goodparts.engines.engine import layer_shapes, open_engine
 from goodparts.features import whitening
 from goodparts.features.features_graph import features_graph
 from goodparts.features.store import PatchFeatures, patch_features
@@ -91,14 +92,10 @@ class Extractor:
     """From a working image to its patch features: the first half of the pipeline, compiled."""
 
     def __init__(self, backbone: Backbone, recipe: Recipe, whitening: Whitening | None = None) -> None:
-        from goodparts.engines.openvino import Engine
-
         graph = backbone_graph(backbone, recipe, whitening)
         self.grid = grid_of(graph)
         self.dimensions = graph.model.graph.output[0].type.tensor_type.shape.dim[3].dim_value
-        self._engine: Engine = Engine(
-            graph, {"image": (1, *recipe.image_size, 3)}, throughput=not recipe.tiling
-        )
+        self._engine = open_engine(graph, throughput=not recipe.tiling)
 
     def __call__(self, working: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Patch features, (patches, d) float32, of a working image (height, width, 3) uint8."""
@@ -112,8 +109,6 @@ def backbone_graph(
 
     `steps` of the preprocessing add their nodes; good images are learnt from without these.
     """
-    from goodparts.engines.openvino import layer_shapes
-
     shapes = layer_shapes(backbone.model, recipe.image_size)
     return features_graph(backbone.model, shapes, recipe, backbone.mean, backbone.std, whitening, steps)
 

@@ -286,11 +286,8 @@ def _halve(pipeline: Graph) -> None:
 
 def _write_openvino(network: onnx.ModelProto, described: dict[str, str], path: Path) -> None:
     """Topology (.xml) and weights (.bin); the former comes last, so that no half of a pair can be taken for a whole."""
-    import openvino
+    from goodparts.engines.openvino import write_ir
 
-    model = openvino.Core().read_model(network.SerializeToString())
-    for name, value in described.items():
-        model.set_rt_info(value, ["goodparts", name])
     with (
         replacing(path) as topology,
         replacing(path.with_suffix(".bin")) as weights,
@@ -298,7 +295,7 @@ def _write_openvino(network: onnx.ModelProto, described: dict[str, str], path: P
     ):
         staged = Path(folder) / "model.xml"
         try:
-            openvino.save_model(model, staged, compress_to_fp16=False)
+            write_ir(network, described, staged)
         except RuntimeError as error:
             raise OutputError(
                 f"{path}: OpenVINO can't write into {folder} ({error}); free some space"

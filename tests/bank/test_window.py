@@ -25,7 +25,7 @@ from goodparts.bank.search_graph import search_graph, side_by_side
 from goodparts.bank.window import Places, Window
 from goodparts.data.images import read_image
 from goodparts.decision import leave_one_out, replacements
-from goodparts.engines.openvino import Engine
+from goodparts.engines.engine import open_engine
 from goodparts.errors import ModelError, RecipeError
 from goodparts.features.extract import Extractor, GoodFeatures
 from goodparts.model import file as model_file
@@ -252,7 +252,7 @@ def brute_force(
 def found_by(bank: MemoryBank, recipe: Recipe, patches: Array, **inputs: Array) -> dict[str, Array]:
     graph = search_graph(bank, GRID, recipe, held_out="excluded" in inputs, masked="valid" in inputs)
     inputs["patch_features"] = patches.reshape(-1, *GRID, patches.shape[-1])
-    return dict(Engine(graph, {name: value.shape for name, value in inputs.items()})(inputs))
+    return dict(open_engine(graph, {name: value.shape for name, value in inputs.items()})(inputs))
 
 
 def test_what_only_one_place_shows_is_not_far_there() -> None:

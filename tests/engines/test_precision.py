@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from goodparts import Inspector, Recipe
 from goodparts.engines import precision
-from goodparts.engines.openvino import Engine
+from goodparts.engines.engine import open_engine
 from goodparts.engines.precision import UNCHECKED, PrecisionCheck
 from goodparts.errors import RecipeError
 
@@ -146,6 +146,7 @@ def test_an_engine_computes_in_f32_where_there_is_no_bf16(monkeypatch: pytest.Mo
     shapes = {"image": (1, 96, 96, 3)}
     image = {"image": parts(1, seed=1)[0][None]}
     exact, asked = (
-        Engine(inspector.model.pipeline(), shapes, precision=name)(image)["score"] for name in ("f32", "bf16")
+        open_engine(inspector.model.pipeline(), shapes, precision=name)(image)["score"]
+        for name in ("f32", "bf16")
     )
     assert asked == exact

@@ -24,8 +24,8 @@ from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.sampling import choose
 from goodparts.bank.scoring import FAR
 from goodparts.bank.search_graph import search_graph
+from goodparts.engines.engine import layer_shapes, open_engine
 from goodparts.engines.graph import Graph, pipeline_graph
-from goodparts.engines.openvino import Engine, layer_shapes
 from goodparts.errors import BackboneError
 from goodparts.features.features_graph import features_graph
 from goodparts.recipe.recipe import Recipe
@@ -35,7 +35,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def run(graph: Graph, **inputs: Array) -> dict[str, NDArray[np.float32]]:
-    engine = Engine(graph, {name: value.shape for name, value in inputs.items()})
+    engine = open_engine(graph, {name: value.shape for name, value in inputs.items()})
     return engine(inputs)
 
 
@@ -368,7 +368,7 @@ def test_held_out_entries_are_not_found(per_image: int, search_dimensions: int) 
     )
     grid = (per_image // 2, 2)
     graph = search_graph(bank, grid, scoring(), held_out=True)
-    engine = Engine(graph, {"patch_features": (1, *grid, 8), "excluded": (4 * per_image,)})
+    engine = open_engine(graph, {"patch_features": (1, *grid, 8), "excluded": (4 * per_image,)})
     for image in range(4):
         own = bank.of_image(image)
         excluded = np.zeros(4 * per_image, dtype=np.float32)

@@ -13,8 +13,8 @@ from onnx import TensorProto
 
 from goodparts import Inspector, Recipe, read_dataset
 from goodparts.data.images import read_image
+from goodparts.engines.engine import open_engine
 from goodparts.engines.graph import OPSET, Graph, GraphBuilder
-from goodparts.engines.openvino import Engine
 from goodparts.errors import ModelError, RecipeError
 from goodparts.model import file as model_file
 from goodparts.preprocessing import framing, light
@@ -123,7 +123,7 @@ def test_the_graph_multiplies_by_these_gains() -> None:
     build.node("Identity", learnt.add_nodes(build, pixels, (48, 80)), name="found")
     build.output("found", ["n", 3, 48, 80])
     given = changed.transpose(0, 3, 1, 2).astype(np.float32)
-    found = Engine(Graph(build.finish()), {"pixels": given.shape})({"pixels": given})["found"]
+    found = open_engine(Graph(build.finish()), {"pixels": given.shape})({"pixels": given})["found"]
     gains = learnt.gains(cells_of(changed))
     assert np.ptp(gains) > 0.3
     np.testing.assert_allclose(found, given * gains[:, :, None, None], rtol=1e-4)
