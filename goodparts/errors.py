@@ -11,7 +11,15 @@ class GoodpartsError(Exception):
 
 
 class RecipeError(GoodpartsError):
-    """A recipe key is unknown or has a value that does not fit."""
+    """A recipe key is unknown, or has a value that does not fit.
+
+    Attributes:
+        key: which; empty where it is none in particular.
+    """
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class ImageError(GoodpartsError):

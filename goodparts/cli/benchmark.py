@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from goodparts.cli.options import (
-    RECIPE_HELP,
-    Command,
     json_option,
     offline_option,
     pixel_limit_option,
     progress_bars,
-    with_recipe,
 )
 from goodparts.cli.printing import emit
+from goodparts.cli.recipe_flags import RecipeCommand, with_recipe
 
 if TYPE_CHECKING:
     from goodparts.benchmark.benchmark import Benchmark
@@ -26,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    cls=Command,
-    epilog=f"{RECIPE_HELP}\n\nExample: goodparts benchmark mvtec_ad --recipe patchcore --out patchcore",
+    cls=RecipeCommand,
+    epilog="Example: goodparts benchmark mvtec_ad --recipe patchcore --out patchcore",
 )
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option(
@@ -46,6 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--jobs",
+    metavar="N",
     type=click.IntRange(1),
     help="Categories side by side at most, as memory allows. [default: one for every 4 cores]",
 )

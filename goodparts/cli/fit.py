@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from goodparts.cli.options import (
-    RECIPE_HELP,
-    Command,
     json_option,
     offline_option,
     pixel_limit_option,
     progress_bars,
-    with_recipe,
     workers_option,
 )
 from goodparts.cli.printing import cost, emit, print_evaluation, print_sections, say_learnt
+from goodparts.cli.recipe_flags import RecipeCommand, with_recipe
 from goodparts.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -33,8 +31,8 @@ calibrate_on_option = click.option(
 
 
 @click.command(
-    cls=Command,
-    epilog=f"{RECIPE_HELP}\n\nExample: goodparts run mvtec_ad/metal_nut --backbone resnet50.onnx --out results",
+    cls=RecipeCommand,
+    epilog="Example: goodparts run mvtec_ad/metal_nut --backbone resnet50.onnx --out results",
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
@@ -97,8 +95,8 @@ def _run(
 
 
 @click.command(
-    cls=Command,
-    epilog=f"{RECIPE_HELP}\n\nExample: goodparts fit parts/good --model part.goodparts --sampling-ratio 0.01",
+    cls=RecipeCommand,
+    epilog="Example: goodparts fit parts/good --model part.goodparts --image-size 384",
 )
 @click.argument("good", type=click.Path(path_type=Path))
 @click.option(
@@ -149,7 +147,7 @@ def fit(
     click.echo(cost(began))
 
 
-@click.command(cls=Command, epilog=f"{RECIPE_HELP}\n\nExample: goodparts demo --out demo")
+@click.command(cls=RecipeCommand, epilog="Example: goodparts demo --out demo")
 @click.option(
     "--out", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder for all of it."
 )

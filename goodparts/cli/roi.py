@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from goodparts.cli.options import (
-    KEYS,
-    RECIPE_HELP,
-    Command,
     json_option,
     offline_option,
     pixel_limit_option,
-    with_recipe,
 )
 from goodparts.cli.printing import emit
+from goodparts.cli.recipe_flags import RecipeCommand, flag_of, with_recipe
 from goodparts.errors import ModelError, RecipeError
+from goodparts.recipe.keys import KEYS
 from goodparts.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,8 +25,8 @@ if TYPE_CHECKING:
 
 @click.command(
     name="roi",
-    cls=Command,
-    epilog=f"{RECIPE_HELP}\n\nExample: goodparts roi zones.json parts/good/000.png --out zones.png",
+    cls=RecipeCommand,
+    epilog="Example: goodparts roi zones.json parts/good/000.png --out zones.png",
 )
 @click.argument("file", type=click.Path(path_type=Path), metavar="ROI|MODEL")
 @click.argument("image", type=click.Path(path_type=Path))
@@ -107,7 +105,7 @@ def _of(
         for name in ("recipe", *KEYS):
             if given[name] is not None:
                 raise RecipeError(
-                    f"--{name.replace('_', '-')}: {file} is a model, which has a recipe of its own; leave out the "
+                    f"{flag_of(name)}: {file} is a model, which has a recipe of its own; leave out the "
                     "flag, or give the file of the roi instead of the model"
                 )
         loaded = model_file.load(file).preprocessor

@@ -93,4 +93,4 @@ def _kind(text: str) -> list[Copy]:
                 return [Copy(noise=noise)]
     except ValueError:
         pass
-    raise RecipeError(f"augment: expected {_KINDS}; found {text!r}")
+    raise RecipeError(f"augment: expected {_KINDS}; found {text!r}", key="augment")

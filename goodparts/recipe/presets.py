@@ -41,5 +41,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "precision": "f32",
     },
 }
-"""`default`; `fast`: half its time; `plain`: the default with features and distances as they are; `classic`: the plain
-system this project grew from; `patchcore`: as the code of the paper's authors."""
+"""What each changes of the default."""
+
+ABOUT = {
+    "default": "what suits most parts",
+    "fast": "half its time",
+    "plain": "the default with features and distances as they are",
+    "classic": "the plain system this project grew from",
+    "patchcore": "as the code of the paper's authors (Roth et al., 2022)",
+}
+"""What each is, in a few words."""

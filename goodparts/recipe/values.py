@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from goodparts.errors import RecipeError
+from goodparts.recipe.copies import copies
 
 
 def size_text(size: tuple[int, int]) -> str:
@@ -21,19 +22,25 @@ def tile_size(tiling: str) -> tuple[tuple[int, int], int]:
     if not match:
         raise RecipeError(
             "tiling: expected WIDTHxHEIGHT+OVERLAP in pixels of the image, such as 640x640+64, or auto, "
-            f"found {tiling!r}"
+            f"found {tiling!r}",
+            key="tiling",
         )
     width, overlap = int(match[1]), int(match[3] or 0)
     height = int(match[2] or width)
     if min(width, height) < 16 or overlap >= min(width, height):
         raise RecipeError(
-            f"tiling: expected tiles of at least 16x16 pixels, and an overlap less than that, found {tiling!r}"
+            f"tiling: expected tiles of at least 16x16 pixels, and an overlap less than that, found {tiling!r}",
+            key="tiling",
         )
     return (height, width), overlap
 
 
-def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:
-    """The value in the type of the key, from Python, TOML or a command line; RecipeError if it does not fit."""
+def coerce(item: dataclasses.Field[Any], value: Any) -> Any:
+    """The value in the type of the key, from Python, TOML or a command line.
+
+    Raises:
+        RecipeError: it is of another type, none of the choices, beyond the limits, or not what the key takes.
+    """
     kind = str(item.type)
     name = item.name
     choices, limits = item.metadata["choices"], item.metadata["limits"]
@@ -64,16 +71,41 @@ def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:
         }.get(kind, "a list")
         if name == "image_size":
             expected = "pixels such as 224, or WIDTHxHEIGHT such as 320x240"
-        raise RecipeError(f"{name}: expected {expected}, found {value!r}") from None
+        raise RecipeError(f"{name}: expected {expected}, found {value!r}", key=name) from None
     if choices and value not in choices:
-        raise RecipeError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
+        raise RecipeError(f"{name}: expected one of {', '.join(choices)}, found {value!r}", key=name)
     if limits:
         for number in value if isinstance(value, tuple) else (value,):
             if not limits[0] <= number <= limits[1]:
                 raise RecipeError(
-                    f"{name}: expected {limits[0]:g} to {limits[1]:g}, found {_shortly(number)}"
+                    f"{name}: expected {limits[0]:g} to {limits[1]:g}, found {_shortly(number)}", key=name
                 )
+    _require(name, value)
     return value
+
+
+def _require(name: str, value: Any) -> None:
+    """RecipeError if the value, of the right type and within its limits, is not what the key takes."""
+    wrong = ""
+    if name == "augment":
+        copies(value)
+    elif name == "tiling" and value not in ("", "auto"):
+        tile_size(value)
+    elif name == "layers" and len(set(value)) < len(value):
+        wrong = f"expected distinct names, found {','.join(value)}"
+    elif name in ("mean", "std") and value and len(value) != 3:
+        wrong = f"expected three numbers (red, green, blue), found {len(value)}"
+    elif name == "std" and any(number <= 0 for number in value):
+        wrong = f"expected positive numbers, found {value}"
+    elif name == "patch_size" and value % 2 == 0:
+        wrong = f"expected an odd number, found {value}"
+    elif name == "density_limit" and 0 < value < 1:
+        wrong = (
+            f"{value:g} would be less than the smallest unit, which is the median; take 1 or more, or 0 for "
+        )
+        wrong += "no limit"
+    if wrong:
+        raise RecipeError(f"{name}: {wrong}", key=name)
 
 
 def _shortly(number: float) -> str:
