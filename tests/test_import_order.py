@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "goodparts"
@@ -98,3 +99,13 @@ def test_nothing_imports_upwards() -> None:
     found = violations()
     assert found - set(KNOWN) == set(), "imports that go up or aside: move what is needed down, or pass it in"
     assert set(KNOWN) - found == set(), "cured: take it out of KNOWN"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    known = modules(PACKAGE)
+    graph = {
+        name: {other for other in imported(path, known) if other in known and (name, other) not in KNOWN}
+        for name, path in known.items()
+    }
+    order = list(TopologicalSorter(graph).static_order())  # CycleError names the circle
+    assert set(order) == set(known)

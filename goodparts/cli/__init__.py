@@ -28,7 +28,18 @@ class _ClosedPipeError(Exception):
 
 
 class _Group(click.Group):
-    """A group that keeps click from taking a closed pipe for exit code 1, which means a bad part."""
+    """A group whose help has whole sentences, and whose closed pipe is not exit code 1, which means a bad part."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are met."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each command with the first sentence of its help, however long."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, found.get_short_help_str(limit=1000)) for name, found in self.commands.items()]
+            )
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""

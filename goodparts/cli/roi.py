@@ -106,14 +106,17 @@ def _of(
             if given[name] is not None:
                 raise RecipeError(
                     f"{flag_of(name)}: {file} is a model, which has a recipe of its own; leave out the "
-                    "flag, or give the file of the roi instead of the model"
+                    "flag, or give the file of the roi instead of the model",
+                    key=name,
                 )
         loaded = model_file.load(file).preprocessor
         if loaded.roi.everywhere:
             raise ModelError(f"{file}: this model has no region of interest; it looks everywhere")
         return loaded.roi, loaded.whole, loaded.grid
     if given["roi"] is not None:
-        raise RecipeError(f"--roi: {file} is the region of interest that is checked; leave out --roi")
+        raise RecipeError(
+            f"--roi: {file} is the region of interest that is checked; leave out --roi", key="roi"
+        )
     recipe = recipe.replace({"roi": str(file)})  # which some keys don't go with
     roi = read_roi(file, size)
     backbone = load_backbone(recipe.backbone, offline=offline)

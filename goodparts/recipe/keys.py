@@ -183,7 +183,7 @@ class Keys:
         BANK, 128, "greedy only: dimensions of the random projection it works in; 0: off.", limits=(0, 65536)
     )
     robust: bool = _key(BANK, False, "Leave good images out of the bank that look too unlike the rest.")
-    seed: int = _key(BANK, 0, "Of every random choice.", limits=(0, 2**63 - 1))
+    seed: int = _key(BANK, 0, "Seed of every random choice.", limits=(0, 2**63 - 1))
 
     position_window: float = _key(
         SCORE,
@@ -256,7 +256,7 @@ class Keys:
     confidence: float = _key(
         DECISION,
         0.95,
-        "That a false-reject rate is kept; of what is printed of it, too.",
+        "Confidence that a false-reject rate is kept; of what is printed of it, too.",
         limits=(0.5, 0.999999),
     )
     quality_gate: bool = _key(

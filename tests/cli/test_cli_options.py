@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 import tomllib
@@ -18,6 +19,8 @@ from running import Run
 from goodparts import PRESETS, Inspector, Recipe, __version__
 from goodparts.cli import cli
 from goodparts.cli.options import WIDTH
+from goodparts.cli.recipe_flags import flag_of
+from goodparts.recipe.keys import KEYS, MACHINE, SECTIONS, keys_of
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -33,12 +36,18 @@ def commands() -> Iterator[tuple[str, ...]]:
 # ---- help ----------------------------------------------------------------------------------------
 
 
+WITH_RECIPE = ("run", "fit", "demo", "benchmark", "roi")
+
+
 @pytest.mark.parametrize("command", list(commands()), ids=" ".join)
-def test_help_fits_a_screen_and_has_an_example(goodparts: Run, command: tuple[str, ...]) -> None:
+def test_help_fits_a_screen_and_has_an_example(
+    goodparts: Run, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
     ran = goodparts(*command, "--help")
     lines = ran.out.splitlines()
     assert ran.code == 0
-    assert len(lines) <= 50
+    assert len(lines) <= (65 if command[0] in WITH_RECIPE else 40)
     assert max(map(len, lines)) <= WIDTH
     assert f"Example: goodparts {command[0]}" in ran.out
     if command[0] != "backbone":
@@ -63,11 +72,14 @@ LIGHT = (
     "import goodparts.cli",
     "from goodparts import cli; sys.argv[1:] = ['--help']; cli.main()",
     "from goodparts import cli; sys.argv[1:] = ['run', '--help']; cli.main()",
+    "from goodparts import cli; sys.argv[1:] = ['fit', '--help-all']; cli.main()",
     "from goodparts import cli; sys.argv[1:] = ['--version']; cli.main()",
 )
 
 
-@pytest.mark.parametrize("statement", LIGHT, ids=["package", "cli", "help", "run help", "version"])
+@pytest.mark.parametrize(
+    "statement", LIGHT, ids=["package", "cli", "help", "run help", "all help", "version"]
+)
 def test_nothing_heavy_is_imported_before_it_is_used(statement: str) -> None:
     script = (
         "import sys\n"
@@ -180,11 +192,34 @@ def test_booleans_can_be_said_both_ways(
         assert [getattr(recipe, name) for recipe in recipes[-2:]] == [value, not value]
 
 
-@pytest.mark.parametrize("command", ["run", "fit", "benchmark", "demo"])
-def test_help_lists_every_recipe_flag(goodparts: Run, command: str) -> None:
-    printed = goodparts(command, "--help").out.split()
-    for item in dataclasses.fields(Recipe):
-        assert f"--{item.name.replace('_', '-')}" in printed
+def sections(printed: str) -> dict[str, list[str]]:
+    """The flags under each heading of a help, as they stand there."""
+    found: dict[str, list[str]] = {}
+    for line in printed.splitlines():
+        if re.fullmatch(r"[A-Z][a-z ]+:", line):
+            found[line[:-1]] = []
+        elif line.startswith("  -") and found:
+            found[list(found)[-1]].append(line.split()[0])
+    return found
+
+
+@pytest.mark.parametrize("command", WITH_RECIPE)
+def test_help_shows_the_common_flags_and_help_all_every_flag_by_section(goodparts: Run, command: str) -> None:
+    short, full = goodparts(command, "--help"), goodparts(command, "--help-all")
+    assert short.code == full.code == 0
+    for ran, shown in ((short, lambda item: item.metadata["common"]), (full, lambda item: True)):
+        found = sections(ran.out)
+        titles = [section.title.capitalize() for section in SECTIONS]
+        assert list(found) == ["Options", *titles]
+        for section, title in zip(SECTIONS, titles, strict=True):
+            flags = [flag_of(item.name) for item in keys_of(section) if shown(item)]
+            others = {"--workers", "--pixel-limit", "--offline"} if section is MACHINE else set()
+            assert found[title][: len(flags)] == flags
+            assert set(found[title][len(flags) :]) <= others
+        assert "--offline" in found["Machine"]
+    hidden = sum(not item.metadata["common"] for item in KEYS.values())
+    assert f"--help-all shows {hidden} more flags" in short.out
+    assert "[default: 320]" in short.out
 
 
 @pytest.mark.parametrize("name", [*PRESETS, None])
