@@ -88,13 +88,11 @@ def _measure(root: Path, lie_wrong: list[Path], recipes: list[Recipe], rounds: i
     inspectors = []
     for recipe in recipes:
         inspector = Inspector(recipe).fit(root)
-        found = inspector.evaluate(data)
-        inspector.rest()
         told = "".join(f" {_told(inspector, good, images)} |" for images in wrong)
+        found = inspector.evaluate(data)
         seconds = sum(inspector.model.fit_record.seconds.values())
         entries = len(inspector.model.bank.features)
         print(f"| {_called(recipe)} | {entries} | {_accuracy(found)} | {seconds:.0f} |{told}", flush=True)
-        inspector.rest()
         inspectors.append(inspector)
     _time(inspectors, read_image(good[0]), rounds)
 

@@ -33,7 +33,6 @@ APART = {"scale": {"errors", "files", "parallel", "version"}}  # what these room
 ABOVE_APART = {"scale": {"benchmark", "cli"}}  # and who may import them
 
 KNOWN: dict[tuple[str, str], str] = {
-    ("evaluation.evaluation", "inspector"): "until evaluation takes a Protocol",
     ("scale.processes", "benchmark.row"): "until scale knows jobs, not benchmarks",
     ("scale.processes", "data.images"): "until a job says itself how much memory it needs",
 }

@@ -17,7 +17,7 @@ from goodparts.data.dataset import Dataset
 from goodparts.data.layouts import Category
 from goodparts.errors import BackboneError, GoodpartsError, RecipeError
 from goodparts.evaluation import metrics
-from goodparts.evaluation.evaluation import Evaluation, check_mask_sizes, evaluate
+from goodparts.evaluation.evaluation import Evaluation, check_mask_sizes
 from goodparts.inspector import Inspector
 from goodparts.parallel import cores, default_workers
 from goodparts.recipe.recipe import Recipe
@@ -118,7 +118,7 @@ def measure(task: Task, settings: Settings, progress: Callable[[str, int, int], 
         began = time.perf_counter()
         inspector.fit(data.train, progress=progress)
         fit_seconds = time.perf_counter() - began
-        found = evaluate(inspector, data, progress=progress)
+        found = inspector.evaluate(data, progress=progress)
     except (BackboneError, RecipeError):
         raise
     except GoodpartsError as error:

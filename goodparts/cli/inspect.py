@@ -98,18 +98,17 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Measure a model on DATA/test, a labelled test set in the MVTec AD layout."""
-    from goodparts.data.dataset import read_dataset
-    from goodparts.evaluation import evaluation as evaluation_module
+    from goodparts.evaluation.evaluation import read_test_set
     from goodparts.inspector import Inspector
     from goodparts.report.results_folder import write_results
 
     began = time.perf_counter()
-    labelled = read_dataset(data, require_train=False)
+    labelled = read_test_set(data, require_train=False)
     inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
     identity = inspector.model.identity  # an oracle decides anew, and the file stays as it is
     with progress_bars(as_json) as progress:
         if out is None:
-            found = evaluation_module.evaluate(inspector, labelled, progress=progress)
+            found = inspector.evaluate(labelled, progress=progress)
         else:
             found = write_results(inspector, labelled, out, zip_all=zip_all, progress=progress)
     print_evaluation(inspector, found, as_json, out=out, model_path=model, identity=identity, began=began)

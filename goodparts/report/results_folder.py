@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from goodparts.data.dataset import Dataset, TestSample
 from goodparts.decision.inspection import Inspection
-from goodparts.evaluation.evaluation import Evaluation, check_mask_sizes, evaluate
+from goodparts.evaluation.evaluation import Evaluation
 from goodparts.files import write_text
 from goodparts.inspector import Inspector
 from goodparts.model.model import Model
@@ -36,13 +36,15 @@ def write_results(
     removed first. Metrics, tables, plots, report and zip follow. The model at `model_path` is saved again where the
     evaluation changed it (the oracle).
 
+    `data` comes from `read_test_set`: a mask of a wrong size ends this only when its image is inspected, after earlier
+    pictures are gone.
+
     Raises:
         OutputError: something can't be written.
-        DatasetError, ImageError: as `evaluate`.
+        DatasetError, ImageError: as `Inspector.evaluate`.
     """
     from goodparts.report.plots import write_plots
 
-    check_mask_sizes(data)
     _clear(out)
     write_text(out / "recipe.toml", inspector.recipe.to_toml())  # by which the next run knows this folder
     names = dict(zip((sample.path for sample in data.test), result_names(data.test), strict=True))
@@ -54,7 +56,7 @@ def write_results(
             inspector, out, names[sample.path], pixels, inspection, truth=truth, label=sample.label
         )
 
-    evaluation = evaluate(inspector, data, observe=observe, progress=progress)
+    evaluation = inspector.evaluate(data, observe=observe, progress=progress)
     if model_path is not None and inspector.recipe.threshold_rule == "f1":
         inspector.save(model_path)  # the oracle's threshold is known only now
     tell = progress or (lambda stage, done, total: None)

@@ -18,7 +18,6 @@ from click.testing import CliRunner
 from interrupting import interrupted
 from PIL import Image
 
-from goodparts.benchmark import row as benchmark_row
 from goodparts.benchmark.benchmark import Benchmark, run_benchmark
 from goodparts.benchmark.published import MVTEC_AD, published
 from goodparts.benchmark.row import Row, Settings, Task, _measured_notes
@@ -26,6 +25,7 @@ from goodparts.benchmark.tables import COLUMNS, csv_text, markdown, means, recor
 from goodparts.cli import cli
 from goodparts.data import layouts
 from goodparts.errors import BackboneError, DatasetError
+from goodparts.inspector import Inspector
 from goodparts.recipe.recipe import Recipe
 from goodparts.scale import processes
 
@@ -153,7 +153,7 @@ def test_a_fault_of_ours_is_a_row_too(
     def fail(*args: object, **options: object) -> None:
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr(benchmark_row, "evaluate", fail)
+    monkeypatch.setattr(Inspector, "evaluate", fail)
 
     found, _ = run(root, small_recipe, tmp_path)
 
