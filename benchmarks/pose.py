@@ -59,7 +59,7 @@ class Part:
 
 def halved(flaw: Flaw, scene: Scene, n: int) -> Flaw:
     """The flaw on a part that is cut off straight, with three of its five lobes."""
-    x, y = demo_part._from((scene.x, scene.y), n)
+    x, y = demo_part.offsets_from((scene.x, scene.y), n)
     along = (x * math.cos(scene.angle) + y * math.sin(scene.angle)).astype(np.float32)
     return replace(flaw, cut=np.maximum(along - 0.05, flaw.cut))
 
@@ -73,7 +73,7 @@ def render(spread: str, number: int, *, bad: bool, half: bool, seed: int) -> Par
         *LIGHT,
     )
     seeds = (seed, int(bad), number)
-    rng = np.random.default_rng(seeds)  # as demo_part._render draws the scene
+    rng = np.random.default_rng(seeds)  # as demo_part.render draws the scene
     turned, x, y = (limit * rng.uniform(-1, 1) for limit in demo_part.VARIATION[:3])
 
     def flawed(scene: Scene, n: int, attempt: int | None) -> Flaw:
@@ -84,16 +84,16 @@ def render(spread: str, number: int, *, bad: bool, half: bool, seed: int) -> Par
         return halved(flaw, scene, n) if half else flaw
 
     kind = list(demo_defects.DEFECTS)[number % len(demo_defects.DEFECTS)] if bad else "good"
-    grey, mask = demo_part._render(seeds, SIZE, lambda scene, n: flawed(scene, n, None)), None
+    grey, mask = demo_part.render(seeds, SIZE, lambda scene, n: flawed(scene, n, None)), None
     if bad:
         clean = grey
         for attempt in range(20):
-            grey = demo_part._render(seeds, SIZE, lambda scene, n, attempt=attempt: flawed(scene, n, attempt))
-            mask = demo_defects._visible(grey - clean)
+            grey = demo_part.render(seeds, SIZE, lambda scene, n, attempt=attempt: flawed(scene, n, attempt))
+            mask = demo_defects.visible_mask(grey - clean)
             if (mask > 0).mean() > demo_defects.SMALLEST:
                 break
     pixel = SIZE / (2 * demo_part.VIEW)
-    pixels = demo_part._photograph(grey, (*seeds, 1))
+    pixels = demo_part.photograph(grey, (*seeds, 1))
     return Part(pixels, math.degrees(turned), pixel * x, pixel * y, kind, mask)
 
 

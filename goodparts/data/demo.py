@@ -18,8 +18,8 @@ from pathlib import Path
 from numpy.random import default_rng
 from PIL import Image
 
-from goodparts.data.demo_defects import DEFECTS, SMALLEST, _visible
-from goodparts.data.demo_part import Array, _photograph, _render
+from goodparts.data.demo_defects import DEFECTS, SMALLEST, visible_mask
+from goodparts.data.demo_part import Array, photograph, render
 from goodparts.errors import DatasetError
 from goodparts.files import output_error
 
@@ -121,7 +121,7 @@ def _write_images(
 
 
 def _write_image(folder: Path, number: int, seeds: tuple[int, ...], size: int) -> None:
-    grey = _render(seeds, size)
+    grey = render(seeds, size)
     if folder.name in DEFECTS:
         clean, strength = grey, number * 0.618 % 1
         for attempt in count():  # until it shows
@@ -130,12 +130,12 @@ def _write_image(folder: Path, number: int, seeds: tuple[int, ...], size: int) -
                 rng=default_rng((*seeds, 2, attempt)),
                 strength=min(1, strength + 0.1 * attempt),
             )
-            grey = _render(seeds, size, flaw)
-            mask = _visible(grey - clean)
+            grey = render(seeds, size, flaw)
+            mask = visible_mask(grey - clean)
             if (mask > 0).mean() > SMALLEST:
                 break
         _save(mask, folder.parents[1] / "ground_truth" / folder.name / f"{number:03}_mask.png")
-    _save(_photograph(grey, (*seeds, 1)), folder / f"{number:03}.png")
+    _save(photograph(grey, (*seeds, 1)), folder / f"{number:03}.png")
 
 
 def _save(image: Array, path: Path) -> None:

@@ -20,9 +20,9 @@ from goodparts.data.demo_part import (
     Flaw,
     Point,
     Scene,
-    _from,
-    _noise,
-    _softened,
+    offsets_from,
+    smooth_noise,
+    softened,
 )
 
 VISIBLE = 10  # grey levels (of 255) by which a pixel differs visibly
@@ -48,7 +48,7 @@ def _stroke(middle: Point, length: float, width: float, n: int, rng: Generator) 
     for start, end, press in zip(points, points[1:], pressure, strict=False):
         broad = max(1, round(width * press * n / (2 * VIEW)))
         draw.line([*start, *end], fill=int(255 * press), width=broad)
-    return _softened(np.asarray(image, dtype=np.float32) / 255, n / 1400)
+    return softened(np.asarray(image, dtype=np.float32) / 255, n / 1400)
 
 
 def _scratch(scene: Scene, n: int, rng: Generator, strength: float) -> Flaw:
@@ -57,29 +57,29 @@ def _scratch(scene: Scene, n: int, rng: Generator, strength: float) -> Flaw:
     for _ in range(rng.integers(3)):  # fainter ones beside it
         x, y = rng.normal(middle, 0.03)
         line = np.maximum(line, 0.7 * _stroke((x, y), 0.1 + 0.2 * strength, 0.006, n, rng))
-    height = (0.006 + 0.004 * strength) * (_softened(line, n / 350) - line)  # a groove between burrs
+    height = (0.006 + 0.004 * strength) * (softened(line, n / 350) - line)  # a groove between burrs
     return Flaw(height=height, coat=(0.6 + 0.3 * strength) * line)
 
 
 def _dent(scene: Scene, n: int, rng: Generator, strength: float) -> Flaw:
-    x, y = _from(_on_part(scene, rng), n)
+    x, y = offsets_from(_on_part(scene, rng), n)
     size, turn, squash = 0.04 + 0.055 * strength, rng.uniform(0, math.pi), rng.uniform(1, 1.8)
     across = (x * math.cos(turn) + y * math.sin(turn)) * squash
     along = y * math.cos(turn) - x * math.sin(turn)
-    away = (across * across + along * along) / (size * size) * np.exp(0.25 * _noise(rng, n, 16, 2))
+    away = (across * across + along * along) / (size * size) * np.exp(0.25 * smooth_noise(rng, n, 16, 2))
     bowl, wall = np.exp(-away), np.exp(-((np.sqrt(away) - 1.5) ** 2) / 0.12)
     return Flaw(height=size * (0.38 + 0.17 * strength) * (0.22 * wall - bowl), coat=0.35 * bowl)
 
 
 def _contamination(scene: Scene, n: int, rng: Generator, strength: float) -> Flaw:
-    x, y = _from(_on_part(scene, rng), n)
+    x, y = offsets_from(_on_part(scene, rng), n)
     away = np.hypot(x, y) / (0.05 + 0.13 * strength)
-    blob = 1 - away + 0.55 * _noise(rng, n, 14, 5, 0.65)
-    splashes = 0.4 * (_noise(rng, n, 60, 2) - 2) * (away < 2.2)
+    blob = 1 - away + 0.55 * smooth_noise(rng, n, 14, 5, 0.65)
+    splashes = 0.4 * (smooth_noise(rng, n, 60, 2) - 2) * (away < 2.2)
     blot = np.clip(np.maximum(blob, splashes) * rng.uniform(2.5, 6), 0, 1) * (away < 2.5)
     blot *= blot * (3 - 2 * blot)
     material = ("oil", "rust", "paint", "residue")[rng.integers(4)]
-    film = blot * (0.0008 + (0 if material == "oil" else 0.0007) * _noise(rng, n, n // 8, 2))
+    film = blot * (0.0008 + (0 if material == "oil" else 0.0007) * smooth_noise(rng, n, n // 8, 2))
     opacity = rng.uniform(0.65, 0.95) * (0.6 + 0.4 * strength)
     return Flaw(height=film, coat=opacity * blot, material=material)
 
@@ -90,22 +90,22 @@ def _broken(scene: Scene, n: int, rng: Generator, strength: float) -> Flaw:
         return Flaw(undrilled=lobe)
     if how == 1:  # a lobe snapped off
         angle, lean = 2 * math.pi * lobe / LOBES, rng.uniform(-0.4, 0.4)
-        x, y = _from(scene.point(LOBE_AT, angle), n)
+        x, y = offsets_from(scene.point(LOBE_AT, angle), n)
         beyond = x * math.cos(scene.angle + angle + lean) + y * math.sin(scene.angle + angle + lean)
         cut = np.minimum(beyond - 0.15 + 0.17 * strength, 0.3 - np.hypot(x, y))
     else:  # a bite out of the edge
         angle = 2 * math.pi * (lobe + rng.uniform(0.3, 0.7)) / LOBES
-        x, y = _from(scene.point(BODY_RADIUS + 0.03, angle), n)
+        x, y = offsets_from(scene.point(BODY_RADIUS + 0.03, angle), n)
         cut = 0.05 + 0.09 * strength - np.hypot(x, y)
-    cut += 0.012 * _noise(rng, n, 20, 3)
+    cut += 0.012 * smooth_noise(rng, n, 20, 3)
     face = np.clip(1 + cut / 0.06, 0, 0.25) * 4
-    return Flaw(height=0.005 * face * _noise(rng, n, 80, 3), cut=cut, coat=face, material="fracture")
+    return Flaw(height=0.005 * face * smooth_noise(rng, n, 80, 3), cut=cut, coat=face, material="fracture")
 
 
 DEFECTS = {"broken": _broken, "contamination": _contamination, "dent": _dent, "scratch": _scratch}
 
 
-def _visible(difference: Array) -> Array:
+def visible_mask(difference: Array) -> Array:
     """Mask, (size, size), 0 or 255, of pixels that differ visibly: small gaps closed, then a pixel wider."""
     levels: Array = np.abs(difference).max(-1).clip(0, 255).astype(np.uint8)
     gap = max(1, round(len(levels) / 170))

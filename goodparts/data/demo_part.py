@@ -93,7 +93,7 @@ class Flaw:
 # Texture
 
 
-def _from(point: Point, n: int) -> tuple[Array, Array]:
+def offsets_from(point: Point, n: int) -> tuple[Array, Array]:
     """Offsets of the pixels of an (n, n) picture from a point, x (1, n) and y (n, 1)."""
     axis = (np.arange(n, dtype=np.float32) + 0.5) * (2 * VIEW / n) - VIEW
     return (axis - point[0])[None, :], (axis - point[1])[:, None]
@@ -109,13 +109,13 @@ def _blurred(field: Array, width: float) -> Array:
     return _resized(_resized(field, cells, Image.Resampling.BOX), len(field))
 
 
-def _softened(field: Array, radius: float) -> Array:
+def softened(field: Array, radius: float) -> Array:
     """A narrow Gaussian blur of values from 0 to 1, in steps of 1/255."""
     image = Image.fromarray((255 * field).astype(np.uint8))
     return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32) / 255
 
 
-def _noise(rng: Generator, n: int, cells: int, octaves: int, falloff: float = 0.6) -> Array:
+def smooth_noise(rng: Generator, n: int, cells: int, octaves: int, falloff: float = 0.6) -> Array:
     """Smooth noise of about unit variance, (n, n): octaves of finer grids, `cells` across at the coarsest."""
     finest = min(n, cells << octaves)
     total = np.zeros((finest, finest), np.float32)
@@ -153,7 +153,7 @@ def _lettering() -> Array:
     font = ImageFont.load_default(64)
     image = Image.new("L", (int(font.getlength(ENGRAVING)) + 40, 96))
     ImageDraw.Draw(image).text((20, 6), ENGRAVING, 255, font)
-    return _softened(np.asarray(image, dtype=np.float32) / 255, 1.5)
+    return softened(np.asarray(image, dtype=np.float32) / 255, 1.5)
 
 
 # The part
@@ -164,7 +164,7 @@ def _around(point: Point, half: float, n: int) -> tuple[tuple[slice, slice], Arr
     column, row = (int((value + VIEW) * n / (2 * VIEW)) for value in point)
     reach = int(half * n / (2 * VIEW)) + 1
     near = slice(max(0, row - reach), row + reach), slice(max(0, column - reach), column + reach)
-    x, y = _from(point, n)
+    x, y = offsets_from(point, n)
     x, y = x[:, near[1]], y[near[0]]
     return near, x, y, np.sqrt(x * x + y * y)
 
@@ -188,7 +188,7 @@ def _engraved(scene: Scene, n: int) -> Array:
 def _surface(scene: Scene, flaw: Flaw, engraved: Array, rng: Generator) -> tuple[Array, Array, Array, Array]:
     """Height, x and y from the axis of turning, and material (an index of OPTICS), each (n, n)."""
     n = len(engraved)
-    x, y = (np.array(np.broadcast_to(offset, (n, n))) for offset in _from((scene.x, scene.y), n))
+    x, y = (np.array(np.broadcast_to(offset, (n, n))) for offset in offsets_from((scene.x, scene.y), n))
     radius = np.sqrt(x * x + y * y)
     height = _turned(_profile(HUB), radius)
     outline = radius - BODY_RADIUS  # signed distance, negative on the part
@@ -213,8 +213,8 @@ def _surface(scene: Scene, flaw: Flaw, engraved: Array, rng: Generator) -> tuple
     gone = (outline >= 0) | (flaw.cut >= 0)
     material[height < -0.3] = HOLE
     material[gone] = MAT
-    grit = _noise(rng, n, n // 4, 2, 0.9)
-    thread_x, thread_y = (np.sin(150 * offset) for offset in _from((rng.uniform(), rng.uniform()), n))
+    grit = smooth_noise(rng, n, n // 4, 2, 0.9)
+    thread_x, thread_y = (np.sin(150 * offset) for offset in offsets_from((rng.uniform(), rng.uniform()), n))
     mat = 0.0005 * grit + 0.0022 * thread_x * thread_y - THICKNESS
     return np.where(gone, mat, height + 0.0026 * OPTICS[GRAIN].take(material) * grit), x, y, material
 
@@ -251,9 +251,9 @@ def _radiance(scene: Scene, flaw: Flaw, rng: Generator, n: int) -> Array:
     grooves = _grooves(rng, 2 * VIEW / n)
     coarse = _resized(height, n // 2, Image.Resampling.BOX)
     azimuth = MAIN_LIGHT + scene.azimuth
-    slow = np.stack([_noise(rng, n // 2, 10, 4), _open_sky(coarse), _lit(coarse, azimuth)])
+    slow = np.stack([smooth_noise(rng, n // 2, 10, 4), _open_sky(coarse), _lit(coarse, azimuth)])
     climb_y, climb_x = np.gradient(height, 2 * VIEW / n)
-    view_x, view_y = _from((0, 0), n)
+    view_x, view_y = offsets_from((0, 0), n)
     lights = (  # direction, slope of a mirror that would show it, size, power, colour
         (azimuth, 0.26, 0.06, 1 + scene.power, (1 + scene.warmth, 0.96, 0.89 - scene.warmth)),
         (azimuth + 2.6, 0.34, 0.14, 0.40, (0.82, 0.92, 1.00)),
@@ -304,7 +304,7 @@ def _radiance(scene: Scene, flaw: Flaw, rng: Generator, n: int) -> Array:
 # Camera
 
 
-def _render(seeds: tuple[int, ...], size: int, flawed: Callable[[Scene, int], Flaw] | None = None) -> Array:
+def render(seeds: tuple[int, ...], size: int, flawed: Callable[[Scene, int], Flaw] | None = None) -> Array:
     """A picture before the sensor's noise, (size, size, 3), 0 to 255; the same seeds give the same scene."""
     rng = default_rng(seeds)
     scene = Scene(*(limit * rng.uniform(-1, 1) for limit in VARIATION))
@@ -315,7 +315,7 @@ def _render(seeds: tuple[int, ...], size: int, flawed: Callable[[Scene, int], Fl
         image[row : row + dot, column : column + dot] *= rng.uniform(0.7, 1.25)
     for side in (0, 1):  # no lens is perfectly sharp
         image = 0.76 * image + 0.12 * (np.roll(image, 1, side) + np.roll(image, -1, side))
-    x, y = _from((0, 0), size)
+    x, y = offsets_from((0, 0), size)
     image *= (1.25 - 0.13 * (x * x + y * y))[..., None]  # vignetting
     image += 0.3 * _blurred(np.clip(image[..., 1] - 0.6, 0, None), size / 64)[..., None]  # glare
     image = image * (2.51 * image + 0.03) / (image * (2.43 * image + 0.59) + 0.14)  # Narkowicz' film curve
@@ -323,7 +323,7 @@ def _render(seeds: tuple[int, ...], size: int, flawed: Callable[[Scene, int], Fl
     return grey
 
 
-def _photograph(grey: Array, seeds: tuple[int, ...]) -> Array:
+def photograph(grey: Array, seeds: tuple[int, ...]) -> Array:
     """What the sensor makes of it: read noise and a little shot noise."""
     noise = default_rng(seeds).standard_normal(grey.shape, dtype=np.float32)
     return (grey + (1.2 + 0.006 * grey) * noise + 0.5).clip(0, 255).astype(np.uint8)

@@ -83,11 +83,11 @@ def test_masks_are_binary_and_neither_empty_nor_everything(small: Path) -> None:
 @pytest.mark.parametrize("name", sorted(DEFECTS))
 def test_a_mask_is_where_the_pictures_differ(name: str, strength: float, size: int) -> None:
     seeds = (1, 2, 3)
-    clean = demo_part._render(seeds, size)
-    flawed = demo_part._render(
+    clean = demo_part.render(seeds, size)
+    flawed = demo_part.render(
         seeds, size, lambda scene, n: DEFECTS[name](scene, n, default_rng((9, size)), strength)
     )
-    mask = demo_defects._visible(flawed - clean) > 0
+    mask = demo_defects.visible_mask(flawed - clean) > 0
     difference = np.abs(flawed - clean).max(-1)
     assert clean.dtype == flawed.dtype == np.float32
     assert mask.any()
@@ -112,12 +112,12 @@ def test_visible_differences_are_closed_and_widened(rows: list[slice], expected:
     for block in rows:
         difference[block, :, 1] = -40
     wanted[expected] = 255
-    np.testing.assert_array_equal(demo_defects._visible(difference), wanted)
+    np.testing.assert_array_equal(demo_defects.visible_mask(difference), wanted)
 
 
 @pytest.mark.parametrize("level", [demo_defects.VISIBLE - 0.5, demo_defects.VISIBLE + 1])
 def test_what_is_visible_is_a_matter_of_level(level: float) -> None:
-    mask = demo_defects._visible(np.full((64, 64, 3), level, np.float32))
+    mask = demo_defects.visible_mask(np.full((64, 64, 3), level, np.float32))
     assert (mask > 0).all() == (level > demo_defects.VISIBLE)
 
 
@@ -125,7 +125,7 @@ def test_bad_images_show_their_defect_where_the_mask_says(small: Path) -> None:
     names = list(DEFECTS)
     for number in range(SMALL["bad"]):
         name, file = names[number % 4], f"{number // 4:03}"
-        clean = demo_part._render((SMALL["seed"], 2, number), SMALL["size"])
+        clean = demo_part.render((SMALL["seed"], 2, number), SMALL["size"])
         shown = pixels(small / "test" / name / f"{file}.png").astype(np.float32)
         mask = pixels(small / "ground_truth" / name / f"{file}_mask.png") > 0
         difference = np.abs(shown - clean).max(-1)
