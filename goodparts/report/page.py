@@ -36,7 +36,7 @@ from goodparts.decision.inspection import BAD, RECHECK, ZoneScore, telling_zones
 from goodparts.errors import ImageError
 from goodparts.evaluation.evaluation import Evaluation, TestImage
 from goodparts.files import replacing, write_text
-from goodparts.report.pictures import multiple_text
+from goodparts.report.panel import multiple_text
 from goodparts.report.plots import PLOTS
 from goodparts.report.strips import draw_strips
 

@@ -17,6 +17,7 @@ from goodparts.model.model import Model
 from goodparts.report import pictures
 from goodparts.report.card import card
 from goodparts.report.page import result_names, write_csv, write_metrics, write_report, write_zip
+from goodparts.report.panel import draw_panel
 
 PICTURE_FOLDERS = {"panels": ".png", "maps": ".tiff", "masks": ".png"}
 
@@ -85,7 +86,7 @@ def write_pictures(
     """Write panel, map and mask of one inspection as `panels/NAME.png`, `maps/NAME.tiff` and `masks/NAME.png`."""
     decision = inspector.model.calibration
     scale = pictures.heatmap_scale(decision.pixel_threshold, decision.typical_pixel)
-    panel = pictures.draw_panel(pixels, inspection, truth, scale=scale, title=name, label=label)
+    panel = draw_panel(pixels, inspection, truth, scale=scale, title=name, label=label)
     pictures.save_panel(out / "panels" / f"{name}.png", panel)
     pictures.save_map(out / "maps" / f"{name}.tiff", inspection.anomaly_map)
     pictures.save_mask(out / "masks" / f"{name}.png", inspection.mask)
