@@ -33,9 +33,9 @@ from goodparts.report.pictures import (
     Colour,
     Mask,
     Picture,
-    _check_size,
-    _fit_map,
+    check_size,
     fit_image,
+    fit_map,
     fit_mask,
     hatch,
     heatmap_overlay,
@@ -78,16 +78,16 @@ def draw_panel(
     Raises:
         ValueError: if image and maps differ in size.
     """
-    _check_size(image, inspection.anomaly_map, "inspection.anomaly_map")
-    _check_size(image, inspection.mask, "inspection.mask")
+    check_size(image, inspection.anomaly_map, "inspection.anomaly_map")
+    check_size(image, inspection.mask, "inspection.mask")
     if truth is None and label is False:
         truth = np.zeros(image.shape[:2], dtype=bool)  # a good part: that is known without a mask
     if truth is not None:
-        _check_size(image, truth, "truth")
+        check_size(image, truth, "truth")
         label = bool(truth.any()) if label is None else label
     across, size = _tile_size(image.shape[1], image.shape[0], tile)
     small = fit_image(image, size)
-    grid = _fit_map(inspection.anomaly_map, size)
+    grid = fit_map(inspection.anomaly_map, size)
     unseen = np.isnan(grid)
     low, high = scale
     overlay = heatmap_overlay(small, grid, low=low, high=high)

@@ -108,7 +108,7 @@ def heatmap_overlay(
     Raises:
         ValueError: if the sizes differ, or `low` is not below `high`.
     """
-    _check_size(image, anomaly_map, "anomaly_map")
+    check_size(image, anomaly_map, "anomaly_map")
     if not low < high:
         raise ValueError(f"low, high: expected low < high, found {low}, {high}")
     colours = jet((anomaly_map - np.float32(low)) / np.float32(high - low))
@@ -125,7 +125,7 @@ def hatch(image: Picture, where: Mask) -> Picture:
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    _check_size(image, where, "where")
+    check_size(image, where, "where")
     striped = image.copy()
     rows, columns = np.nonzero(where)
     period = max(6, round(max(where.shape) / 30))
@@ -165,7 +165,7 @@ def segmentation_picture(image: Picture, mask: Mask, colour: Colour = FOUND) -> 
     Returns:
         (H, W, 3) uint8 RGB; the image itself, copied, where the mask is empty.
     """
-    _check_size(image, mask, "mask")
+    check_size(image, mask, "mask")
     picture = image.copy()
     if not mask.any():
         return picture
@@ -216,7 +216,8 @@ def _grow(mask: Mask, width: int) -> Mask:
     return mask
 
 
-def _check_size(image: Picture, other: NDArray[np.generic], name: str) -> None:
+def check_size(image: Picture, other: NDArray[np.generic], name: str) -> None:
+    """Raise ValueError, which names the argument, if `other` (H, W) is not of the size of an image (H, W, 3)."""
     if image.ndim != 3 or other.shape != image.shape[:2]:
         raise ValueError(f"{name}: expected the size of the image, {image.shape[:2]}, found {other.shape}")
 
@@ -227,7 +228,7 @@ def fit_image(image: Picture, size: tuple[int, int]) -> Picture:
     return np.asarray(resized)
 
 
-def _fit_map(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+def fit_map(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resize a map: the mean of what was looked at, and NaN only where less than half was."""
     seen = ~np.isnan(values)
     resized = _resize_float(np.where(seen, values, np.float32(0)), size)

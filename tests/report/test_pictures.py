@@ -380,7 +380,7 @@ def test_panel_stripes_what_was_not_looked_at() -> None:
 def test_maps_are_resized_without_spreading_nan() -> None:
     values = np.full((100, 100), 2, dtype=np.float32)
     values[:50] = np.nan
-    resized = pictures._fit_map(values, (30, 30))
+    resized = pictures.fit_map(values, (30, 30))
     assert np.isnan(resized[:15]).all()
     assert resized[15:] == pytest.approx(2)
 
