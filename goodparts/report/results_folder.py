@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +13,15 @@ from numpy.typing import NDArray
 from goodparts.data.dataset import Dataset, TestSample
 from goodparts.decision.inspection import Inspection
 from goodparts.evaluation.evaluation import Evaluation
-from goodparts.files import write_text
+from goodparts.files import replacing, write_text
 from goodparts.inspector import Inspector
 from goodparts.model.model import Model
 from goodparts.report import pictures
 from goodparts.report.card import card
-from goodparts.report.page import result_names, write_csv, write_metrics, write_report, write_zip
+from goodparts.report.page import result_names, write_report
 from goodparts.report.panel import draw_panel
+from goodparts.report.plots import PLOTS
+from goodparts.report.tables import write_csv, write_metrics
 
 PICTURE_FOLDERS = {"panels": ".png", "maps": ".tiff", "masks": ".png"}
 
@@ -73,6 +77,38 @@ def write_results(
     return evaluation
 
 
+def write_zip(out: Path, *, everything: bool = False) -> Path:
+    """Pack the results folder into `results.zip` inside it; the same files give the same bytes.
+
+    Args:
+        out: the results folder.
+        everything: also pack the anomaly maps and the model, which are large.
+
+    Returns:
+        the path of the zip file.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    names = ["report.html", "metrics.json", "scores.csv", "recipe.toml", *PLOTS]
+    patterns = [*names, "panels/**/*", "masks/**/*"]
+    if everything:
+        patterns += ["maps/**/*", "*.goodparts"]
+    members = sorted(
+        {
+            path
+            for pattern in patterns
+            for path in out.glob(pattern)
+            if path.is_file() and not path.name.startswith(".")
+        }
+    )
+    target = out / "results.zip"
+    with replacing(target) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for path in members:
+            _pack(archive, path, path.relative_to(out).as_posix())
+    return target
+
+
 def write_pictures(
     inspector: Inspector,
     out: Path,
@@ -125,3 +161,14 @@ def _clear(out: Path) -> None:
         for path in sorted((out / folder).glob("*/")):
             if not any(path.iterdir()):
                 path.rmdir()
+
+
+def _pack(archive: zipfile.ZipFile, path: Path, name: str) -> None:
+    """Add a file to an archive: always the same date and rights, and not compressed a second time."""
+    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    packed_already = path.suffix.lower() in (".png", ".goodparts")
+    member.compress_type = zipfile.ZIP_STORED if packed_already else zipfile.ZIP_DEFLATED
+    member.create_system, member.external_attr = 3, 0o644 << 16  # as on Linux, wherever it is written
+    member.file_size = path.stat().st_size  # lets the archive choose the large format where it is needed
+    with path.open("rb") as source, archive.open(member, "w") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
