@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from goodparts import parallel
@@ -30,7 +30,7 @@ from goodparts.files import write_text
 from goodparts.report.panel import multiple_text
 from goodparts.report.plots import PLOTS
 from goodparts.report.strips import draw_strips
-from goodparts.report.tables import _writable
+from goodparts.report.tables import writable
 
 SIZE_LIMIT = 30_000_000
 """Bytes of a report that can still be mailed and opened."""
@@ -194,7 +194,7 @@ def _zones_in_words(zones: tuple[ZoneScore, ...]) -> str:
     return (f"in {words}" if telling[0].bad else f"highest in {words}") if telling else ""
 
 
-def _facts(out: Path, evaluation: Evaluation, model: Mapping[str, object]) -> dict[str, Any]:
+def _facts(out: Path, evaluation: Evaluation, model: Mapping[str, object]) -> dict[str, object]:
     """Return all that the page shows besides the cards; its words are in the template."""
     unseen = model.get("share_not_looked_at")
     return {
@@ -211,7 +211,7 @@ def _facts(out: Path, evaluation: Evaluation, model: Mapping[str, object]) -> di
     }
 
 
-def _render(facts: Mapping[str, Any], cards: Sequence[_Card]) -> str:
+def _render(facts: Mapping[str, object], cards: Sequence[_Card]) -> str:
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -224,7 +224,7 @@ def _render(facts: Mapping[str, Any], cards: Sequence[_Card]) -> str:
         misses=sum(card.wrong == "MISSED" for card in cards),
         false_rejects=sum(card.wrong == "FALSE REJECT" for card in cards),
     )
-    return _writable(page)
+    return writable(page)
 
 
 def _most_telling_first(evaluation: Evaluation) -> list[int]:
@@ -319,7 +319,7 @@ def _errors(evaluation: Evaluation, label: bool) -> tuple[int, int]:
     return sum(map(_is_wrong, images)), len(images)
 
 
-def _kind(evaluation: Evaluation, label: bool) -> dict[str, Any]:
+def _kind(evaluation: Evaluation, label: bool) -> dict[str, object]:
     """Return the counts of good or of bad parts, and how far the share of errors can be trusted."""
     wrong, total = _errors(evaluation, label)
     low, high = clopper_pearson(wrong, total)

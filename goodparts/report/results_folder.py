@@ -1,4 +1,4 @@
-"""The results folder: everything a person wants to see of an evaluation, written while it runs."""
+"""The results folder: everything a person wants to see of an evaluation, written while it runs; and a zip of it."""
 
 from __future__ import annotations
 

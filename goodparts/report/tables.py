@@ -12,10 +12,11 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from goodparts.evaluation.evaluation import Evaluation
-from goodparts.files import write_text
+from goodparts.files import JsonRecord, write_text
 
 
 def write_csv(path: Path, evaluation: Evaluation, *, root: Path | None = None) -> None:
@@ -38,7 +39,7 @@ def write_csv(path: Path, evaluation: Evaluation, *, root: Path | None = None) -
         writer.writerow(
             (name, image.defect_class, label, score, p_value, image.verdict, borderline, *of_zones)
         )
-    write_text(path, _writable(table.getvalue()))
+    write_text(path, writable(table.getvalue()))
 
 
 def write_metrics(path: Path, evaluation: Evaluation) -> None:
@@ -47,7 +48,7 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
     Raises:
         OutputError: the file can't be written.
     """
-    values: dict[str, Any] = {
+    values: JsonRecord = {
         "name": evaluation.name,
         "images": len(evaluation.images),
         "threshold": evaluation.threshold,
@@ -56,7 +57,7 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
         **evaluation.metrics,
     }
     defined = {key: _json_value(value) for key, value in values.items()}
-    write_text(path, _writable(json.dumps(defined, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
+    write_text(path, writable(json.dumps(defined, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def _relative_names(evaluation: Evaluation, root: Path | None) -> list[str]:
@@ -72,11 +73,11 @@ def _relative_names(evaluation: Evaluation, root: Path | None) -> list[str]:
     ]
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
     """Replace what UTF-8 can't hold: the traces of file names that are no text."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _json_value(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value
+def _json_value(value: object) -> object:
+    value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
