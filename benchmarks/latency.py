@@ -56,7 +56,7 @@ def main() -> None:
         inspector = Inspector(recipe).fit(data.root)
         timed |= _steps(name, inspector, pixels)
         inspectors[name] = inspector
-        print(f"fitted {name}: {inspector.model.circumstances['seconds']}", flush=True)
+        print(f"fitted {name}: {inspector.model.fit_record.seconds}", flush=True)
     for run in timed.values():
         run()
     samples: dict[tuple[str, str], list[float]] = {key: [] for key in timed}

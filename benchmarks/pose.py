@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from goodparts import Inspector, Recipe, parallel, read_dataset
-from goodparts.data import demo
-from goodparts.data.demo import Flaw, Scene
+from goodparts.data import demo_defects, demo_part
+from goodparts.data.demo_part import Flaw, Scene
 from goodparts.preprocessing import pose
 
 SIZE = 400  # pixels of the rendered pictures
 TRAIN, TEST = 30, 20  # parts to learn from; good, and bad, parts to test with
 WRONG_ANGLE, WRONG_SHIFT = 2.0, 0.02  # degrees; share of the picture: beyond these a pose is no inaccuracy
-LIGHT = demo.VARIATION[3:]
+LIGHT = demo_part.VARIATION[3:]
 
 # Degrees and share of the picture, either way
 SPREADS = {"straight": (1, 0.01), "10 %": (0, 0.1), "15°, 10 %": (15, 0.1), "any angle, 10 %": (180, 0.1)}
@@ -59,36 +59,41 @@ class Part:
 
 def halved(flaw: Flaw, scene: Scene, n: int) -> Flaw:
     """The flaw on a part that is cut off straight, with three of its five lobes."""
-    x, y = demo._from((scene.x, scene.y), n)
+    x, y = demo_part.offsets_from((scene.x, scene.y), n)
     along = (x * math.cos(scene.angle) + y * math.sin(scene.angle)).astype(np.float32)
     return replace(flaw, cut=np.maximum(along - 0.05, flaw.cut))
 
 
 def render(spread: str, number: int, *, bad: bool, half: bool, seed: int) -> Part:
     angle, shift = SPREADS[spread]
-    demo.VARIATION = (math.radians(angle), 2 * demo.VIEW * shift, 2 * demo.VIEW * shift, *LIGHT)
+    demo_part.VARIATION = (
+        math.radians(angle),
+        2 * demo_part.VIEW * shift,
+        2 * demo_part.VIEW * shift,
+        *LIGHT,
+    )
     seeds = (seed, int(bad), number)
-    rng = np.random.default_rng(seeds)  # as demo._render draws the scene
-    turned, x, y = (limit * rng.uniform(-1, 1) for limit in demo.VARIATION[:3])
+    rng = np.random.default_rng(seeds)  # as demo_part.render draws the scene
+    turned, x, y = (limit * rng.uniform(-1, 1) for limit in demo_part.VARIATION[:3])
 
     def flawed(scene: Scene, n: int, attempt: int | None) -> Flaw:
         flaw = Flaw()
         if attempt is not None:
             strength = min(1.0, number * 0.618 % 1 + 0.1 * attempt)
-            flaw = demo.DEFECTS[kind](scene, n, np.random.default_rng((*seeds, 2, attempt)), strength)
+            flaw = demo_defects.DEFECTS[kind](scene, n, np.random.default_rng((*seeds, 2, attempt)), strength)
         return halved(flaw, scene, n) if half else flaw
 
-    kind = list(demo.DEFECTS)[number % len(demo.DEFECTS)] if bad else "good"
-    grey, mask = demo._render(seeds, SIZE, lambda scene, n: flawed(scene, n, None)), None
+    kind = list(demo_defects.DEFECTS)[number % len(demo_defects.DEFECTS)] if bad else "good"
+    grey, mask = demo_part.render(seeds, SIZE, lambda scene, n: flawed(scene, n, None)), None
     if bad:
         clean = grey
         for attempt in range(20):
-            grey = demo._render(seeds, SIZE, lambda scene, n, attempt=attempt: flawed(scene, n, attempt))
-            mask = demo._visible(grey - clean)
-            if (mask > 0).mean() > demo.SMALLEST:
+            grey = demo_part.render(seeds, SIZE, lambda scene, n, attempt=attempt: flawed(scene, n, attempt))
+            mask = demo_defects.visible_mask(grey - clean)
+            if (mask > 0).mean() > demo_defects.SMALLEST:
                 break
-    pixel = SIZE / (2 * demo.VIEW)
-    pixels = demo._photograph(grey, (*seeds, 1))
+    pixel = SIZE / (2 * demo_part.VIEW)
+    pixels = demo_part.photograph(grey, (*seeds, 1))
     return Part(pixels, math.degrees(turned), pixel * x, pixel * y, kind, mask)
 
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from goodparts import Inspector, Recipe, parallel, read_dataset
 from goodparts.bank.search_graph import search_graph
-from goodparts.data import demo
+from goodparts.data import demo, demo_part
 from goodparts.data.images import read_image
 from goodparts.decision.inspection import BAD
 from goodparts.engines.engine import Engine, open_engine
@@ -66,13 +66,13 @@ def _recipe(window: float, limit: int = 4000) -> Recipe:
 
 def _render(root: Path, *, turn: float = 0, move: float = 0, **counts: int) -> None:
     """Parts as `goodparts demo` renders them, but in a fixture; all turned by so many degrees and moved aside."""
-    scene, variation = demo.Scene, demo.VARIATION
-    demo.VARIATION = (math.radians(2), 0.02, 0.02, *variation[3:])
-    demo.Scene = lambda angle, x, *rest: scene(angle + math.radians(turn), x + move, *rest)  # type: ignore[misc,assignment]
+    scene, variation = demo_part.Scene, demo_part.VARIATION
+    demo_part.VARIATION = (math.radians(2), 0.02, 0.02, *variation[3:])
+    demo_part.Scene = lambda angle, x, *rest: scene(angle + math.radians(turn), x + move, *rest)  # type: ignore[misc,assignment]
     try:
         demo.write_demo(root, **counts)
     finally:
-        demo.Scene, demo.VARIATION = scene, variation  # type: ignore[misc]
+        demo_part.Scene, demo_part.VARIATION = scene, variation  # type: ignore[misc]
 
 
 def _measure(root: Path, lie_wrong: list[Path], recipes: list[Recipe], rounds: int) -> None:
@@ -88,13 +88,11 @@ def _measure(root: Path, lie_wrong: list[Path], recipes: list[Recipe], rounds: i
     inspectors = []
     for recipe in recipes:
         inspector = Inspector(recipe).fit(root)
-        found = inspector.evaluate(data)
-        inspector.rest()
         told = "".join(f" {_told(inspector, good, images)} |" for images in wrong)
+        found = inspector.evaluate(data)
         seconds = sum(inspector.model.fit_record.seconds.values())
         entries = len(inspector.model.bank.features)
         print(f"| {_called(recipe)} | {entries} | {_accuracy(found)} | {seconds:.0f} |{told}", flush=True)
-        inspector.rest()
         inspectors.append(inspector)
     _time(inspectors, read_image(good[0]), rounds)
 

@@ -12,6 +12,9 @@ from typing import BinaryIO
 
 from goodparts.errors import OutputError
 
+JsonRecord = dict[str, object]
+"""Keys and values of a JSON object that is written for other programs."""
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:

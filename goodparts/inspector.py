@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import parallel
-from goodparts.data import dataset
 from goodparts.data.good_images import Good, GoodImages, Progress
 from goodparts.data.images import PIXEL_LIMIT, ImageLike, name_of, read_image
 from goodparts.decision.inspection import Inspection
@@ -31,7 +30,7 @@ from goodparts.recipe.recipe import Recipe
 if TYPE_CHECKING:
     from goodparts.data.dataset import Dataset
     from goodparts.decision.drift import Drift
-    from goodparts.evaluation.evaluation import Evaluation
+    from goodparts.evaluation.evaluation import Evaluation, Observer
 
 Result = TypeVar("Result")
 
@@ -245,11 +244,35 @@ class Inspector:
 
         return parallel.ordered(one, images, workers=self._max_parallel_images)
 
-    def evaluate(self, data: Dataset | str | os.PathLike[str]) -> Evaluation:
-        """Inspect a labelled test set (its folder, or a `Dataset`); see `goodparts.evaluation.evaluation.evaluate`."""
-        from goodparts.evaluation.evaluation import evaluate
+    def evaluate(
+        self,
+        data: Dataset | str | os.PathLike[str],
+        *,
+        observe: Observer | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Inspect a labelled test set and measure at original resolution.
 
-        return evaluate(self, dataset.read_dataset(data) if isinstance(data, str | os.PathLike) else data)
+        With `threshold_rule = "f1"` the F1-optimal threshold on these very images is adopted first: an oracle.
+
+        Args:
+            data: the folder of a data set, or a `Dataset`, with test images.
+            observe: sees every inspection, in a worker, as (sample, pixels (H, W, 3) uint8, inspection, ground truth
+                (H, W) bool or None): the place to draw and write pictures.
+            progress: called with (stage, done, total).
+
+        Raises:
+            DatasetError: no test images, or a mask of another size than its image.
+            ImageError: an image or mask can't be read.
+        """
+        from goodparts.evaluation import evaluation
+
+        test_set = evaluation.read_test_set(data) if isinstance(data, str | os.PathLike) else data
+        if self.recipe.threshold_rule == "f1":
+            self._adopt_oracle(evaluation.oracle_threshold(self, test_set, progress=progress))
+        seen = evaluation.inspect_test_set(self, test_set, observe=observe, progress=progress)
+        self._close()  # the metrics want the memory
+        return seen.measured()
 
     def drift(self, *, seed: int = 0) -> Drift:
         """Watch a stream of inspections for change against calibration.
@@ -272,11 +295,11 @@ class Inspector:
 
     # ---- inside
 
-    def adopt_oracle(self, threshold: float) -> None:
+    def _adopt_oracle(self, threshold: float) -> None:
         """Decide with the F1-optimal threshold of a labelled set from now on, labelled as an oracle."""
         self._set_model(self.model.with_calibration(self.model.calibration.with_oracle(threshold)))
 
-    def rest(self) -> None:
+    def _close(self) -> None:
         """Let go of the compiled engines and their memory; the next inspection compiles them anew."""
         self._ready.close()
 

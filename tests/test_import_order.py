@@ -33,11 +33,7 @@ LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms.spl
 APART = {"scale": {"errors", "files", "parallel", "version"}}  # what these rooms may import
 ABOVE_APART = {"scale": {"benchmark", "cli"}}  # and who may import them
 
-KNOWN: dict[tuple[str, str], str] = {
-    ("evaluation.evaluation", "inspector"): "until evaluation takes a Protocol",
-    ("scale.processes", "benchmark.row"): "until scale knows jobs, not benchmarks",
-    ("scale.processes", "data.images"): "until a job says itself how much memory it needs",
-}
+KNOWN: dict[tuple[str, str], str] = {}
 """(module, what it imports): why that is still so. Only ever shorter."""
 
 

@@ -18,10 +18,12 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from goodparts.benchmark.row import Row, Settings, Task, measure
+from goodparts.benchmark.row import Row, Settings, Task, measure, memory_needed
 from goodparts.data.dataset import Dataset, enumerate_names, hash_file_list
+from goodparts.data.good_images import Progress
 from goodparts.data.layouts import (
     AUTO,
     Category,
@@ -35,6 +37,7 @@ from goodparts.files import write_text
 from goodparts.parallel import cores
 from goodparts.preprocessing.roi_file import roi_hash
 from goodparts.recipe.recipe import Recipe
+from goodparts.scale.executor import Executor, Job, WorkerDiedError
 from goodparts.version import __version__
 
 CORES_PER_JOB = 4  # by default; one category alone keeps about as many busy
@@ -78,7 +81,7 @@ def run_benchmark(
     pixel_limit: int | None = None,
     offline: bool = False,
     observe: Callable[[Row, bool, Benchmark], None] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Benchmark:
     """Fit and evaluate every category of a data set.
 
@@ -193,12 +196,12 @@ def _kept(task: Task) -> Row | None:
 
 
 def _measure_all(
-    tasks: list[Task], settings: Settings, progress: Callable[[str, int, int], None]
+    tasks: list[Task], settings: Settings, progress: Progress
 ) -> Generator[tuple[Task, Row], None, None]:
     if settings.jobs > 1:
-        from goodparts.scale.processes import measure_side_by_side
+        from goodparts.scale.processes import Processes
 
-        yield from measure_side_by_side(tasks, settings, progress)
+        yield from _measure_side_by_side(tasks, settings, Processes(settings.jobs), progress)
         return
     for task in tasks:
         name = task.category.name
@@ -206,3 +209,30 @@ def _measure_all(
             task,
             measure(task, settings, lambda *state, name=name: progress(f"{name} {state[0]}", *state[1:])),
         )
+
+
+def _measure_side_by_side(
+    tasks: list[Task], settings: Settings, executor: Executor, progress: Progress
+) -> Generator[tuple[Task, Row], None, None]:
+    """Yield every task with its row, in the order they are finished; a worker that dies gives a row with its error.
+
+    Raises:
+        BackboneError, RecipeError: no category could be measured.
+    """
+    settings = dataclasses.replace(settings, workers=executor.workers)
+    by_name = {task.category.name: task for task in tasks}
+    jobs = [
+        Job(name, partial(measure, task, settings), memory_needed(task, settings))
+        for name, task in by_name.items()
+    ]
+    progress("categories", 0, len(tasks))
+    with closing(executor.run(jobs)) as finished:
+        for done, (job, found) in enumerate(finished, 1):
+            task = by_name[job.name]
+            if isinstance(found, WorkerDiedError):
+                error = f"{found}; if memory ran out, take fewer --jobs"
+                found = Row(task.category.name, task.category.layout.name, error=error)
+            elif isinstance(found, Exception):
+                raise found
+            progress("categories", done, len(tasks))
+            yield task, found

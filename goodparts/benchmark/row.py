@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -14,14 +14,17 @@ from typing import Self
 import numpy as np
 
 from goodparts.data.dataset import Dataset
+from goodparts.data.good_images import Progress
+from goodparts.data.images import image_size
 from goodparts.data.layouts import Category
-from goodparts.errors import BackboneError, GoodpartsError, RecipeError
+from goodparts.errors import BackboneError, GoodpartsError, ImageError, RecipeError
 from goodparts.evaluation import metrics
-from goodparts.evaluation.evaluation import Evaluation, check_mask_sizes, evaluate
+from goodparts.evaluation.evaluation import Evaluation, check_mask_sizes
 from goodparts.inspector import Inspector
-from goodparts.parallel import cores, default_workers
 from goodparts.recipe.recipe import Recipe
 from goodparts.version import __version__
+
+PROGRAM = 2**29  # bytes: interpreter, engine and backbone
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,20 @@ class Settings:
     pixel_limit: int | None = None
     offline: bool = False
     jobs: int = 1
-
-    @property
-    def workers(self) -> int:
-        """Threads of each process."""
-        return default_workers() if self.jobs == 1 else max(1, cores() // self.jobs) + 1
+    workers: int | None = None
 
 
-def measure(task: Task, settings: Settings, progress: Callable[[str, int, int], None]) -> Row:
+def memory_needed(task: Task, settings: Settings) -> int:
+    """Bytes that a process takes at most, roughly: features, and the pixel metrics' values of all test images."""
+    try:
+        width, height, _ = image_size(task.data.test[0].path)
+    except ImageError:  # told when it is inspected
+        width = height = 0
+    values = 4 * width * height * len(task.data.test)  # float32, and a sorted copy and its parts meanwhile
+    return PROGRAM + int(1.5 * settings.recipe.memory_limit * 2**30) + 3 * values
+
+
+def measure(task: Task, settings: Settings, progress: Progress | None = None) -> Row:
     """Fit and evaluate one category; what goes wrong with it is told in its row.
 
     Raises:
@@ -118,7 +127,7 @@ def measure(task: Task, settings: Settings, progress: Callable[[str, int, int], 
         began = time.perf_counter()
         inspector.fit(data.train, progress=progress)
         fit_seconds = time.perf_counter() - began
-        found = evaluate(inspector, data, progress=progress)
+        found = inspector.evaluate(data, progress=progress)
     except (BackboneError, RecipeError):
         raise
     except GoodpartsError as error:

@@ -8,14 +8,13 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from goodparts.benchmark.benchmark import Benchmark
 from goodparts.benchmark.published import METRICS, MVTEC_AD, PAPER, SOURCE, Published, published
 from goodparts.benchmark.row import Row
-from goodparts.files import write_text
+from goodparts.files import JsonRecord, write_text
 
 COLUMNS = {
     "image_auroc": "image AUROC",
@@ -117,7 +116,7 @@ def csv_text(found: Benchmark) -> str:
     return table.getvalue()
 
 
-def record(found: Benchmark) -> dict[str, Any]:
+def record(found: Benchmark) -> JsonRecord:
     """The whole benchmark, ready for JSON."""
     known = {row.category: figures for row in found.rows if (figures := _published(row))}
     return {

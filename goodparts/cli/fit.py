@@ -75,13 +75,11 @@ def _run(
     zip_all: bool = False,
     calibrate_on: Path | None = None,
 ) -> None:
-    from goodparts.data.dataset import read_dataset
-    from goodparts.evaluation.evaluation import check_mask_sizes
+    from goodparts.evaluation.evaluation import read_test_set
     from goodparts.report.results_folder import write_results
 
     began = time.perf_counter()
-    labelled = read_dataset(data)
-    check_mask_sizes(labelled)
+    labelled = read_test_set(data)
     with progress_bars(as_json) as progress:
         inspector.fit(labelled.root, calibrate_on=calibrate_on, progress=progress)
         model_path = inspector.save(model or out / f"{labelled.name}.goodparts")

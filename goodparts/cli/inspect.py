@@ -14,6 +14,9 @@ from goodparts.cli.printing import emit, inspection_line, inspection_record, pri
 from goodparts.errors import DatasetError, ImageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from goodparts.decision.inspection import Inspection
     from goodparts.inspector import Inspector
 
@@ -57,23 +60,25 @@ def inspect(
 
 def _each(inspector: Inspector, paths: list[Path], out: Path | None) -> Iterator[Inspection | ImageError]:
     """Inspections in order; an image that can't be read gives its error and does not stop the others."""
-    from goodparts import parallel
     from goodparts.data.images import read_image
     from goodparts.report.results_folder import write_pictures
 
     names = _unique_names(paths)
 
-    def one(index: int) -> Inspection | ImageError:
-        try:
-            pixels = read_image(paths[index], pixel_limit=inspector.pixel_limit)
-            found = inspector.inspect_pixels(pixels, paths[index])
-        except ImageError as error:
-            return error
+    def shown(index: int, pixels: NDArray[np.uint8], found: Inspection) -> Inspection:
         if out is not None:
             write_pictures(inspector, out, names[index], pixels, found)
         return found
 
-    return parallel.ordered(one, range(len(paths)), workers=min(inspector.workers, len(paths)))
+    if len(paths) > 1:
+        return inspector.inspect_many(paths, shown, on_error="return")
+    (path,) = paths
+    try:
+        pixels = read_image(path, pixel_limit=inspector.pixel_limit)
+        found = inspector.inspect_pixels(pixels, path)  # sooner than one of many
+    except ImageError as error:
+        return iter([error])
+    return iter([shown(0, pixels, found)])
 
 
 @click.command(
@@ -98,18 +103,17 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Measure a model on DATA/test, a labelled test set in the MVTec AD layout."""
-    from goodparts.data.dataset import read_dataset
-    from goodparts.evaluation import evaluation as evaluation_module
+    from goodparts.evaluation.evaluation import read_test_set
     from goodparts.inspector import Inspector
     from goodparts.report.results_folder import write_results
 
     began = time.perf_counter()
-    labelled = read_dataset(data, require_train=False)
+    labelled = read_test_set(data, require_train=False)
     inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
     identity = inspector.model.identity  # an oracle decides anew, and the file stays as it is
     with progress_bars(as_json) as progress:
         if out is None:
-            found = evaluation_module.evaluate(inspector, labelled, progress=progress)
+            found = inspector.evaluate(labelled, progress=progress)
         else:
             found = write_results(inspector, labelled, out, zip_all=zip_all, progress=progress)
     print_evaluation(inspector, found, as_json, out=out, model_path=model, identity=identity, began=began)

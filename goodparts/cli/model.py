@@ -115,18 +115,26 @@ def update(
 
     Of a folder its own images are taken, of a data set its train/good.
     """
-    from goodparts.data.dataset import read_dataset
+    from goodparts.evaluation.evaluation import read_test_set
     from goodparts.inspector import Inspector
     from goodparts.report.card import DECISION, FEW_IMAGES, LEARNT, MEANING, card, card_record
 
     began = time.perf_counter()
     images = _good_images(good)
-    labelled = read_dataset(data, require_train=False) if data is not None else None
+    labelled = read_test_set(data, require_train=False) if data is not None else None
     inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
     with progress_bars(as_json) as progress:
-        before = inspector.evaluate(labelled) if labelled is not None else None
+
+        def evaluated(when: str) -> Evaluation | None:
+            if labelled is None:
+                return None
+            return inspector.evaluate(
+                labelled, progress=lambda stage, done, total: progress(f"{stage} {when}", done, total)
+            )
+
+        before = evaluated("before")
         inspector.update(images, progress=progress)
-        after = inspector.evaluate(labelled) if labelled is not None else None
+        after = evaluated("after")
     path = inspector.save(out or model)
     if as_json:
         compared = {"before": before.metrics, "after": after.metrics} if before and after else {}

@@ -7,13 +7,14 @@ import json
 import sys
 import textwrap
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from goodparts.cli.options import WIDTH
+from goodparts.files import JsonRecord
 
 if TYPE_CHECKING:
     from goodparts.decision.inspection import Inspection
@@ -157,7 +158,7 @@ def inspection_line(found: Inspection) -> str:
     )
 
 
-def inspection_record(found: Inspection) -> dict[str, Any]:
+def inspection_record(found: Inspection) -> JsonRecord:
     """The same for machines."""
     return {
         "path": str(found.path),
@@ -173,7 +174,7 @@ def inspection_record(found: Inspection) -> dict[str, Any]:
     }
 
 
-def emit(record: dict[str, Any]) -> None:
+def emit(record: Mapping[str, object]) -> None:
     """One JSON line."""
     click.echo(json.dumps(record))
 

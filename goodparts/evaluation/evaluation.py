@@ -1,20 +1,30 @@
-"""`Evaluation`, the result for a labelled test set."""
+"""`Evaluation`, the result for a labelled test set.
+
+    seen = inspect_test_set(inspector, read_test_set("mvtec_ad/metal_nut"))   # every image, with the engine
+    seen.measured().metrics["image_auroc"]                                    # the figures, without it
+
+Whatever is an `Inspects` can be evaluated, and an evaluation changes nothing about it. The oracle's threshold, which
+is chosen on the test images themselves, is found by `oracle_threshold`; whoever wants it adopts it beforehand.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.data.dataset import Dataset, TestSample
-from goodparts.data.images import PIXEL_LIMIT, image_size, read_mask
+from goodparts.data.dataset import Dataset, TestSample, read_dataset
+from goodparts.data.good_images import Progress
+from goodparts.data.images import PIXEL_LIMIT, ImageLike, image_size, read_mask
 from goodparts.decision.binomial import clopper_pearson
+from goodparts.decision.calibration import Calibration
 from goodparts.decision.good_scores import COPIES
 from goodparts.decision.inspection import BAD, RECHECK, Inspection, ZoneScore
 from goodparts.errors import DatasetError
@@ -22,11 +32,44 @@ from goodparts.evaluation import metrics
 from goodparts.evaluation.pixel_metrics import PixelMetrics
 from goodparts.preprocessing.framing import Pose
 
-if TYPE_CHECKING:
-    from goodparts.inspector import Inspector
-
 Observer = Callable[[TestSample, NDArray[np.uint8], Inspection, NDArray[np.bool_] | None], None]
 """Called in a worker with (sample, pixels (H, W, 3), inspection, ground truth (H, W) or None)."""
+Result = TypeVar("Result")
+
+
+class Calibrated(Protocol):
+    """A model whose threshold is decided."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """Held-out scores and what was decided from them."""
+
+
+class Inspects(Protocol):
+    """What an evaluation asks of an inspector; `goodparts.Inspector` is one."""
+
+    @property
+    def pixel_limit(self) -> int:
+        """Masks of more pixels are refused."""
+
+    @property
+    def model(self) -> Calibrated:
+        """By what it decides."""
+
+    def inspect_many(
+        self,
+        images: Iterable[ImageLike],
+        then: Callable[[int, NDArray[np.uint8], Inspection], Result],
+        *,
+        recognise: bool = False,
+    ) -> Iterator[Result]:
+        """In order, what `then` makes of (index, pixels (H, W, 3), inspection); ImageError ends it.
+
+        With `recognise` each inspection says whether the image was learnt from.
+        """
+
+    def score_many(self, images: Iterable[ImageLike]) -> Iterator[float]:
+        """Anomaly scores, in order; needs no threshold."""
 
 
 @dataclass(frozen=True)
@@ -107,45 +150,77 @@ class Evaluation:
         return np.array([image.score for image in self.images], dtype=np.float64)
 
 
-def evaluate(
-    inspector: Inspector,
-    data: Dataset,
-    *,
-    observe: Observer | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Evaluation:
-    """Inspect every test image and measure at original resolution.
+@dataclass(frozen=True)
+class InspectedTestSet:
+    """All that the metrics need of the inspections of a test set, so that the inspector's engines may go before.
 
-    With `threshold_rule = "f1"` the F1-optimal threshold on these very images is adopted first: an oracle.
+    Attributes:
+        name: of the data set.
+        images: one row an image, in the order of the data set.
+        pixels: values and ground truth of all pixels that were looked at.
+        calibration: by which the verdicts were made.
+        not_looked_at: bad images whose defects lie wholly where the recipe does not look.
+        learnt_from: images that the model learnt from.
+        seconds: wall time of the inspections.
+    """
+
+    name: str
+    images: tuple[TestImage, ...]
+    pixels: PixelMetrics
+    calibration: Calibration
+    not_looked_at: int
+    learnt_from: int
+    seconds: float
+
+    def measured(self) -> Evaluation:
+        """The metrics."""
+        decided = self.calibration
+        values, oracle = _measure(self.images, self.pixels, decided.threshold, decided.pixel_threshold)
+        values["bad_not_looked_at"] = self.not_looked_at
+        values["learnt_from"] = self.learnt_from
+        return Evaluation(
+            name=self.name,
+            images=self.images,
+            threshold=decided.threshold,
+            threshold_rule=decided.decision.threshold_rule,
+            oracle_threshold=oracle,
+            good_scores=np.array(decided.scores if decided.used.source != COPIES else ()),
+            metrics=values,
+            inspect_seconds=self.seconds,
+        )
+
+
+def evaluate(
+    inspector: Inspects, data: Dataset, *, observe: Observer | None = None, progress: Progress | None = None
+) -> Evaluation:
+    """Inspect every test image and measure at original resolution; arguments and errors as `inspect_test_set`."""
+    return inspect_test_set(inspector, data, observe=observe, progress=progress).measured()
+
+
+def inspect_test_set(
+    inspector: Inspects, data: Dataset, *, observe: Observer | None = None, progress: Progress | None = None
+) -> InspectedTestSet:
+    """Inspect every test image.
 
     Args:
-        inspector: fitted.
+        inspector: whose threshold is decided.
         data: with test images.
         observe: sees every inspection, in a worker: the place to draw and write pictures.
-        progress: called with (stage, done, total).
+        progress: called with ("evaluation", done, total).
 
     Raises:
         DatasetError: no test images, or a mask of another size than its image.
         ImageError: an image or mask can't be read.
     """
-    if not data.test:
-        raise DatasetError(f"{data.root}: no test images; expected test/good/* and test/<class of defect>/*")
-    check_mask_sizes(data)
+    samples = _test_samples(data)
     tell = progress or (lambda stage, done, total: None)
-    samples = data.test
-    paths = [sample.path for sample in samples]
-    if inspector.recipe.threshold_rule == "f1":
-        scores = []
-        for score in inspector.score_many(paths):
-            scores.append(score)
-            tell("oracle", len(scores), len(samples))
-        inspector.adopt_oracle(metrics.f1_max(np.array([s.label for s in samples]), np.array(scores))[1])
 
     def look(
         index: int, pixels: NDArray[np.uint8], inspection: Inspection
     ) -> tuple[Inspection, NDArray[np.bool_] | None]:
         sample = samples[index]
-        truth = read_truth(sample, pixel_limit=inspector.pixel_limit)
+        height, width, _ = pixels.shape
+        truth = read_truth(sample, size=(height, width), pixel_limit=inspector.pixel_limit)
         if observe is not None:
             observe(sample, pixels, inspection, truth)
         return inspection, truth
@@ -153,8 +228,8 @@ def evaluate(
     rows = []
     unseen = learnt_from = 0
     pixel_metrics = PixelMetrics()
-    inspect_seconds = time.perf_counter()
-    inspected = inspector.inspect_many(paths, look, recognise=True)
+    began = time.perf_counter()
+    inspected = inspector.inspect_many([sample.path for sample in samples], look, recognise=True)
     for sample, (inspection, truth) in zip(samples, inspected, strict=True):
         learnt_from += inspection.learnt_from
         rows.append(
@@ -176,35 +251,76 @@ def evaluate(
         if truth is not None and truth.any():
             unseen += bool(np.isnan(inspection.anomaly_map[truth]).all())
         tell("evaluation", len(rows), len(samples))
-    inspect_seconds = time.perf_counter() - inspect_seconds
-    inspector.rest()  # the metrics want the memory
-    decision = inspector.model.calibration
-    values, oracle = _measure(rows, pixel_metrics, decision.threshold, decision.pixel_threshold)
-    values["bad_not_looked_at"] = unseen
-    values["learnt_from"] = learnt_from
-    return Evaluation(
+    return InspectedTestSet(
         name=data.name,
         images=tuple(rows),
-        threshold=decision.threshold,
-        threshold_rule=decision.decision.threshold_rule,
-        oracle_threshold=oracle,
-        good_scores=np.array(decision.scores if decision.used.source != COPIES else ()),
-        metrics=values,
-        inspect_seconds=inspect_seconds,
+        pixels=pixel_metrics,
+        calibration=inspector.model.calibration,
+        not_looked_at=unseen,
+        learnt_from=learnt_from,
+        seconds=time.perf_counter() - began,
     )
 
 
-def read_truth(sample: TestSample, *, pixel_limit: int = PIXEL_LIMIT) -> NDArray[np.bool_] | None:
-    """Where the defects of a test image are, its masks merged, (H, W) bool; None where it has none.
+def oracle_threshold(inspector: Inspects, data: Dataset, *, progress: Progress | None = None) -> float:
+    """The threshold that is F1-optimal on these very test images: no promise for any other.
+
+    Args:
+        inspector: asked for scores only.
+        data: with test images.
+        progress: called with ("oracle", done, total).
 
     Raises:
+        DatasetError: no test images.
+        ImageError: an image can't be read.
+    """
+    samples = _test_samples(data)
+    scores = []
+    for score in inspector.score_many([sample.path for sample in samples]):
+        scores.append(score)
+        if progress is not None:
+            progress("oracle", len(scores), len(samples))
+    return metrics.f1_max(np.array([sample.label for sample in samples]), np.array(scores))[1]
+
+
+def read_test_set(root: str | os.PathLike[str], *, require_train: bool = True) -> Dataset:
+    """List the files of a labelled data set, and see that its masks have the sizes of their images.
+
+    So that a long job does not fail at its end. Arguments and errors as `read_dataset` and `check_mask_sizes`.
+    """
+    data = read_dataset(root, require_train=require_train)
+    check_mask_sizes(data)
+    return data
+
+
+def _test_samples(data: Dataset) -> Sequence[TestSample]:
+    if not data.test:
+        raise DatasetError(f"{data.root}: no test images; expected test/good/* and test/<class of defect>/*")
+    return data.test
+
+
+def read_truth(
+    sample: TestSample, *, size: tuple[int, int] | None = None, pixel_limit: int = PIXEL_LIMIT
+) -> NDArray[np.bool_] | None:
+    """Where the defects of a test image are, its masks merged, (H, W) bool; None where it has none.
+
+    Args:
+        sample: the test image.
+        size: (H, W) that its masks must have; None: that of the first.
+        pixel_limit: masks of more pixels are refused.
+
+    Raises:
+        DatasetError: a mask has another size.
         ImageError: a mask can't be read.
     """
-    if not sample.masks:
-        return None
-    truth = read_mask(sample.masks[0], pixel_limit=pixel_limit)
-    for mask in sample.masks[1:]:
-        truth |= read_mask(mask, pixel_limit=pixel_limit)
+    truth: NDArray[np.bool_] | None = None
+    for path in sample.masks:
+        mask = read_mask(path, pixel_limit=pixel_limit)
+        height, width = size or mask.shape
+        if mask.shape != (height, width):
+            raise DatasetError(_wrong_size(path, mask.shape[::-1], sample, (width, height)))
+        size = height, width
+        truth = mask if truth is None else truth | mask
     return truth
 
 
@@ -215,9 +331,16 @@ def check_mask_sizes(data: Dataset) -> None:
             image, mask = image_size(sample.path)[:2], image_size(path)[:2]
             if image != mask:
                 raise DatasetError(
-                    f"{path}: the mask is {mask[0]}x{mask[1]} pixels, its image {sample.path.name} "
-                    f"{image[0]}x{image[1]}; expected the same size. `goodparts check {data.root}` lists all such files"
+                    f"{_wrong_size(path, mask, sample, image)}. `goodparts check {data.root}` lists all such files"
                 )
+
+
+def _wrong_size(path: Path, mask: Sequence[int], sample: TestSample, image: Sequence[int]) -> str:
+    """Sizes are (width, height)."""
+    return (
+        f"{path}: the mask is {mask[0]}x{mask[1]} pixels, its image {sample.path.name} {image[0]}x{image[1]}; "
+        "expected the same size"
+    )
 
 
 def _counts(images: Sequence[TestImage]) -> dict[str, int]:
@@ -227,7 +350,7 @@ def _counts(images: Sequence[TestImage]) -> dict[str, int]:
 
 
 def _measure(
-    rows: list[TestImage], pixel_metrics: PixelMetrics, threshold: float, pixel_threshold: float
+    rows: Sequence[TestImage], pixel_metrics: PixelMetrics, threshold: float, pixel_threshold: float
 ) -> tuple[dict[str, float | int | None], float]:
     labels = np.array([row.label for row in rows], dtype=bool)
     scores = np.array([row.score for row in rows], dtype=np.float64)

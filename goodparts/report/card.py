@@ -7,7 +7,6 @@ print share these sentences.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from goodparts.decision.binomial import images_needed, in_so_many
 from goodparts.decision.calibration import Calibration, Decision, zone_recipe
 from goodparts.decision.good_scores import COPIES, SEPARATE
 from goodparts.engines import precision
+from goodparts.files import JsonRecord
 from goodparts.model.model import Model
 from goodparts.preprocessing import framing, tiling
 from goodparts.recipe import copies as recipe_copies
@@ -97,10 +97,10 @@ def card_text(model: Model, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def card_record(model: Model, name: str) -> dict[str, Any]:
+def card_record(model: Model, name: str) -> JsonRecord:
     """The card's facts for machines."""
     calibration = model.calibration
-    record: dict[str, Any] = {
+    record: JsonRecord = {
         "name": name,
         "identity": model.identity,
         "parent": model.provenance.parent,

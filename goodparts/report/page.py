@@ -1,32 +1,23 @@
-"""The results folder: one page to look at, tables to calculate with, and everything in a zip to pass on.
+"""`report.html`: one page to look at.
 
-    write_csv(out / "scores.csv", evaluation, root=dataset.root)
-    write_metrics(out / "metrics.json", evaluation)
-    write_report(out, evaluation, model=facts, panels=out / "panels")      # report.html
-    write_zip(out)                                                          # results.zip
+    write_report(out, evaluation, model=facts, panels=out / "panels")
 
-The page is one file that needs no network: pictures, style and script are inside. Every file is written whole
-or not at all, and holds nothing but what is given here, so the same input gives the same bytes.
+The page is one file that needs no network: pictures, style and script are inside. It is written whole or not at all,
+and holds nothing but what is given here, so the same input gives the same bytes.
 """
 
 from __future__ import annotations
 
 import base64
-import csv
 import html
 import io
-import json
-import math
-import os
 import re
-import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from goodparts import parallel
@@ -35,10 +26,11 @@ from goodparts.decision.binomial import clopper_pearson, rarity
 from goodparts.decision.inspection import BAD, RECHECK, ZoneScore, telling_zones
 from goodparts.errors import ImageError
 from goodparts.evaluation.evaluation import Evaluation, TestImage
-from goodparts.files import replacing, write_text
-from goodparts.report.pictures import multiple_text
+from goodparts.files import write_text
+from goodparts.report.panel import multiple_text
 from goodparts.report.plots import PLOTS
 from goodparts.report.strips import draw_strips
+from goodparts.report.tables import writable
 
 SIZE_LIMIT = 30_000_000
 """Bytes of a report that can still be mailed and opened."""
@@ -82,47 +74,6 @@ def result_names(images: Sequence[TestImage | TestSample]) -> tuple[str, ...]:
         taken.add(name.lower())
         names.append(name)
     return tuple(names)
-
-
-def write_csv(path: Path, evaluation: Evaluation, *, root: Path | None = None) -> None:
-    """Write one row an image: image, defect_class, label, score, p_value, verdict, borderline, and scores of zones.
-
-    Scores have all their digits, so the table holds exactly what was measured. Image paths are relative to
-    `root`, or to the folder that all images share if None, and have forward slashes on every platform.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
-    table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
-    zones = [f"zone {zone.name}" for zone in evaluation.images[0].zones] if evaluation.images else []
-    writer.writerow(("image", "defect_class", "label", "score", "p_value", "verdict", "borderline", *zones))
-    for name, image in zip(_relative_names(evaluation, root), evaluation.images, strict=True):
-        label, borderline = "bad" if image.label else "good", "true" if image.borderline else "false"
-        score, p_value = repr(float(image.score)), repr(float(image.p_value))
-        of_zones = [repr(float(zone.score)) for zone in image.zones]
-        writer.writerow(
-            (name, image.defect_class, label, score, p_value, image.verdict, borderline, *of_zones)
-        )
-    write_text(path, _writable(table.getvalue()))
-
-
-def write_metrics(path: Path, evaluation: Evaluation) -> None:
-    """Write the metrics as flat JSON, null where one is undefined.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
-    values: dict[str, Any] = {
-        "name": evaluation.name,
-        "images": len(evaluation.images),
-        "threshold": evaluation.threshold,
-        "threshold_rule": evaluation.threshold_rule,
-        "oracle_threshold": evaluation.oracle_threshold,
-        **evaluation.metrics,
-    }
-    defined = {key: _json_value(value) for key, value in values.items()}
-    write_text(path, _writable(json.dumps(defined, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def write_report(
@@ -169,38 +120,6 @@ def write_report(
     path = out / "report.html"
     write_text(path, _render(facts, _cards(out, evaluation, there, pictures)) if pictures else bare)
     return path
-
-
-def write_zip(out: Path, *, everything: bool = False) -> Path:
-    """Pack the results folder into `results.zip` inside it; the same files give the same bytes.
-
-    Args:
-        out: the results folder.
-        everything: also pack the anomaly maps and the model, which are large.
-
-    Returns:
-        the path of the zip file.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
-    names = ["report.html", "metrics.json", "scores.csv", "recipe.toml", *PLOTS]
-    patterns = [*names, "panels/**/*", "masks/**/*"]
-    if everything:
-        patterns += ["maps/**/*", "*.goodparts"]
-    members = sorted(
-        {
-            path
-            for pattern in patterns
-            for path in out.glob(pattern)
-            if path.is_file() and not path.name.startswith(".")
-        }
-    )
-    target = out / "results.zip"
-    with replacing(target) as stream, zipfile.ZipFile(stream, "w") as archive:
-        for path in members:
-            _pack(archive, path, path.relative_to(out).as_posix())
-    return target
 
 
 class _Picture(NamedTuple):
@@ -275,7 +194,7 @@ def _zones_in_words(zones: tuple[ZoneScore, ...]) -> str:
     return (f"in {words}" if telling[0].bad else f"highest in {words}") if telling else ""
 
 
-def _facts(out: Path, evaluation: Evaluation, model: Mapping[str, object]) -> dict[str, Any]:
+def _facts(out: Path, evaluation: Evaluation, model: Mapping[str, object]) -> dict[str, object]:
     """Return all that the page shows besides the cards; its words are in the template."""
     unseen = model.get("share_not_looked_at")
     return {
@@ -292,7 +211,7 @@ def _facts(out: Path, evaluation: Evaluation, model: Mapping[str, object]) -> di
     }
 
 
-def _render(facts: Mapping[str, Any], cards: Sequence[_Card]) -> str:
+def _render(facts: Mapping[str, object], cards: Sequence[_Card]) -> str:
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -305,7 +224,7 @@ def _render(facts: Mapping[str, Any], cards: Sequence[_Card]) -> str:
         misses=sum(card.wrong == "MISSED" for card in cards),
         false_rejects=sum(card.wrong == "FALSE REJECT" for card in cards),
     )
-    return _writable(page)
+    return writable(page)
 
 
 def _most_telling_first(evaluation: Evaluation) -> list[int]:
@@ -400,7 +319,7 @@ def _errors(evaluation: Evaluation, label: bool) -> tuple[int, int]:
     return sum(map(_is_wrong, images)), len(images)
 
 
-def _kind(evaluation: Evaluation, label: bool) -> dict[str, Any]:
+def _kind(evaluation: Evaluation, label: bool) -> dict[str, object]:
     """Return the counts of good or of bad parts, and how far the share of errors can be trusted."""
     wrong, total = _errors(evaluation, label)
     low, high = clopper_pearson(wrong, total)
@@ -418,29 +337,6 @@ def _kind(evaluation: Evaluation, label: bool) -> dict[str, Any]:
 def _part_in_words(wrong: int, total: int, kind: str, done: str) -> str:
     count = "none" if not wrong else "all" if wrong == total > 1 else str(wrong)
     return f"{count} of {total} {kind} parts {'was' if wrong <= 1 else 'were'} {done}"
-
-
-def _relative_names(evaluation: Evaluation, root: Path | None) -> list[str]:
-    paths = [image.path for image in evaluation.images]
-    if root is None:
-        try:
-            root = Path(os.path.commonpath([path.parent for path in paths]))
-        except ValueError:  # several drives, absolute and relative paths, or no image at all
-            root = None
-    return [
-        (path.relative_to(root) if root is not None and path.is_relative_to(root) else path).as_posix()
-        for path in paths
-    ]
-
-
-def _writable(text: str) -> str:
-    """Replace what UTF-8 can't hold: the traces of file names that are no text."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _json_value(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _percent(share: float) -> str:
@@ -463,14 +359,3 @@ def _fact(value: object) -> str:
     return (
         f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
     )
-
-
-def _pack(archive: zipfile.ZipFile, path: Path, name: str) -> None:
-    """Add a file to an archive: always the same date and rights, and not compressed a second time."""
-    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    packed_already = path.suffix.lower() in (".png", ".goodparts")
-    member.compress_type = zipfile.ZIP_STORED if packed_already else zipfile.ZIP_DEFLATED
-    member.create_system, member.external_attr = 3, 0o644 << 16  # as on Linux, wherever it is written
-    member.file_size = path.stat().st_size  # lets the archive choose the large format where it is needed
-    with path.open("rb") as source, archive.open(member, "w") as target:
-        shutil.copyfileobj(source, target, 1 << 20)

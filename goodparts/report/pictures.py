@@ -1,9 +1,8 @@
-"""Pictures of what was found: heatmaps, outlines, masks, and the panel that shows them side by side.
+"""Pictures of what was found: heatmaps, outlines, masks.
 
     scale = heatmap_scale(inspection.pixel_threshold)                    # one scale for all pictures of a run
     overlay = heatmap_overlay(image, inspection.anomaly_map, low=scale[0], high=scale[1])
     found = segmentation_picture(image, inspection.mask)
-    panel = draw_panel(image, inspection, truth, scale=scale, title="bent/003.png")
 
 Pixels that were not looked at (NaN in the anomaly map) are covered with diagonal grey stripes wherever
 something is said about them. All of it may be called from several threads at once.
@@ -15,14 +14,11 @@ import importlib.util
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageFont
 
-from goodparts.decision.binomial import rarity
-from goodparts.decision.inspection import BAD, RECHECK, Inspection, telling_zones
 from goodparts.files import replacing
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -44,10 +40,6 @@ INK: Colour = (28, 30, 36)
 QUIET: Colour = (92, 96, 108)
 PAPER: Colour = (255, 255, 255)
 NOT_LOOKED_AT = 128  # the grey of NaN in `jet`
-
-# Measures of a panel, in pixels.
-_HEADER, _CAPTION, _NOTE, _GAP, _MINIMUM_COLUMN = 80, 24, 48, 16, 240
-_VISIBLE = 12  # a found region with shorter sides gets a circle around it, so that nobody overlooks it
 
 
 def _jet_table() -> Picture:
@@ -116,7 +108,7 @@ def heatmap_overlay(
     Raises:
         ValueError: if the sizes differ, or `low` is not below `high`.
     """
-    _check_size(image, anomaly_map, "anomaly_map")
+    check_size(image, anomaly_map, "anomaly_map")
     if not low < high:
         raise ValueError(f"low, high: expected low < high, found {low}, {high}")
     colours = jet((anomaly_map - np.float32(low)) / np.float32(high - low))
@@ -133,7 +125,7 @@ def hatch(image: Picture, where: Mask) -> Picture:
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    _check_size(image, where, "where")
+    check_size(image, where, "where")
     striped = image.copy()
     rows, columns = np.nonzero(where)
     period = max(6, round(max(where.shape) / 30))
@@ -173,7 +165,7 @@ def segmentation_picture(image: Picture, mask: Mask, colour: Colour = FOUND) -> 
     Returns:
         (H, W, 3) uint8 RGB; the image itself, copied, where the mask is empty.
     """
-    _check_size(image, mask, "mask")
+    check_size(image, mask, "mask")
     picture = image.copy()
     if not mask.any():
         return picture
@@ -190,86 +182,6 @@ def mask_picture(mask: Mask) -> NDArray[np.uint8]:
     return mask.astype(np.uint8) * np.uint8(255)
 
 
-def draw_panel(
-    image: Picture,
-    inspection: Inspection,
-    truth: Mask | None,
-    *,
-    scale: tuple[float, float],
-    title: str,
-    label: bool | None = None,
-    tile: int = 360,
-) -> Image.Image:
-    """Draw one inspection: original, heatmap, segmentation and ground truth, below the verdict.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        inspection: what was found on it, maps (H, W).
-        truth: ground-truth mask, (H, W) bool, empty for a good part; None leaves that tile out, unless `label`
-            says that the part is good.
-        scale: (low, high) of the heatmap, the same for all images of a run; see `heatmap_scale`.
-        title: the image's name.
-        label: whether the part is bad, where that is known without a mask; from `truth` if None. A verdict
-            that contradicts it is marked MISSED or FALSE REJECT.
-        tile: width of a tile in pixels; a tall image may be taller, a wide one wider.
-
-    Returns:
-        an RGB picture.
-
-    Raises:
-        ValueError: if image and maps differ in size.
-    """
-    _check_size(image, inspection.anomaly_map, "inspection.anomaly_map")
-    _check_size(image, inspection.mask, "inspection.mask")
-    if truth is None and label is False:
-        truth = np.zeros(image.shape[:2], dtype=bool)  # a good part: that is known without a mask
-    if truth is not None:
-        _check_size(image, truth, "truth")
-        label = bool(truth.any()) if label is None else label
-    across, size = _tile_size(image.shape[1], image.shape[0], tile)
-    small = fit_image(image, size)
-    grid = _fit_map(inspection.anomaly_map, size)
-    unseen = np.isnan(grid)
-    low, high = scale
-    overlay = heatmap_overlay(small, grid, low=low, high=high)
-    found = hatch(segmentation_picture(small, fit_mask(inspection.mask, size)), unseen)
-    found = _point_out(found, inspection, size[0] / image.shape[1])
-    tiles = [
-        _Tile("original", small, _size_note(image, inspection.anomaly_map)),
-        _Tile("heatmap", overlay, None),
-        _Tile("found", found, _found_note(inspection)),
-    ]
-    if truth is not None:
-        picture = segmentation_picture(small, fit_mask(truth, size), TRUTH)
-        note = (
-            f"{_percent(truth.mean())} of the picture" if truth.any() else "no mask" if label else "good part"
-        )
-        tiles.append(_Tile("ground truth", picture, note))
-
-    across = min(across, len(tiles))
-    column = max(size[0], _MINIMUM_COLUMN)
-    row = _CAPTION + size[1] + _NOTE
-    canvas = Image.new(
-        "RGB",
-        (across * (column + _GAP) + _GAP, _HEADER + math.ceil(len(tiles) / across) * row + _GAP // 2),
-        PAPER,
-    )
-    draw = ImageDraw.Draw(canvas)
-    _draw_header(canvas, inspection, title, label)
-    for i, shown in enumerate(tiles):
-        left = _GAP + i % across * (column + _GAP)
-        top = _HEADER + i // across * row
-        draw.text((left, top), shown.caption, font=letters(15, bold=True), fill=INK)
-        top += _CAPTION
-        canvas.paste(Image.fromarray(shown.picture), (left, top))
-        top += size[1] + 7
-        if shown.note is None:
-            _draw_colour_bar(canvas, (left, top), column, scale, inspection.pixel_threshold)
-        else:
-            draw.text((left, top), shown.note, font=letters(14), fill=QUIET, spacing=2)
-    return canvas
-
-
 def save_panel(path: Path, panel: Image.Image) -> None:
     """Write a panel as PNG, at the compression that costs little time; raises `OutputError`."""
     _save(path, panel, "PNG", compress_level=3)
@@ -283,20 +195,6 @@ def save_map(path: Path, anomaly_map: NDArray[np.float32]) -> None:
 def save_mask(path: Path, mask: Mask) -> None:
     """Write a mask (H, W) bool as an 8-bit grey PNG of 0 and 255; raises `OutputError`."""
     _save(path, Image.fromarray(mask_picture(mask)), "PNG")
-
-
-def multiple_text(score: float, threshold: float) -> str:
-    """Say a score as a multiple of the threshold ("1.32 × threshold"), with more digits close to it."""
-    if not (threshold > 0 and math.isfinite(threshold) and math.isfinite(score)):
-        return f"threshold {threshold:.4g}"
-    ratio = score / threshold
-    return f"{ratio:.{2 if abs(ratio - 1) >= 0.02 else 4}f} × threshold"
-
-
-class _Tile(NamedTuple):
-    caption: str
-    picture: Picture
-    note: str | None  # None: the colour bar
 
 
 def _mix(under: Picture, over: Picture, opacity: float) -> Picture:
@@ -318,21 +216,10 @@ def _grow(mask: Mask, width: int) -> Mask:
     return mask
 
 
-def _check_size(image: Picture, other: NDArray[np.generic], name: str) -> None:
+def check_size(image: Picture, other: NDArray[np.generic], name: str) -> None:
+    """Raise ValueError, which names the argument, if `other` (H, W) is not of the size of an image (H, W, 3)."""
     if image.ndim != 3 or other.shape != image.shape[:2]:
         raise ValueError(f"{name}: expected the size of the image, {image.shape[:2]}, found {other.shape}")
-
-
-def _tile_size(width: int, height: int, tile: int) -> tuple[int, tuple[int, int]]:
-    """Return how many tiles go side by side, and their (width, height); wide ones go below each other."""
-    if width > 5 * height:
-        across, box_width, box_height = 1, 3 * tile, tile
-    elif width > 2 * height:
-        across, box_width, box_height = 2, 2 * tile, tile
-    else:
-        across, box_width, box_height = 4, tile, tile if height <= 2 * width else 2 * tile
-    factor = min(box_width / width, box_height / height)
-    return across, (max(1, round(width * factor)), max(1, round(height * factor)))
 
 
 def fit_image(image: Picture, size: tuple[int, int]) -> Picture:
@@ -341,7 +228,7 @@ def fit_image(image: Picture, size: tuple[int, int]) -> Picture:
     return np.asarray(resized)
 
 
-def _fit_map(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+def fit_map(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resize a map: the mean of what was looked at, and NaN only where less than half was."""
     seen = ~np.isnan(values)
     resized = _resize_float(np.where(seen, values, np.float32(0)), size)
@@ -372,38 +259,6 @@ def fit_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     return fitted
 
 
-def _point_out(picture: Picture, inspection: Inspection, factor: float) -> Picture:
-    """Draw a circle around the region with the largest peak, if it is too small to be seen."""
-    if not inspection.regions:
-        return picture
-    left, top, right, bottom = (factor * side for side in inspection.regions[0].box)
-    if max(right - left, bottom - top) >= _VISIBLE:
-        return picture
-    pointed = Image.fromarray(picture)
-    draw = ImageDraw.Draw(pointed)
-    centre = ((left + right) / 2, (top + bottom) / 2)
-    draw.circle(centre, _VISIBLE + 3, outline=RIM, width=5)
-    draw.circle(centre, _VISIBLE + 2, outline=FOUND, width=3)
-    return np.asarray(pointed)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.001 else f"{100 * share:.2g} %"
-
-
-def _size_note(image: Picture, anomaly_map: NDArray[np.float32]) -> str:
-    note = f"{image.shape[1]} × {image.shape[0]} pixels"
-    unseen = np.isnan(anomaly_map).mean()
-    return f"{note}\nstriped: {_percent(unseen)} not looked at" if unseen else note
-
-
-def _found_note(inspection: Inspection) -> str:
-    if not inspection.mask.any():
-        return "nothing"
-    count = len(inspection.regions)
-    return f"{count} region{'s' * (count != 1)}, {_percent(inspection.mask.mean())} of the picture"
-
-
 @lru_cache(maxsize=32)
 def letters(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return DejaVu Sans, which matplotlib brings along: Pillow's own font has no letters beyond ASCII."""
@@ -413,90 +268,6 @@ def letters(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont
         if path.is_file():
             return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)  # on every platform
     return ImageFont.load_default(size)
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """Cut the front of a text that is too wide: the end of a path says more than its beginning."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength("…" + text) > width:
-        text = text[1:]
-    return "…" + text
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """Cut the end of a text that is too wide."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
-def _draw_header(canvas: Image.Image, inspection: Inspection, title: str, label: bool | None) -> None:
-    """Draw the verdict, the title and the score, and at the right what is to be known about the verdict."""
-    bad = inspection.verdict == BAD
-    colours = {BAD: BAD_COLOUR, RECHECK: RECHECK_COLOUR}
-    badge = _badge(inspection.verdict, 26, colours.get(inspection.verdict, GOOD_COLOUR), PAPER)
-    canvas.paste(badge, (_GAP, 16))
-    left, right = _GAP + badge.width + 14, canvas.width - _GAP
-    notes = []
-    if label is not None and label != bad and inspection.verdict != RECHECK:
-        notes.append(_badge("MISSED" if label else "FALSE REJECT", 16, WRONG_COLOUR, PAPER))
-    if inspection.borderline:
-        notes.append(_badge("BORDERLINE", 16, BORDERLINE_COLOUR, INK))
-    for note in notes:
-        right -= note.width
-        canvas.paste(note, (right, 16))
-        right -= 8
-    draw, font = ImageDraw.Draw(canvas), letters(20, bold=True)
-    draw.text((left, 13), _shorten(title, font, right - left), font=font, fill=INK)
-    if inspection.reasons:
-        more = f" (and {len(inspection.reasons) - 1} more)" if len(inspection.reasons) > 1 else ""
-        reason = _shorten(inspection.reasons[0] + more, letters(16), right - left)
-        draw.text((left, 42), reason, font=letters(16), fill=INK)
-        return
-    multiple = multiple_text(inspection.score, inspection.threshold)
-    zones = telling_zones(inspection.zones)
-    where = f"{multiple} in {', '.join(zone.name for zone in zones)}"
-    facts = where if zones else f"score {inspection.score:.4g} = {multiple}"
-    text = f"{rarity(inspection.p_value)}   {facts}" if zones else f"{facts}   {rarity(inspection.p_value)}"
-    draw.text((left, 42), _cut(text, letters(16), canvas.width - _GAP - left), font=letters(16), fill=INK)
-
-
-@lru_cache(maxsize=16)
-def _badge(text: str, size: int, fill: Colour, ink: Colour) -> Image.Image:
-    """Draw words on a rounded box; its corners are smoothed by drawing it four times as large."""
-    font = letters(size, bold=True)
-    width, height = round(font.getlength(text) + size), round(1.75 * size)
-    box = Image.new("L", (4 * width, 4 * height))
-    ImageDraw.Draw(box).rounded_rectangle((0, 0, 4 * width - 1, 4 * height - 1), radius=size, fill=255)
-    badge = Image.new("RGB", (width, height), PAPER)
-    badge.paste(fill, (0, 0, width, height), box.resize((width, height), Image.Resampling.BOX))
-    ImageDraw.Draw(badge).text((width / 2, height / 2), text, font=font, fill=ink, anchor="mm")
-    return badge
-
-
-def _draw_colour_bar(
-    canvas: Image.Image,
-    corner: tuple[int, int],
-    width: int,
-    scale: tuple[float, float],
-    pixel_threshold: float,
-) -> None:
-    """Draw the heatmap's colours with the values at the ends and at the threshold."""
-    (left, top), (low, high), font = corner, scale, letters(12)
-    bar = np.broadcast_to(jet(np.linspace(0, 1, width)), (10, width, 3))
-    canvas.paste(Image.fromarray(np.ascontiguousarray(bar)), corner)
-    draw = ImageDraw.Draw(canvas)
-    below = top + 13
-    draw.text((left, below), f"≤ {low:.3g}", font=font, fill=QUIET)
-    draw.text((left + width, below), f"≥ {high:.3g}", font=font, fill=QUIET, anchor="ra")
-    if low < pixel_threshold < high:
-        at = left + width * (pixel_threshold - low) / (high - low)
-        draw.line((at, top - 2, at, top + 12), fill=INK, width=2)
-        draw.text((at, below), f"threshold {pixel_threshold:.3g}", font=font, fill=INK, anchor="ma")
 
 
 def _save(path: Path, image: Image.Image, kind: str, **options: int) -> None:

@@ -1,7 +1,9 @@
-"""The results folder: everything a person wants to see of an evaluation, written while it runs."""
+"""The results folder: everything a person wants to see of an evaluation, written while it runs; and a zip of it."""
 
 from __future__ import annotations
 
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +12,16 @@ from numpy.typing import NDArray
 
 from goodparts.data.dataset import Dataset, TestSample
 from goodparts.decision.inspection import Inspection
-from goodparts.evaluation.evaluation import Evaluation, check_mask_sizes, evaluate
-from goodparts.files import write_text
+from goodparts.evaluation.evaluation import Evaluation
+from goodparts.files import replacing, write_text
 from goodparts.inspector import Inspector
 from goodparts.model.model import Model
 from goodparts.report import pictures
 from goodparts.report.card import card
-from goodparts.report.page import result_names, write_csv, write_metrics, write_report, write_zip
+from goodparts.report.page import result_names, write_report
+from goodparts.report.panel import draw_panel
+from goodparts.report.plots import PLOTS
+from goodparts.report.tables import write_csv, write_metrics
 
 PICTURE_FOLDERS = {"panels": ".png", "maps": ".tiff", "masks": ".png"}
 
@@ -36,13 +41,15 @@ def write_results(
     removed first. Metrics, tables, plots, report and zip follow. The model at `model_path` is saved again where the
     evaluation changed it (the oracle).
 
+    `data` comes from `read_test_set`: a mask of a wrong size ends this only when its image is inspected, after earlier
+    pictures are gone.
+
     Raises:
         OutputError: something can't be written.
-        DatasetError, ImageError: as `evaluate`.
+        DatasetError, ImageError: as `Inspector.evaluate`.
     """
     from goodparts.report.plots import write_plots
 
-    check_mask_sizes(data)
     _clear(out)
     write_text(out / "recipe.toml", inspector.recipe.to_toml())  # by which the next run knows this folder
     names = dict(zip((sample.path for sample in data.test), result_names(data.test), strict=True))
@@ -54,7 +61,7 @@ def write_results(
             inspector, out, names[sample.path], pixels, inspection, truth=truth, label=sample.label
         )
 
-    evaluation = evaluate(inspector, data, observe=observe, progress=progress)
+    evaluation = inspector.evaluate(data, observe=observe, progress=progress)
     if model_path is not None and inspector.recipe.threshold_rule == "f1":
         inspector.save(model_path)  # the oracle's threshold is known only now
     tell = progress or (lambda stage, done, total: None)
@@ -70,6 +77,38 @@ def write_results(
     return evaluation
 
 
+def write_zip(out: Path, *, everything: bool = False) -> Path:
+    """Pack the results folder into `results.zip` inside it; the same files give the same bytes.
+
+    Args:
+        out: the results folder.
+        everything: also pack the anomaly maps and the model, which are large.
+
+    Returns:
+        the path of the zip file.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    names = ["report.html", "metrics.json", "scores.csv", "recipe.toml", *PLOTS]
+    patterns = [*names, "panels/**/*", "masks/**/*"]
+    if everything:
+        patterns += ["maps/**/*", "*.goodparts"]
+    members = sorted(
+        {
+            path
+            for pattern in patterns
+            for path in out.glob(pattern)
+            if path.is_file() and not path.name.startswith(".")
+        }
+    )
+    target = out / "results.zip"
+    with replacing(target) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for path in members:
+            _pack(archive, path, path.relative_to(out).as_posix())
+    return target
+
+
 def write_pictures(
     inspector: Inspector,
     out: Path,
@@ -83,7 +122,7 @@ def write_pictures(
     """Write panel, map and mask of one inspection as `panels/NAME.png`, `maps/NAME.tiff` and `masks/NAME.png`."""
     decision = inspector.model.calibration
     scale = pictures.heatmap_scale(decision.pixel_threshold, decision.typical_pixel)
-    panel = pictures.draw_panel(pixels, inspection, truth, scale=scale, title=name, label=label)
+    panel = draw_panel(pixels, inspection, truth, scale=scale, title=name, label=label)
     pictures.save_panel(out / "panels" / f"{name}.png", panel)
     pictures.save_map(out / "maps" / f"{name}.tiff", inspection.anomaly_map)
     pictures.save_mask(out / "masks" / f"{name}.png", inspection.mask)
@@ -122,3 +161,14 @@ def _clear(out: Path) -> None:
         for path in sorted((out / folder).glob("*/")):
             if not any(path.iterdir()):
                 path.rmdir()
+
+
+def _pack(archive: zipfile.ZipFile, path: Path, name: str) -> None:
+    """Add a file to an archive: always the same date and rights, and not compressed a second time."""
+    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    packed_already = path.suffix.lower() in (".png", ".goodparts")
+    member.compress_type = zipfile.ZIP_STORED if packed_already else zipfile.ZIP_DEFLATED
+    member.create_system, member.external_attr = 3, 0o644 << 16  # as on Linux, wherever it is written
+    member.file_size = path.stat().st_size  # lets the archive choose the large format where it is needed
+    with path.open("rb") as source, archive.open(member, "w") as target:
+        shutil.copyfileobj(source, target, 1 << 20)

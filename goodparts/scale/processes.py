@@ -1,7 +1,7 @@
-"""Categories side by side, each in a process of its own on its share of the cores.
+"""Jobs side by side, each in a process of its own on its share of the cores.
 
-Processes are spawned, as Windows does it. Each sends its row through a pipe; the parent alone writes. An interrupt
-reaches all of them: each stops where it is, removes its temporary files and ends.
+Processes are spawned, as Windows does it. Each sends its result through a pipe. An interrupt reaches all of them: each
+stops where it is, removes its temporary files and ends.
 """
 
 from __future__ import annotations
@@ -11,106 +11,89 @@ import multiprocessing
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, Generic
 
 import psutil  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits
 
-from goodparts.benchmark.row import Row, Settings, Task, measure
-from goodparts.data.images import image_size
-from goodparts.errors import GoodpartsError, ImageError
+from goodparts.parallel import cores
+from goodparts.scale.executor import Job, Result, WorkerDiedError
 
 GRACE = 10.0  # seconds that a process has to end
-PROGRAM = 2**29  # bytes: interpreter, engine and backbone
 
 
 @dataclass(frozen=True)
-class _Running:
-    task: Task
+class _Running(Generic[Result]):
+    job: Job[Result]
     process: SpawnProcess
     slot: int
-    memory: int
 
 
-def measure_side_by_side(
-    tasks: list[Task], settings: Settings, progress: Callable[[str, int, int], None]
-) -> Generator[tuple[Task, Row], None, None]:
-    """Yield every task with its row, in the order they are finished.
+class Processes:
+    """An `Executor` on this machine.
 
-    At most `settings.jobs` run at a time, and no more than fit into the memory that is free at the start; one always
-    does. A process that dies gives a row with its error.
-
-    Raises:
-        BackboneError, RecipeError: no category could be measured.
+    Args:
+        at_once: jobs that run at a time at most.
     """
-    waiting = deque(tasks)
-    running: dict[Connection, _Running] = {}
-    free = psutil.virtual_memory().available
-    done = 0
-    progress("categories", done, len(tasks))
-    try:
-        while waiting or running:
-            while waiting and len(running) < settings.jobs:
-                needed = memory_needed(waiting[0], settings)
-                if running and needed + sum(each.memory for each in running.values()) > free:
-                    break
-                slot = min(set(range(settings.jobs)) - {each.slot for each in running.values()})
-                connection, process = _start(waiting[0], settings, slot)
-                running[connection] = _Running(waiting.popleft(), process, slot, needed)
-            for ready in wait(list(running)):
-                assert isinstance(ready, Connection)
-                ended = running.pop(ready)
-                message = _receive(ready, ended)
-                ready.close()
-                ended.process.join()
-                if isinstance(message, GoodpartsError):
-                    raise message
-                done += 1
-                progress("categories", done, len(tasks))
-                yield ended.task, message
-    finally:
-        _stop([each.process for each in running.values()])
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+
+    @property
+    def workers(self) -> int:
+        """One thread for each core of a job's share, and one that decodes meanwhile."""
+        return max(1, cores() // self.at_once) + 1
+
+    def run(
+        self, jobs: Sequence[Job[Result]]
+    ) -> Generator[tuple[Job[Result], Result | Exception], None, None]:
+        """Yield every job with its result or error, as they finish; no more run than fit into memory free now."""
+        waiting = deque(jobs)
+        running: dict[Connection, _Running[Result]] = {}
+        free = psutil.virtual_memory().available
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.at_once:
+                    needed = waiting[0].memory + sum(each.job.memory for each in running.values())
+                    if running and needed > free:
+                        break
+                    slot = min(set(range(self.at_once)) - {each.slot for each in running.values()})
+                    job = waiting.popleft()
+                    connection, process = _start(job, slot, self.at_once, self.workers)
+                    running[connection] = _Running(job, process, slot)
+                for ready in wait(list(running)):
+                    assert isinstance(ready, Connection)
+                    ended = running.pop(ready)
+                    found = _receive(ready, ended.process)
+                    ready.close()
+                    ended.process.join()
+                    yield ended.job, found
+        finally:
+            _stop([each.process for each in running.values()])
 
 
-def memory_needed(task: Task, settings: Settings) -> int:
-    """Bytes that a process takes at most, roughly: features, and the pixel metrics' values of all test images."""
-    try:
-        width, height, _ = image_size(task.data.test[0].path)
-    except ImageError:  # told when it is inspected
-        width = height = 0
-    values = 4 * width * height * len(task.data.test)  # float32, and a sorted copy and its parts meanwhile
-    return PROGRAM + int(1.5 * settings.recipe.memory_limit * 2**30) + 3 * values
-
-
-def _start(task: Task, settings: Settings, slot: int) -> tuple[Connection, SpawnProcess]:
+def _start(job: Job[Any], slot: int, slots: int, workers: int) -> tuple[Connection, SpawnProcess]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(
-        target=_work, args=(theirs, task, settings, slot), name=f"goodparts {task.category.name}", daemon=True
+        target=_work, args=(theirs, job, slot, slots, workers), name=f"goodparts {job.name}", daemon=True
     )
     process.start()
     theirs.close()  # so that the pipe ends when the process does
     return ours, process
 
 
-def _receive(connection: Connection, running: _Running) -> Row | GoodpartsError:
-    """The row that a process sent, or the error that stops everything."""
+def _receive(connection: Connection, process: SpawnProcess) -> Any:
+    """What a process sent: the result of its job, or an exception."""
     try:
-        message: Row | GoodpartsError = connection.recv()
+        return connection.recv()
     except (EOFError, OSError):
-        running.process.join(GRACE)
-        category = running.task.category
-        return Row(
-            category.name,
-            category.layout.name,
-            error=f"its process ended early with exit code {running.process.exitcode}; if memory ran out, "
-            "take fewer --jobs",
-        )
-    return message
+        process.join(GRACE)
+        return WorkerDiedError(process.exitcode)
 
 
 def _stop(processes: list[SpawnProcess]) -> None:
@@ -129,14 +112,14 @@ def _stop(processes: list[SpawnProcess]) -> None:
 # ---- in the process ------------------------------------------------------------------------------------
 
 
-def _work(connection: Connection, task: Task, settings: Settings, slot: int) -> None:
+def _work(connection: Connection, job: Job[Any], slot: int, slots: int, workers: int) -> None:
     _interrupt_once()
     try:
-        _take_share(slot, settings.jobs)
+        _take_share(slot, slots)
         try:
-            with threadpool_limits(limits=settings.workers):
-                connection.send(measure(task, settings, lambda stage, done, total: None))
-        except GoodpartsError as error:
+            with threadpool_limits(limits=workers):
+                connection.send(job.call())
+        except Exception as error:  # whoever asked for the job decides what becomes of it
             connection.send(error)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -159,10 +142,10 @@ def _interrupt_once() -> None:
         signal.signal(each, stop)
 
 
-def _take_share(slot: int, jobs: int) -> None:
+def _take_share(slot: int, slots: int) -> None:
     """Keep to the cores of this slot, where the system lets a process choose (not on macOS)."""
     process = psutil.Process()
     if hasattr(process, "cpu_affinity"):
-        cores = process.cpu_affinity()
-        if len(cores) >= jobs:
-            process.cpu_affinity(cores[slot::jobs])
+        allowed = process.cpu_affinity()
+        if len(allowed) >= slots:
+            process.cpu_affinity(allowed[slot::slots])

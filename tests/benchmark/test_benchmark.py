@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import time
-from multiprocessing import Pipe
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,17 @@ from click.testing import CliRunner
 from interrupting import interrupted
 from PIL import Image
 
-from goodparts.benchmark import row as benchmark_row
-from goodparts.benchmark.benchmark import Benchmark, run_benchmark
+from goodparts.benchmark.benchmark import Benchmark, _measure_side_by_side, run_benchmark
 from goodparts.benchmark.published import MVTEC_AD, published
-from goodparts.benchmark.row import Row, Settings, Task, _measured_notes
+from goodparts.benchmark.row import Row, Settings, Task, _measured_notes, memory_needed
 from goodparts.benchmark.tables import COLUMNS, csv_text, markdown, means, record
 from goodparts.cli import cli
 from goodparts.data import layouts
 from goodparts.errors import BackboneError, DatasetError
+from goodparts.inspector import Inspector
 from goodparts.recipe.recipe import Recipe
 from goodparts.scale import processes
+from goodparts.scale.executor import Job, WorkerDiedError
 
 Observed = list[tuple[str, bool]]
 
@@ -153,7 +154,7 @@ def test_a_fault_of_ours_is_a_row_too(
     def fail(*args: object, **options: object) -> None:
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr(benchmark_row, "evaluate", fail)
+    monkeypatch.setattr(Inspector, "evaluate", fail)
 
     found, _ = run(root, small_recipe, tmp_path)
 
@@ -299,69 +300,39 @@ def test_ctrl_c_stops_the_processes(many: Path, small_recipe: Recipe, tmp_path: 
     assert not list(room.glob("goodparts-*"))
 
 
-class FakeProcess:
-    """Has ended."""
+class FakeExecutor:
+    """Runs every job here but those of the names that die."""
 
-    exitcode = -9
+    workers = 2
 
-    def join(self, timeout: float | None = None) -> None:
-        pass
+    def __init__(self, *dying: str) -> None:
+        self.dying, self.jobs = dying, list[Job[Row]]()
 
-    def terminate(self) -> None:
-        pass
-
-    def is_alive(self) -> bool:
-        return False
-
-
-@pytest.mark.parametrize(("needed", "most"), [(1, 3), (40, 2), (70, 1), (10**30, 1)])
-def test_no_more_start_than_memory_allows(monkeypatch: pytest.MonkeyPatch, needed: int, most: int) -> None:
-    running: list[int] = []
-    peak = 0
-
-    def start(task: Any, settings: Settings, slot: int) -> tuple[Any, FakeProcess]:
-        nonlocal peak
-        assert slot not in running
-        running.append(slot)
-        peak = max(peak, len(running))
-        ours, theirs = Pipe(duplex=False)
-        theirs.send(Row(task, "mvtec_ad", train=slot))
-        theirs.close()
-        return ours, FakeProcess()
-
-    monkeypatch.setattr(processes, "_start", start)
-    monkeypatch.setattr(processes, "memory_needed", lambda task, settings: needed)
-    free = type("Memory", (), {"available": 100})
-    monkeypatch.setattr(processes.psutil, "virtual_memory", lambda: free)
-
-    tasks: Any = list("abcdefg")
-    told: list[tuple[str, int, int]] = []
-    done = []
-    settings = Settings(Recipe(), jobs=3)
-    for task, row in processes.measure_side_by_side(tasks, settings, lambda *t: told.append(t)):
-        running.remove(row.train)
-        done.append(task)
-
-    assert sorted(done) == tasks
-    assert peak == most
-    assert told == [("categories", count, 7) for count in range(8)]
+    def run(self, jobs: Sequence[Job[Row]]) -> Generator[tuple[Job[Row], Row | Exception], None, None]:
+        self.jobs += jobs
+        for job in reversed(jobs):
+            yield job, WorkerDiedError(-9) if job.name in self.dying else job.call()
 
 
 def test_a_process_that_dies_is_a_row(root: Path, small_recipe: Recipe) -> None:
-    (category, _) = layouts.find_categories(root)
-    data, notes = layouts.read_category(category)
-    task = Task(category, data, notes, Path())
-    ours, theirs = Pipe(duplex=False)
-    theirs.close()
-    process: Any = FakeProcess()
+    tasks = [
+        Task(category, *layouts.read_category(category), Path()) for category in layouts.find_categories(root)
+    ]
+    executor = FakeExecutor("disc")
+    told: list[tuple[str, int, int]] = []
 
-    row = processes._receive(ours, processes._Running(task, process, 0, 0))
+    settings = Settings(small_recipe, jobs=2)
+    rows = list(_measure_side_by_side(tasks, settings, executor, lambda *state: told.append(state)))
 
-    assert isinstance(row, Row)
-    assert row.error is not None
-    assert "exit code -9" in row.error
-    assert "--jobs" in row.error
-    assert processes.memory_needed(task, Settings(small_recipe)) > 12 * 96 * 96 * 4
+    assert [(task.category.name, row.category) for task, row in rows] == [("ring", "ring"), ("disc", "disc")]
+    assert rows[0][1].error is None
+    assert rows[0][1].jobs == 2
+    assert rows[1][1].error is not None
+    assert "exit code -9" in rows[1][1].error
+    assert "--jobs" in rows[1][1].error
+    assert told == [("categories", done, 2) for done in range(3)]
+    assert all(job.memory > 12 * 96 * 96 * 4 for job in executor.jobs)
+    assert memory_needed(tasks[0], settings) == executor.jobs[0].memory
 
 
 # ---- the tables --------------------------------------------------------------------------------------

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from running import Run, below
 
-from goodparts import Inspector
+from goodparts import Dataset, Inspector
+from goodparts.evaluation import evaluation
 
 BUILT_IN = "efficientnet_lite0"
 
@@ -17,11 +20,15 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 def test_run_then_inspect_and_evaluate(
-    goodparts: Run, recipe_file: Path, mini_dataset: Path, tmp_path: Path
+    goodparts: Run, recipe_file: Path, mini_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "results"
+    checked: list[Dataset] = []
+    check = evaluation.check_mask_sizes
+    monkeypatch.setattr(evaluation, "check_mask_sizes", lambda data: checked.append(data) or check(data))
     ran = goodparts("run", mini_dataset, "--out", out, "--recipe", recipe_file)
     assert ran.code == 0, ran.err
+    assert len(checked) == 1  # before it learns
     assert "layers layer2, layer3" in ran.out
     assert "16 good images" in ran.out
     assert str(out / "report.html") in ran.out
@@ -125,7 +132,7 @@ def test_inspect_goes_on_after_an_image_that_can_not_be_read(
 
 def test_inspect_with_a_threshold_of_zero(goodparts: Run, model: Path, mini_dataset: Path) -> None:
     inspector = Inspector.load(model)
-    inspector.adopt_oracle(0.0)
+    inspector._adopt_oracle(0.0)
     inspector.save(model)
     ran = goodparts("inspect", model, mini_dataset / "test" / "good")
     assert ran.code == 1, ran.err
@@ -193,7 +200,16 @@ def test_calibrate_an_oracle_that_has_seen_no_labels(
     assert goodparts("inspect", path, mini_dataset / "test" / "good").code == 0
 
 
-def test_update_compares_before_and_after(goodparts: Run, model: Path, mini_dataset: Path) -> None:
+def test_update_compares_before_and_after(
+    goodparts: Run, model: Path, mini_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[str] = []
+
+    @contextmanager
+    def told(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
+        yield lambda stage, done, total: stages.append(stage)
+
+    monkeypatch.setattr("goodparts.cli.model.progress_bars", told)
     parent = Inspector.load(model).model
     good = mini_dataset / "test" / "good"
     grown = model.with_name("grown.goodparts")
@@ -203,6 +219,9 @@ def test_update_compares_before_and_after(goodparts: Run, model: Path, mini_data
     assert record["parent"] == parent.identity
     assert record["good_images"] == 22
     assert record["before"]["image_auroc"] == 1.0
+    assert stages[:12] == ["evaluation before"] * 12
+    assert stages[-12:] == ["evaluation after"] * 12
+    assert not {"evaluation before", "evaluation after"} & set(stages[12:-12])
     assert set(record["before"]) == set(record["after"])
     assert (record["before"]["learnt_from"], record["after"]["learnt_from"]) == (0, 6)
     assert Inspector.load(model).model.identity == parent.identity

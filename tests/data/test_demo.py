@@ -11,9 +11,10 @@ import pytest
 from numpy.random import default_rng
 from PIL import Image, ImageFilter
 
-from goodparts.data import demo
+from goodparts.data import demo_defects, demo_part
 from goodparts.data.dataset import read_dataset
-from goodparts.data.demo import DEFECTS, write_demo
+from goodparts.data.demo import write_demo
+from goodparts.data.demo_defects import DEFECTS
 from goodparts.errors import DatasetError, OutputError
 
 SMALL = {"train": 3, "good": 2, "bad": 6, "seed": 5, "size": 128}
@@ -74,7 +75,7 @@ def test_masks_are_binary_and_neither_empty_nor_everything(small: Path) -> None:
         assert mask.shape == (128, 128)
         assert mask.dtype == np.uint8
         assert set(np.unique(mask)) == {0, 255}
-        assert demo.SMALLEST < (mask > 0).mean() < 0.15
+        assert demo_defects.SMALLEST < (mask > 0).mean() < 0.15
 
 
 @pytest.mark.parametrize("size", [128, 200])
@@ -82,18 +83,18 @@ def test_masks_are_binary_and_neither_empty_nor_everything(small: Path) -> None:
 @pytest.mark.parametrize("name", sorted(DEFECTS))
 def test_a_mask_is_where_the_pictures_differ(name: str, strength: float, size: int) -> None:
     seeds = (1, 2, 3)
-    clean = demo._render(seeds, size)
-    flawed = demo._render(
+    clean = demo_part.render(seeds, size)
+    flawed = demo_part.render(
         seeds, size, lambda scene, n: DEFECTS[name](scene, n, default_rng((9, size)), strength)
     )
-    mask = demo._visible(flawed - clean) > 0
+    mask = demo_defects.visible_mask(flawed - clean) > 0
     difference = np.abs(flawed - clean).max(-1)
     assert clean.dtype == flawed.dtype == np.float32
     assert mask.any()
-    near = Image.fromarray(np.uint8(difference > demo.VISIBLE)).filter(ImageFilter.MaxFilter(7))
+    near = Image.fromarray(np.uint8(difference > demo_defects.VISIBLE)).filter(ImageFilter.MaxFilter(7))
     assert np.asarray(near)[mask].all()  # nowhere further than three pixels from a visible difference
-    assert np.quantile(difference[~mask], 0.999) < demo.VISIBLE
-    assert difference[~mask].mean() < 0.3 < demo.VISIBLE / 2 < difference[mask].mean()
+    assert np.quantile(difference[~mask], 0.999) < demo_defects.VISIBLE
+    assert difference[~mask].mean() < 0.3 < demo_defects.VISIBLE / 2 < difference[mask].mean()
 
 
 @pytest.mark.parametrize(
@@ -111,20 +112,20 @@ def test_visible_differences_are_closed_and_widened(rows: list[slice], expected:
     for block in rows:
         difference[block, :, 1] = -40
     wanted[expected] = 255
-    np.testing.assert_array_equal(demo._visible(difference), wanted)
+    np.testing.assert_array_equal(demo_defects.visible_mask(difference), wanted)
 
 
-@pytest.mark.parametrize("level", [demo.VISIBLE - 0.5, demo.VISIBLE + 1])
+@pytest.mark.parametrize("level", [demo_defects.VISIBLE - 0.5, demo_defects.VISIBLE + 1])
 def test_what_is_visible_is_a_matter_of_level(level: float) -> None:
-    mask = demo._visible(np.full((64, 64, 3), level, np.float32))
-    assert (mask > 0).all() == (level > demo.VISIBLE)
+    mask = demo_defects.visible_mask(np.full((64, 64, 3), level, np.float32))
+    assert (mask > 0).all() == (level > demo_defects.VISIBLE)
 
 
 def test_bad_images_show_their_defect_where_the_mask_says(small: Path) -> None:
     names = list(DEFECTS)
     for number in range(SMALL["bad"]):
         name, file = names[number % 4], f"{number // 4:03}"
-        clean = demo._render((SMALL["seed"], 2, number), SMALL["size"])
+        clean = demo_part.render((SMALL["seed"], 2, number), SMALL["size"])
         shown = pixels(small / "test" / name / f"{file}.png").astype(np.float32)
         mask = pixels(small / "ground_truth" / name / f"{file}_mask.png") > 0
         difference = np.abs(shown - clean).max(-1)

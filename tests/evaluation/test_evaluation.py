@@ -14,7 +14,7 @@ from sklearn import metrics as reference
 
 from goodparts import Evaluation, Inspection, Inspector, Recipe, TestSample, read_dataset
 from goodparts.errors import DatasetError, ImageError
-from goodparts.evaluation.evaluation import evaluate
+from goodparts.evaluation.evaluation import check_mask_sizes, evaluate, oracle_threshold
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +131,32 @@ def test_no_test_image_takes_part_in_the_threshold(fitted: Inspector, hard_datas
 def test_the_oracle_is_called_one(recipe: Recipe, hard_dataset: Path) -> None:
     inspector = Inspector(recipe.replace({"threshold_rule": "f1"})).fit(hard_dataset)
     stages: list[str] = []
-    evaluation = evaluate(
-        inspector, read_dataset(hard_dataset), progress=lambda stage, done, total: stages.append(stage)
+    evaluation = inspector.evaluate(
+        read_dataset(hard_dataset), progress=lambda stage, done, total: stages.append(stage)
     )
     assert evaluation.threshold_rule == "f1"
     assert evaluation.threshold == evaluation.oracle_threshold
     assert evaluation.metrics["image_f1"] == evaluation.metrics["image_f1_max"]
     assert stages.count("oracle") == stages.count("evaluation") == len(evaluation.images)
+
+
+class Delegate:
+    """Can do what an evaluation asks for, and nothing else."""
+
+    def __init__(self, inspector: Inspector) -> None:
+        self.pixel_limit, self.model = inspector.pixel_limit, inspector.model
+        self.inspect_many, self.score_many = inspector.inspect_many, inspector.score_many
+
+
+def test_whatever_inspects_can_be_evaluated_and_stays_as_it_is(
+    fitted: Inspector, seen_and_found: tuple[Seen, Evaluation], hard_dataset: Path
+) -> None:
+    data, model = read_dataset(hard_dataset), fitted.model
+    inspects = Delegate(fitted)
+    assert evaluate(inspects, data).metrics == seen_and_found[1].metrics
+    assert oracle_threshold(inspects, data) == seen_and_found[1].oracle_threshold
+    assert inspects.model is fitted.model is model
+    assert fitted.evaluate(data).metrics == seen_and_found[1].metrics
 
 
 def test_progress_counts_every_image(fitted: Inspector, mini_dataset: Path) -> None:
@@ -188,6 +207,10 @@ def test_a_mask_of_another_size_is_named(fitted: Inspector, mini_dataset: Path, 
         DatasetError, match=r"001_mask\.png: the mask is 95x96 pixels, its image 001\.png 96x96"
     ):
         fitted.evaluate(root)
+    with pytest.raises(DatasetError, match=r"001_mask\.png: the mask is 95x96.* `goodparts check .*data`"):
+        check_mask_sizes(read_dataset(root))
+    with pytest.raises(DatasetError, match=r"001_mask\.png: the mask is 95x96"):
+        fitted.evaluate(read_dataset(root))  # whose masks nobody looked at before
 
 
 @pytest.mark.parametrize("damaged", ["test/stain/001.png", "ground_truth/stain/001_mask.png"])

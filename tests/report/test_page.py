@@ -18,8 +18,10 @@ from PIL import Image
 
 from goodparts.errors import ImageError, OutputError
 from goodparts.evaluation.evaluation import Evaluation, TestImage
-from goodparts.report.page import in_words, result_names, write_csv, write_metrics, write_report, write_zip
+from goodparts.report.page import in_words, result_names, write_report
 from goodparts.report.plots import PLOTS
+from goodparts.report.results_folder import write_zip
+from goodparts.report.tables import write_csv, write_metrics
 
 # (path below the test folder, score, borderline); bad above 2, labels from the folder.
 ROWS = (

@@ -12,14 +12,13 @@ from goodparts.decision.inspection import Inspection
 from goodparts.decision.regions import find_regions
 from goodparts.errors import OutputError
 from goodparts.report import pictures
+from goodparts.report.panel import _CAPTION, _HEADER, _tile_size, draw_panel, multiple_text
 from goodparts.report.pictures import (
-    draw_panel,
     hatch,
     heatmap_overlay,
     heatmap_scale,
     jet,
     mask_picture,
-    multiple_text,
     outline,
     save_map,
     save_mask,
@@ -299,7 +298,7 @@ def test_words_have_contrast(fill: tuple[int, int, int], ink: tuple[int, int, in
     ],
 )
 def test_panel_keeps_the_aspect(width: int, height: int, columns: int, size: tuple[int, int]) -> None:
-    assert pictures._tile_size(width, height, 360) == (columns, size)
+    assert _tile_size(width, height, 360) == (columns, size)
     if width * height > 10**5:
         return
     mask = np.zeros((height, width), dtype=bool)
@@ -371,7 +370,7 @@ def test_panel_stripes_what_was_not_looked_at() -> None:
         title="t",
     )
     picture = np.asarray(drawn).astype(int)
-    top = pictures._HEADER + pictures._CAPTION
+    top = _HEADER + _CAPTION
     for tile, grey_share in ((0, 0.0), (1, 20 / 90), (2, 20 / 90)):
         left = 16 + tile * 376
         pixels = picture[top : top + 360, left : left + 360].reshape(-1, 3)
@@ -381,7 +380,7 @@ def test_panel_stripes_what_was_not_looked_at() -> None:
 def test_maps_are_resized_without_spreading_nan() -> None:
     values = np.full((100, 100), 2, dtype=np.float32)
     values[:50] = np.nan
-    resized = pictures._fit_map(values, (30, 30))
+    resized = pictures.fit_map(values, (30, 30))
     assert np.isnan(resized[:15]).all()
     assert resized[15:] == pytest.approx(2)
 

@@ -17,6 +17,7 @@ from sklearn import metrics as reference
 
 from goodparts import Evaluation, Inspector, Recipe, read_dataset
 from goodparts.errors import DatasetError, OutputError
+from goodparts.evaluation.evaluation import read_test_set
 from goodparts.report.results_folder import write_results
 
 PLOTS = ("roc.png", "precision_recall.png", "confusion_matrix.png", "score_histogram.png")
@@ -317,7 +318,7 @@ def test_what_can_not_be_measured_leaves_earlier_results_whole(
     wrong = shutil.copytree(data, tmp_path / "wrong")
     Image.new("L", (10, 10), 255).save(wrong / "ground_truth" / "scratch" / "002_mask.png")
     with pytest.raises(DatasetError, match=r"002_mask\.png: the mask is 10x10 pixels"):
-        write_results(cropped, read_dataset(wrong), out)
+        write_results(cropped, read_test_set(wrong), out)
     assert below(out) == before
 
 
