@@ -23,8 +23,13 @@ class Engine(Protocol):
         """Names of the inputs that each call gives; learnt ones are bound already."""
         ...
 
+    @property
+    def usable(self) -> bool:
+        """Whether this process opened it: a forked child has none of its threads and has to open its own."""
+        ...
+
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """Run once; copies of the outputs by name."""
+        """Run once; copies of the outputs by name. RuntimeError where it isn't usable."""
         ...
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 
     from goodparts.engines.graph import Graph
 
-_ONE_AT_A_TIME = threading.Lock()
+_ONE_AT_A_TIME = threading.RLock()
+_OPEN: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()
 
 
 class OpenVinoEngine:
@@ -41,6 +45,7 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": precision,
         }
         self.inputs = frozenset(graph.inputs)
+        self._process = os.getpid()
         self._constants = graph.constants  # the compiled model reads their memory
         self._local = threading.local()
         # Not the compiled model's own names: where it merges tensors, it keeps either's.
@@ -56,10 +61,18 @@ class OpenVinoEngine:
                     f"OpenVINO {version()} can't run this graph: {_first_line(error)}\n"
                     "Take other layers, or another backbone (goodparts backbone list)."
                 ) from error
+            _OPEN.add(self)
             self({port.get_any_name(): _zeros(port) for port in self._compiled.inputs})
+
+    @property
+    def usable(self) -> bool:
+        """Whether this process opened it."""
+        return os.getpid() == self._process
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Run once; returns copies of the outputs by name."""
+        if not self.usable:  # it would wait for threads that are not here, for ever
+            raise RuntimeError("this engine was opened before the process forked; open another one here")
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
@@ -191,6 +204,32 @@ def _only_core() -> Any:
     import openvino as ov
 
     return ov.Core()
+
+
+def _before_fork() -> None:
+    """No fork while an engine is being opened, and no idle threads: a child would hand them work, and wait for ever.
+
+    OpenVINO keeps the threads of engines that are gone for the next one, until a `Core` with its plugin goes.
+    """
+    _ONE_AT_A_TIME.acquire()
+    if _only_core.cache_info().currsize:
+        import openvino as ov
+
+        ov.Core().get_property("CPU", "FULL_DEVICE_NAME")
+
+
+def _in_child() -> None:
+    """What was opened before the fork stays for ever: freeing it waits for its threads, and they are not here."""
+    inherited = [*_OPEN, *([_only_core()] if _only_core.cache_info().currsize else [])]
+    for item in inherited:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(item))
+    _OPEN.clear()
+    _only_core.cache_clear()
+    _ONE_AT_A_TIME.release()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(before=_before_fork, after_in_parent=_ONE_AT_A_TIME.release, after_in_child=_in_child)
 
 
 def _zeros(port: Any) -> NDArray[Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,10 @@ import pytest
 from onnx import TensorProto
 
 import goodparts
-from goodparts.engines.engine import open_engine
+from goodparts.engines.engine import Engine, open_engine
 from goodparts.engines.graph import Graph, GraphBuilder
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 def convolution(side: int = 8) -> Graph:
@@ -52,3 +57,82 @@ def test_openvino_is_named_in_one_file() -> None:
         )
     }
     assert naming == {"engines/openvino.py"}
+
+
+# ---- processes and threads: each in a process of its own, in which nothing was opened before -------
+
+
+IMPORTS = """
+import os, signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+import pytest
+from test_engine import answer, convolution, open_engine
+"""
+
+
+def run(script: str) -> str:
+    """What a script prints that may use `convolution` and `open_engine`; its exit code must be 0."""
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{IMPORTS}\n{script}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(Path(__file__).parent)])},
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+def answer(engine: Engine) -> float:
+    """The sum of what `convolution` makes of ones: 2 x 64."""
+    inputs = {"x": np.ones((1, 1, 8, 8), np.float32), "weight": np.ones(1, np.float32)}
+    return float(engine(inputs)["y"].sum())
+
+
+def test_an_interrupt_after_engines_were_let_go() -> None:
+    script = """
+engines = [open_engine(convolution()) for _ in range(2)]
+while engines:
+    engines.pop(0)
+try:
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    assert run(script) == "interrupted"
+
+
+def test_the_first_engines_of_a_process_are_opened_by_eight_threads_at_once() -> None:
+    script = """
+start = threading.Barrier(8)
+
+def found(number):
+    start.wait()
+    return answer(open_engine(convolution(), throughput=number % 2 == 0))
+
+with ThreadPoolExecutor(8) as pool:
+    print(set(pool.map(found, range(8))))
+"""
+    assert run(script) == "{128.0}"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("throughput", [False, True])
+def test_a_forked_child_opens_its_own_engine(throughput: bool) -> None:
+    script = f"""
+engine, gone = (open_engine(convolution(), throughput={throughput}) for _ in range(2))
+del gone  # the child must not be given its threads
+child = os.fork()
+if not child:
+    assert not engine.usable
+    with pytest.raises(RuntimeError, match="before the process forked"):
+        answer(engine)
+    del engine
+    print(answer(open_engine(convolution(), throughput={throughput})), flush=True)
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+assert engine.usable
+print(answer(engine))
+"""
+    assert run(script).split() == ["128.0", "128.0"]

@@ -103,13 +103,13 @@ def test_verdicts_within_the_measured_movement_are_borderline(monkeypatch: pytes
     fitted = Inspector(Recipe(precision="auto", image_size=96)).fit(parts(6))
     image = parts(1, seed=1)[0]
     score = fitted.inspect(image).score
+    engine = fitted._ready.open(latency=True)  # the same score, whatever this processor has
+    monkeypatch.setattr("goodparts.model.predictor.open_engine", lambda *_, **__: engine)
     for share, bf16, expected in ((1.004, True, True), (1.02, True, False), (1.004, False, False)):
         monkeypatch.setattr("goodparts.engines.precision.has_bf16", lambda bf16=bf16: bf16)
         model = replace(fitted.model, precision=PrecisionCheck(0.008, 16))
         decision = replace(model.calibration.decision, threshold=score * share)
-        engine = fitted._single
         fitted._set_model(model.with_calibration(replace(model.calibration, decision=decision)))
-        fitted.__dict__["_single"] = engine  # the same score, whatever this processor has
         found = fitted.inspect(image)
         assert found.score == score
         assert found.borderline is expected
@@ -118,7 +118,7 @@ def test_verdicts_within_the_measured_movement_are_borderline(monkeypatch: pytes
 def test_the_identity_does_not_depend_on_what_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
     identities = set()
     for bf16 in (False, True):
-        monkeypatch.setattr("goodparts.inspector.has_bf16", lambda bf16=bf16: bf16)
+        monkeypatch.setattr("goodparts.model.predictor.has_bf16", lambda bf16=bf16: bf16)
         identities.add(Inspector(Recipe(image_size=96)).fit(parts(4)).model.identity)
     assert len(identities) == 1
 
@@ -136,7 +136,7 @@ class MadeWhenAsked(Sequence[NDArray[np.uint8]]):
 
 
 def test_images_may_be_made_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goodparts.inspector.has_bf16", lambda: True)
+    monkeypatch.setattr("goodparts.model.predictor.has_bf16", lambda: True)
     assert Inspector(Recipe(image_size=96)).fit(MadeWhenAsked()).model.precision.images == 10
 
 
