@@ -9,22 +9,22 @@ inspector.save("part.goodparts")
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import parallel
 from goodparts.data.good_images import Good, GoodImages, Progress
-from goodparts.data.images import PIXEL_LIMIT, ImageLike, name_of, read_image
+from goodparts.data.images import PIXEL_LIMIT, ImageLike, path_of, read_image
 from goodparts.decision.inspection import Inspection
 from goodparts.errors import ImageError, ModelError
 from goodparts.model import file, fit, recalibrate, update
 from goodparts.model.model import Model
-from goodparts.model.predictor import Predictor, check_precision
+from goodparts.model.predictor import Images, OnError, Predictor, Then, check_precision
 from goodparts.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -106,20 +106,16 @@ class Inspector:
         images = self._good_images(good, progress)
         self._learn(fit.fit(good, images, self.recipe, offline=self.offline), images)
         if calibrate_on is not None:
-            self.calibrate(calibrate_on, progress=progress)
-            first = replace(
-                self.model.calibration, history=()
-            )  # nobody has used the decision before this one
-            self._set_model(self.model.with_calibration(first))
+            more = self._good_images(calibrate_on, progress, least=2)
+            self._set_decision(recalibrate.first_decision(self._ready, more))
         return self
 
     def update(self, good: Good, *, progress: Progress | None = None) -> Self:
         """Learn on from more good images: the greedy choice goes on from the bank that is there.
 
         Images that were learnt from already are passed over. The new model names its parent. Held-out scores of earlier
-        images stay as they were. Without `density_neighbours` a larger bank only lowers them; with it, or once
-        `sampling_limit` is reached, they may be a little low: then images that were not learnt from decide no longer,
-        and `calibrate` on such images is advised.
+        images stay as they were; with `density_neighbours`, or once `sampling_limit` is reached, they may be a little
+        low: then images that were not learnt from decide no longer, and `calibrate` on such images is advised.
 
         Raises:
             DatasetError: no image that is new.
@@ -151,14 +147,14 @@ class Inspector:
                 that has seen no labelled set.
         """
         images = None if good is None else self._good_images(good, progress, least=2)
-        self._set_model(recalibrate.recalibrate(self._ready, images, changes or {}))
+        self._set_decision(recalibrate.recalibrate(self._ready, images, changes or {}))
         return self
 
     # ---- inspecting
 
     def inspect(self, image: ImageLike) -> Inspection:
         """Inspect one image: a path, the bytes of a file, or a uint8 array (H, W, 3) RGB or (H, W) grey."""
-        return self.inspect_pixels(self._read(image), _path_of(image))
+        return self.inspect_pixels(self._read(image), path_of(image))
 
     def inspect_pixels(self, pixels: NDArray[np.uint8], path: Path | None = None) -> Inspection:
         """Inspect pixels (H, W, 3) uint8 RGB that were read from `path`."""
@@ -166,41 +162,25 @@ class Inspector:
             return self._ready.inspect(pixels, path, latency=True)
 
     @overload
-    def inspect_many(
-        self, images: Iterable[ImageLike], *, on_error: Literal["raise"] = "raise", recognise: bool = False
-    ) -> Iterator[Inspection]: ...
-
+    def inspect_many(self, images: Images, *, recognise: bool = ...) -> Iterator[Inspection]: ...
     @overload
     def inspect_many(
-        self, images: Iterable[ImageLike], *, on_error: Literal["return"], recognise: bool = False
+        self, images: Images, *, on_error: OnError, recognise: bool = ...
     ) -> Iterator[Inspection | ImageError]: ...
-
     @overload
     def inspect_many(
-        self,
-        images: Iterable[ImageLike],
-        then: Callable[[int, NDArray[np.uint8], Inspection], Result],
-        *,
-        on_error: Literal["raise"] = "raise",
-        recognise: bool = False,
+        self, images: Images, then: Then[Result], *, recognise: bool = ...
     ) -> Iterator[Result]: ...
-
     @overload
     def inspect_many(
-        self,
-        images: Iterable[ImageLike],
-        then: Callable[[int, NDArray[np.uint8], Inspection], Result],
-        *,
-        on_error: Literal["return"],
-        recognise: bool = False,
+        self, images: Images, then: Then[Result], *, on_error: OnError, recognise: bool = ...
     ) -> Iterator[Result | ImageError]: ...
-
     def inspect_many(
         self,
-        images: Iterable[ImageLike],
-        then: Callable[[int, NDArray[np.uint8], Inspection], Any] | None = None,
+        images: Images,
+        then: Then[Any] | None = None,
         *,
-        on_error: Literal["raise", "return"] = "raise",
+        on_error: OnError = "raise",
         recognise: bool = False,
     ) -> Iterator[Any]:
         """Inspect several images at a time; results in order. Faster than `inspect` in a loop.
@@ -211,38 +191,14 @@ class Inspector:
             on_error: what becomes of an image that can't be read or inspected: "raise" ends it all with its ImageError,
                 "return" gives that error in the image's place and goes on.
             recognise: whether to look for images that were learnt from.
-
-        Raises:
-            ImageError: with `on_error = "raise"`, where that image's result would have come.
-            ValueError: `on_error` is something else.
         """
-        if on_error not in ("raise", "return"):
-            raise ValueError(f"on_error: expected raise or return, found {on_error!r}")
-        predictor = self._ready
-        predictor.open()  # compiled here, once
+        return self._ready.inspect_many(
+            images, self._read, then, on_error=on_error, recognise=recognise, workers=self.workers
+        )
 
-        def one(item: tuple[int, ImageLike]) -> Any:
-            index, image = item
-            try:
-                pixels = self._read(image)
-                inspection = predictor.inspect(pixels, _path_of(image), recognise=recognise)
-            except ImageError as error:
-                if on_error == "raise":
-                    raise
-                return error
-            return inspection if then is None else then(index, pixels, inspection)
-
-        return parallel.ordered(one, enumerate(images), workers=self._max_parallel_images)
-
-    def score_many(self, images: Iterable[ImageLike]) -> Iterator[float]:
+    def score_many(self, images: Images) -> Iterator[float]:
         """Only the anomaly scores, in order; needs no threshold."""
-        predictor = self._ready
-        predictor.open()
-
-        def one(image: ImageLike) -> float:
-            return predictor.score(self._read(image), name_of(image))
-
-        return parallel.ordered(one, images, workers=self._max_parallel_images)
+        return self._ready.score_many(images, self._read, workers=self.workers)
 
     def evaluate(
         self,
@@ -251,19 +207,9 @@ class Inspector:
         observe: Observer | None = None,
         progress: Progress | None = None,
     ) -> Evaluation:
-        """Inspect a labelled test set and measure at original resolution.
+        """Inspect a labelled test set, its folder or a `Dataset`; see `goodparts.evaluation.evaluation.evaluate`.
 
         With `threshold_rule = "f1"` the F1-optimal threshold on these very images is adopted first: an oracle.
-
-        Args:
-            data: the folder of a data set, or a `Dataset`, with test images.
-            observe: sees every inspection, in a worker, as (sample, pixels (H, W, 3) uint8, inspection, ground truth
-                (H, W) bool or None): the place to draw and write pictures.
-            progress: called with (stage, done, total).
-
-        Raises:
-            DatasetError: no test images, or a mask of another size than its image.
-            ImageError: an image or mask can't be read.
         """
         from goodparts.evaluation import evaluation
 
@@ -271,7 +217,7 @@ class Inspector:
         if self.recipe.threshold_rule == "f1":
             self._adopt_oracle(evaluation.oracle_threshold(self, test_set, progress=progress))
         seen = evaluation.inspect_test_set(self, test_set, observe=observe, progress=progress)
-        self._close()  # the metrics want the memory
+        self._ready.close()  # the metrics want the memory
         return seen.measured()
 
     def drift(self, *, seed: int = 0) -> Drift:
@@ -283,25 +229,15 @@ class Inspector:
         Raises:
             ModelError: too few good images to tell change from chance.
         """
-        from goodparts.decision.drift import MINIMUM_CALIBRATION, Drift
+        from goodparts.decision.drift import Drift
 
-        decision = self.model.calibration
-        if decision.used.images < MINIMUM_CALIBRATION:
-            raise ModelError(
-                f"drift needs at least {MINIMUM_CALIBRATION} good images in calibration, found {decision.used.images}"
-            )
-        enough = len(decision.statistics) >= MINIMUM_CALIBRATION
-        return Drift(decision.scores, decision.statistics if enough else (), seed=seed)
+        return Drift.of(self.model.calibration, seed=seed)
 
     # ---- inside
 
     def _adopt_oracle(self, threshold: float) -> None:
-        """Decide with the F1-optimal threshold of a labelled set from now on, labelled as an oracle."""
-        self._set_model(self.model.with_calibration(self.model.calibration.with_oracle(threshold)))
-
-    def _close(self) -> None:
-        """Let go of the compiled engines and their memory; the next inspection compiles them anew."""
-        self._ready.close()
+        """Decide with the F1-optimal threshold of a labelled set from now on."""
+        self._set_decision(self.model.with_calibration(self.model.calibration.with_oracle(threshold)))
 
     @property
     def _ready(self) -> Predictor:
@@ -319,16 +255,12 @@ class Inspector:
         """Inspect with this model from now on."""
         self._predictor, self.recipe = Predictor(model), model.recipe
 
+    def _set_decision(self, model: Model) -> None:
+        """The same for a model that differs in its decision alone: compiled engines stay."""
+        self._predictor, self.recipe = self._ready.redecided(model), model.recipe
+
     def _good_images(self, good: Good, progress: Progress | None, least: int = 1) -> GoodImages:
         return GoodImages.of(good, read=self._read, workers=self.workers, progress=progress, least=least)
 
     def _read(self, image: ImageLike) -> NDArray[np.uint8]:
         return read_image(image, pixel_limit=self.pixel_limit)
-
-    @property
-    def _max_parallel_images(self) -> int:
-        return self.model.preprocessor.max_parallel_images(self.workers)
-
-
-def _path_of(image: ImageLike) -> Path | None:
-    return Path(image) if isinstance(image, str | os.PathLike) else None

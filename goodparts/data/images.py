@@ -156,6 +156,11 @@ def read_header(path: str | os.PathLike[str]) -> ImageHeader:
         return _open(stream, name)[1]
 
 
+def path_of(image: ImageLike) -> Path | None:
+    """The path of an image that is a file, else None."""
+    return Path(image) if isinstance(image, str | os.PathLike) else None
+
+
 def name_of(image: ImageLike) -> str:
     """What errors call an image."""
     if isinstance(image, str | os.PathLike):

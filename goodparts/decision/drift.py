@@ -27,10 +27,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from statistics import median
+from typing import Self
 
 import numpy as np
 
+from goodparts.decision.calibration import Calibration
 from goodparts.decision.quality_gate import Limits, learn_limits
+from goodparts.errors import ModelError
 from goodparts.preprocessing.statistics import ImageStatistics
 
 LIMIT = 9.0
@@ -113,6 +116,17 @@ class Drift:
             for name in (field.name for field in fields(ImageStatistics)):
                 values = [getattr(one, name) for one in statistics]
                 self._charts[name] = _Chart(name, values, _harmless(name, limits))
+
+    @classmethod
+    def of(cls, calibration: Calibration, *, seed: int = 0) -> Self:
+        """Watches for change against a calibration; ModelError where it rests on too few good images."""
+        images = calibration.used.images
+        if images < MINIMUM_CALIBRATION:
+            raise ModelError(
+                f"drift needs at least {MINIMUM_CALIBRATION} good images in calibration, found {images}"
+            )
+        enough = len(calibration.statistics) >= MINIMUM_CALIBRATION
+        return cls(calibration.scores, calibration.statistics if enough else (), seed=seed)
 
     def add(self, score: float, statistics: ImageStatistics | None = None) -> tuple[DriftReport, ...]:
         """Take in one part; returns a report for each quantity that rings now, mostly none.

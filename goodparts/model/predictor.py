@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from goodparts import parallel
 from goodparts.bank.search import Piece, search
 from goodparts.bank.search_graph import side_by_side
-from goodparts.data.good_images import GoodImages
+from goodparts.data.good_images import GoodImages, Read
+from goodparts.data.images import ImageLike, name_of, path_of
 from goodparts.decision.inspection import Inspection
 from goodparts.decision.verdict import Measured, judge, score_of
 from goodparts.engines.engine import Engine, open_engine
 from goodparts.engines.precision import SAMPLE, UNCHECKED, PrecisionCheck, has_bf16, in_use, margin
+from goodparts.errors import ImageError
 from goodparts.model.model import Model
+
+Images = Iterable[ImageLike]
+OnError = Literal["raise", "return"]
+Result = TypeVar("Result")
+Then = Callable[[int, NDArray[np.uint8], Inspection], Result]
+"""Called with (index, pixels (H, W, 3) uint8, inspection)."""
 
 
 class Predictor:
     """Measures and inspects images. Safe for threads: each engine is compiled once, by who needs it first.
+
+    It pickles and copies without its engines, and a process that was forked opens engines of its own.
 
     Attributes:
         model: what was learnt.
@@ -33,6 +46,15 @@ class Predictor:
         self._engines: dict[bool, Engine] = {}
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[Predictor], tuple[Model, str]]:
+        return type(self), (self.model, self.precision)
+
+    def redecided(self, model: Model) -> Predictor:
+        """A predictor with the same engines for a model that measures as this one and decides otherwise."""
+        other = Predictor(model, self.precision)
+        other._engines, other._lock = self._engines, self._lock
+        return other
+
     def open(self, *, latency: bool = False) -> Engine:
         """The engine for one image after another (`latency`), or for several at a time; compiled at the first call."""
         model = self.model
@@ -42,11 +64,11 @@ class Predictor:
             and side_by_side(model.bank, model.grid, model.recipe)
         )
         with self._lock:
-            if throughput not in self._engines:
-                self._engines[throughput] = open_engine(
-                    model.pipeline(), throughput=throughput, precision=self.precision
-                )
-            return self._engines[throughput]
+            engine = self._engines.get(throughput)
+            if engine is None or not engine.usable:
+                engine = open_engine(model.pipeline(), throughput=throughput, precision=self.precision)
+                self._engines[throughput] = engine
+            return engine
 
     def close(self) -> None:
         """Let go of the engines and their memory; the next image compiles them anew."""
@@ -81,6 +103,48 @@ class Predictor:
     def score(self, pixels: NDArray[np.uint8], name: object) -> float:
         """Only the anomaly score of an image; needs no threshold."""
         return score_of(self.measure(pixels, name), self.model.calibration, self.model.preprocessor)[0]
+
+    def inspect_many(
+        self,
+        images: Images,
+        read: Read,
+        then: Then[Any] | None = None,
+        *,
+        on_error: OnError = "raise",
+        recognise: bool = False,
+        workers: int,
+    ) -> Iterator[Any]:
+        """Inspect several images at a time; see `Inspector.inspect_many`.
+
+        Raises:
+            ImageError: with `on_error = "raise"`, where that image's result would have come.
+            ValueError: `on_error` is something else.
+        """
+        if on_error not in ("raise", "return"):
+            raise ValueError(f"on_error: expected raise or return, found {on_error!r}")
+        self.open()  # before there are threads
+
+        def one(item: tuple[int, ImageLike]) -> Any:
+            index, image = item
+            try:
+                pixels = read(image)
+                inspection = self.inspect(pixels, path_of(image), recognise=recognise)
+            except ImageError as error:
+                if on_error == "raise":
+                    raise
+                return error
+            return inspection if then is None else then(index, pixels, inspection)
+
+        workers = self.model.preprocessor.max_parallel_images(workers)
+        return parallel.ordered(one, enumerate(images), workers=workers)
+
+    def score_many(self, images: Images, read: Read, *, workers: int) -> Iterator[float]:
+        """Only the anomaly scores, in order; needs no threshold."""
+        self.open()
+        workers = self.model.preprocessor.max_parallel_images(workers)
+        return parallel.ordered(
+            lambda image: self.score(read(image), name_of(image)), images, workers=workers
+        )
 
     @cached_property
     def _margin(self) -> float:

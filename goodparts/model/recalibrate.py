@@ -63,6 +63,14 @@ def recalibrate(predictor: Predictor, good: GoodImages | None, changes: Mapping[
     )
 
 
+def first_decision(predictor: Predictor, good: GoodImages) -> Model:
+    """The model as it decides by good images that had no part in the bank, without the decision nobody has used yet."""
+    model = predictor.model
+    separate = separate_scores(predictor, good, model.recipe)
+    decided = model.calibration.decide(model.recipe, separate=separate)
+    return model.with_calibration(replace(decided, history=()))
+
+
 def _changed(model: Model, changes: Mapping[str, Any]) -> Recipe:
     """The model's recipe with keys of the decision changed; RecipeError for others, and for those without effect."""
     for key in changes:

@@ -227,14 +227,23 @@ class Preprocessor:
                 raise ValueError(
                     f"{key} = {getattr(recipe, key)!r} does not go with the members {', '.join(members)}"
                 )
-        steps = tuple(step.from_members(members, recipe) for step in STEPS if step.wanted(recipe))
+        steps = []
+        for step in STEPS:
+            if step.wanted(recipe):
+                try:
+                    steps.append(step.from_members(members, recipe))
+                except LookupError:
+                    value = getattr(recipe, step.name, "on")
+                    raise ValueError(
+                        f"{step.name} = {value} does not go with the members {', '.join(members)}"
+                    ) from None
         found = cls(
             recipe,
             Tiling.from_json(members[_TILES].decode())
             if recipe.tiling
             else Tiling.one(recipe.image_size, grid),
             Roi.from_json(members[_ROI].decode()) if recipe.roi else EVERYWHERE,
-            steps,
+            tuple(steps),
         )
         if unknown := set(members) - set(found.members()):
             raise ValueError(f"{', '.join(sorted(unknown))}: of a preprocessing step that is not here")

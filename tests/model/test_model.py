@@ -101,11 +101,10 @@ def test_nothing_is_unpickled(whole: Path) -> None:
 
 
 def test_time_and_place_are_not_part_of_the_identity(whole: Path, tmp_path: Path, fitted: Inspector) -> None:
-    elsewhere = rewritten(
-        whole,
-        tmp_path / "elsewhere.goodparts",
-        with_manifest(lambda manifest: manifest | {"circumstances": {"fitted": "long ago"}}),
-    )
+    def later(manifest: dict[str, Any]) -> dict[str, Any]:
+        return manifest | {"circumstances": manifest["circumstances"] | {"fitted": "long ago"}}
+
+    elsewhere = rewritten(whole, tmp_path / "elsewhere.goodparts", with_manifest(later))
     assert model_file.load(elsewhere).identity == fitted.model.identity
 
 

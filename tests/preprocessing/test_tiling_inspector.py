@@ -143,7 +143,8 @@ def test_saved_and_loaded_it_is_the_same(
 
 
 def test_a_model_without_its_tiles_is_damaged(tiled: Inspector, tmp_path: Path) -> None:
-    path = model_file.save(replace(tiled.model, tiling=None), tmp_path / "plates")
+    without = replace(tiled.model.preprocessor, recipe=tiled.recipe.replace({"tiling": ""}))
+    path = model_file.save(replace(tiled.model, preprocessor=without), tmp_path / "plates")
     with pytest.raises(ModelError, match=r"tiling = '64x64\+24' does not go with the members"):
         model_file.load(path)
 

@@ -63,7 +63,17 @@ def test_what_does_not_go_together_is_refused(keys: dict[str, Any], words: tuple
 
 
 def test_off_is_no_tiling() -> None:
-    assert plan(SIZE, Recipe(image_size=64), GRID) is None
+    whole = plan(SIZE, Recipe(image_size=64), GRID)
+    assert not whole.several
+    assert (whole.canvas, whole.tile, whole.grid, whole.tile_grid) == ((64, 64), (64, 64), GRID, GRID)
+    canvas = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(whole.pixels(canvas, 0), canvas)
+    mask = np.random.default_rng(1).random(GRID) < 0.5
+    np.testing.assert_array_equal(whole.cells(mask, 0), mask)
+    distances = np.random.default_rng(2).random(GRID, dtype=np.float32)
+    merged = whole.merge({0: distances}, mask)
+    np.testing.assert_array_equal(merged[mask], distances[mask])
+    assert np.isnan(merged[~mask]).all()
 
 
 # ---- how they lie --------------------------------------------------------------------------------
