@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from goodparts.bank import coreset, memory_bank, search_space
 from goodparts.bank import window as windows
 from goodparts.bank.coreset import Progress
-from goodparts.bank.memory_bank import MemoryBank, spacing
-from goodparts.bank.search_space import Trial
+from goodparts.bank.memory_bank import MemoryBank, local_scale_of
+from goodparts.bank.search_space import RecallTest
 from goodparts.bank.window import Places, Window
 from goodparts.features.projection import Projection
 from goodparts.features.store import PatchFeatures
@@ -48,7 +48,7 @@ def choose(
     window = _window(recipe, grid)
     kept = _keep(features, rows, _wanted(len(rows), recipe), recipe, window, progress)
     entries = Entries.of(features, kept, window)
-    return _searchable(entries, recipe, *_trial(features, rows, kept, recipe.seed, window), window)
+    return _searchable(entries, recipe, *_test_patches(features, rows, kept, recipe.seed, window), window)
 
 
 def extend(
@@ -80,7 +80,7 @@ def extend(
         return _extend_by_tile(bank, features, rows, recipe, first_image, progress)
     window = _window(recipe, grid)
     kept = _keep_more(bank, features, rows, recipe, window, progress)
-    patches, _, cells = _trial(features, rows, kept, recipe.seed, window)
+    patches, _, cells = _test_patches(features, rows, kept, recipe.seed, window)
     nobody = np.full(len(patches), -1)  # an entry that is among them may find itself
     entries = _joined(bank, Entries.of(features, kept, window, first_image), recipe, window)
     return _searchable(entries, recipe, patches, nobody, cells, window)
@@ -92,12 +92,12 @@ class Entries:
 
     Attributes:
         features: (m, d) float32.
-        origins: their images, (m,) int32.
+        image_ids: their images, (m,) int32.
         cells: the cells of the patch grid that they belong to, (m,) int32; None without a window.
     """
 
     features: NDArray[np.float32]
-    origins: NDArray[np.int32]
+    image_ids: NDArray[np.int32]
     cells: NDArray[np.int32] | None
 
     @classmethod
@@ -109,20 +109,20 @@ class Entries:
         first_image: int = 0,
     ) -> Self:
         """Those of some rows of patches; `first_image` is the index of the first of these images."""
-        origins = (rows // features.shape[1]).astype(np.int32) + np.int32(first_image)
-        return cls(features.rows(rows), origins, None if window is None else window.cells_of(rows))
+        image_ids = (rows // features.shape[1]).astype(np.int32) + np.int32(first_image)
+        return cls(features.rows(rows), image_ids, None if window is None else window.cells_of(rows))
 
     def only(self, which: NDArray[np.int64]) -> Entries:
         """Some of them, by index."""
         cells = None if self.cells is None else self.cells[which]
-        return Entries(self.features[which], self.origins[which], cells)
+        return Entries(self.features[which], self.image_ids[which], cells)
 
     def joined(self, more: Entries) -> Entries:
         """These and more behind them."""
         both = self.cells is not None and more.cells is not None
         return Entries(
             np.concatenate([self.features, more.features]),
-            np.concatenate([self.origins, more.origins]),
+            np.concatenate([self.image_ids, more.image_ids]),
             np.concatenate([self.cells, more.cells]) if both else None,
         )
 
@@ -195,7 +195,7 @@ def _choose_by_tile(
         told = _further(progress, done, sum(counts.values()))
         kept = _keep(features, some, counts[tile], recipe, None, told)
         entries = Entries.of(features, kept, None)
-        banks[tile] = _bank(entries, _spacing(entries, recipe, None))
+        banks[tile] = _bank(entries, _local_scale(entries, recipe, None))
         done += len(kept)
     return _of_tiles(banks, recipe)
 
@@ -217,21 +217,22 @@ def _extend_by_tile(
         before = bank.of_tile(tile)
         kept = _keep_more(before, features, some, recipe, None, _further(progress, done, wanted))
         entries = _joined(before, Entries.of(features, kept, None, first_image), recipe, None)
-        banks[tile] = _bank(entries, _spacing(entries, recipe, None))
+        banks[tile] = _bank(entries, _local_scale(entries, recipe, None))
         done += len(before.features) + len(kept)
     return _of_tiles(banks, recipe)
 
 
 def _of_tiles(banks: Mapping[int, MemoryBank], recipe: Recipe) -> MemoryBank:
-    """The banks of tiles as one. As in a bank that serves all tiles, the median of all is the least spacing.
+    """The banks of tiles as one. As in a bank that serves all tiles, the median of all is the least local scale.
 
     Without that floor next to nothing would look bad at a place that hardly varies.
     """
     bank = memory_bank.of_tiles(banks)
-    if bank.spacing is None:
+    if bank.local_scale is None:
         return bank
-    usual = float(np.median(bank.spacing))
-    return replace(bank, spacing=memory_bank.bounded(bank.spacing, usual, spacing_limit(recipe)))
+    scale_floor = float(np.median(bank.local_scale))
+    bounded = memory_bank.bounded(bank.local_scale, scale_floor, local_scale_limit(recipe))
+    return replace(bank, local_scale=bounded)
 
 
 def _by_tile(features: PatchFeatures, rows: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
@@ -293,7 +294,7 @@ def _keep_more(
 
 def _joined(bank: MemoryBank, more: Entries, recipe: Recipe, window: Window | None) -> Entries:
     """The entries of a bank and more behind them, as many as its limit allows."""
-    entries = Entries(bank.features, bank.origins, bank.cells).joined(more)
+    entries = Entries(bank.features, bank.image_ids, bank.cells).joined(more)
     if recipe.sampling_limit and len(entries.features) > recipe.sampling_limit:
         return entries.only(_among(entries, recipe.sampling_limit, recipe, window))
     return entries
@@ -321,7 +322,7 @@ def _among(entries: Entries, count: int, recipe: Recipe, window: Window | None) 
     return np.sort(coreset.greedy(points, count, start=start, places=places))
 
 
-def _trial(
+def _test_patches(
     features: PatchFeatures,
     rows: NDArray[np.int64],
     kept: NDArray[np.int64],
@@ -345,55 +346,56 @@ def _searchable(
     cells: NDArray[np.int32] | None,
     window: Window | None,
 ) -> MemoryBank:
-    """The bank in the cheapest search space that finds the nearest entries all the same, on these patches (`Trial`).
+    """The bank in the cheapest search space that finds the nearest entries of these patches all the same.
 
     With a window, in which every cell of the grid then sees an entry.
     """
-    apart = _spacing(chosen, recipe, window)
+    local_scale = _local_scale(chosen, recipe, window)
     if window is not None and chosen.cells is not None:
         which, at = windows.repeated(window, chosen.cells)
         if len(which):
             chosen = chosen.joined(replace(chosen.only(which), cells=at))
-            order = np.argsort(chosen.origins, kind="stable")
+            order = np.argsort(chosen.image_ids, kind="stable")
             own = np.where(own >= 0, np.argsort(order)[own], -1)
             chosen = chosen.only(order)
-            apart = None if apart is None else np.concatenate([apart, apart[which]])[order]
-    whole = _bank(chosen, apart)
+            if local_scale is not None:
+                local_scale = np.concatenate([local_scale, local_scale[which]])[order]
+    whole = _bank(chosen, local_scale)
     sight = None if window is None or cells is None else (window, cells)
-    trial = Trial.of(whole, patches, own, recipe, sight)
-    return search_space.cheapest(whole, trial, recipe)
+    test = RecallTest.of(whole, patches, own, recipe, sight)
+    return search_space.choose_search_space(whole, test, recipe)
 
 
-def _bank(entries: Entries, apart: NDArray[np.float32] | None) -> MemoryBank:
-    """The bank of some entries and their spacing, searched in all dimensions."""
+def _bank(entries: Entries, local_scale: NDArray[np.float32] | None) -> MemoryBank:
+    """The bank of some entries and their local scale, searched in all dimensions."""
     return MemoryBank(
         features=entries.features,
-        origins=entries.origins,
+        image_ids=entries.image_ids,
         mean=entries.features.mean(axis=0, dtype=np.float64).astype(np.float32),
         basis=None,
-        spacing=apart,
+        local_scale=local_scale,
         cells=entries.cells,
     )
 
 
-def _spacing(entries: Entries, recipe: Recipe, window: Window | None) -> NDArray[np.float32] | None:
-    """The spacing of a bank of these entries; with a window, of those that see each other."""
+def _local_scale(entries: Entries, recipe: Recipe, window: Window | None) -> NDArray[np.float32] | None:
+    """The local scale of a bank of these entries; with a window, of those that see each other."""
     if not recipe.density_neighbours:
         return None
     cells = entries.cells
     if window is None or cells is None:
-        return spacing(entries.features, recipe.density_neighbours, limit=spacing_limit(recipe))
-    return spacing(
+        return local_scale_of(entries.features, recipe.density_neighbours, limit=local_scale_limit(recipe))
+    return local_scale_of(
         entries.features,
         recipe.density_neighbours,
-        limit=spacing_limit(recipe),
+        limit=local_scale_limit(recipe),
         hidden=lambda part: ~window.sees(cells[part], cells),
     )
 
 
-def spacing_limit(recipe: Recipe) -> float:
-    """How many times the median the largest spacing may be.
+def local_scale_limit(recipe: Recipe) -> float:
+    """How many times the median the largest local scale may be.
 
-    Any within a window: at its border one entry may stand for much, and its spacing says so.
+    Any within a window: at its border one entry may stand for much, and its scale says so.
     """
     return math.inf if recipe.position_window or not recipe.density_limit else recipe.density_limit

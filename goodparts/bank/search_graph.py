@@ -43,7 +43,7 @@ def search_graph(
 
     Each patch is compared with the whole bank in the bank's search space (centred, principal dimensions, int8); the
     exact Euclidean distances of the best candidates decide: that to the nearest entry, or the mean of those to several,
-    in units of the entries' spacing where the bank has one. With a `position_window`, only with the entries within it;
+    divided by the entries' local scale where the bank has one. With a `position_window` only entries within it count;
     where tiles have banks of their own, with that of the input `tile` (1,) int64, which all n images are.
 
     Args:
@@ -59,10 +59,10 @@ def search_graph(
     dimensions = bank.features.shape[1]
     features = build.input("patch_features", TensorProto.FLOAT, ["n", *grid, dimensions])
     patches = build.node("Reshape", features, build.ints([-1, dimensions]))
-    shelf = _Shelf.of(build, bank)
-    stored = shelf.learnt("bank", bank.features)
-    excluded = build.input("excluded", TensorProto.FLOAT, [shelf.entries]) if held_out else None
-    if (absent := shelf.absent()) is not None:
+    compared = _Compared.of(build, bank)
+    stored = compared.learnt("bank", bank.features)
+    excluded = build.input("excluded", TensorProto.FLOAT, [compared.entries]) if held_out else None
+    if (absent := compared.absent()) is not None:
         excluded = absent if excluded is None else build.node("Add", excluded, absent)
 
     window = windows.window_of(recipe, grid)
@@ -70,7 +70,7 @@ def search_graph(
     if window is not None:
         assert bank.cells is not None  # what chose the bank had the same recipe
         blocks = window_blocks.cut(window, bank.cells)
-    candidates, unseen = _search(build, patches, shelf, candidates_of(recipe, bank), excluded, blocks)
+    candidates, unseen = _search(build, patches, compared, candidates_of(recipe, bank), excluded, blocks)
     found = build.node("Gather", stored, candidates, axis=0)  # (patches, k, d)
     squared = squared_distance(build, build.node("Unsqueeze", patches, build.ints([1])), found)
     if unseen is not None:
@@ -78,11 +78,11 @@ def search_graph(
     if excluded is not None:
         squared = build.node("Add", squared, build.node("Gather", excluded, candidates))
     nearest = build.node("ReduceMin", squared, build.ints([1]), keepdims=0)
-    if bank.spacing is None and recipe.score_neighbours == 1:
+    if bank.local_scale is None and recipe.score_neighbours == 1:
         distances = build.node("Sqrt", nearest)
     else:
         some_missing = excluded is not None or blocks is not None
-        distances = _mean_distance(build, squared, candidates, shelf, recipe, some_missing)
+        distances = _mean_distance(build, squared, candidates, compared, recipe, some_missing)
     build.node("Reshape", distances, build.ints([-1, *grid]), name="distance_grid")
     build.output("distance_grid", ["n", *grid])
 
@@ -93,7 +93,7 @@ def search_graph(
         nearest=nearest,
         stored=stored,
         excluded=excluded,
-        entries=shelf.entries,
+        entries=compared.entries,
         mean=bank.mean,
     )
     score = score_nodes(build, distances, grid, seen, recipe, masked=masked)
@@ -115,8 +115,8 @@ def side_by_side(bank: MemoryBank, grid: tuple[int, int], recipe: Recipe) -> boo
 
 
 @dataclass(frozen=True)
-class _Shelf:
-    """What a search has of the entries it meets: all of the bank's, or those of one tile.
+class _Compared:
+    """The entries that patches are compared with: all of the bank's, or those of one tile.
 
     Attributes:
         build: the graph.
@@ -130,7 +130,7 @@ class _Shelf:
 
     @classmethod
     def of(cls, build: GraphBuilder, bank: MemoryBank) -> Self:
-        """The shelf of a bank; adds the input `tile` where its tiles have banks of their own."""
+        """Those of a bank; adds the input `tile` where its tiles have banks of their own."""
         if bank.tiles is None:
             return cls(build, bank, None)
         tile = build.input("tile", TensorProto.INT64, [1])
@@ -139,13 +139,13 @@ class _Shelf:
 
     @property
     def entries(self) -> int:
-        """How many it meets, those that fill up the banks of tiles that have fewer included."""
-        return self.bank.most_met
+        """How many there are, those that fill up the banks of tiles that have fewer included."""
+        return self.bank.most_compared
 
     def learnt(
         self, name: str, values: NDArray[Any], width: int = 0, *, fill: float = 0, columns: bool = False
     ) -> str:
-        """What belongs to each entry that is met, from that of all entries of the bank.
+        """A value of each of these entries, from that of all entries of the bank.
 
         Args:
             name: of the constant.
@@ -156,8 +156,8 @@ class _Shelf:
         """
         more = max(0, width - self.entries)
         if self.row is not None:
-            met = self.build.node("Gather", self.build.learnt(name, values), self._met(self.row, more))
-            return self.build.node("Transpose", met, perm=[1, 0]) if columns else met
+            own = self.build.node("Gather", self.build.learnt(name, values), self._of_row(self.row, more))
+            return self.build.node("Transpose", own, perm=[1, 0]) if columns else own
         if more:
             values = np.pad(values, ((0, more), *((0, 0),) * (values.ndim - 1)), constant_values=fill)
         return self.build.learnt(name, values.T if columns else values)
@@ -170,17 +170,17 @@ class _Shelf:
         row = self.build.node("Gather", self.build.learnt("bank_absent", missing), self.row)
         return self.build.node("Squeeze", row, self.build.ints([0]))
 
-    def _met(self, row: str, more: int) -> str:
-        """Which entries of the bank are met, those of a row of `by_tile`, filled up by `more`, (entries + more,)."""
-        met = np.pad(np.maximum(self.bank.by_tile, 0), ((0, 0), (0, more)))
-        rows = self.build.learnt(f"bank_met_{met.shape[1]}", met)
+    def _of_row(self, row: str, more: int) -> str:
+        """Which entries of the bank these are, those of a row of `by_tile`, filled up by `more`, (entries + more,)."""
+        entries = np.pad(np.maximum(self.bank.by_tile, 0), ((0, 0), (0, more)))
+        rows = self.build.learnt(f"bank_met_{entries.shape[1]}", entries)
         return self.build.node("Squeeze", self.build.node("Gather", rows, row), self.build.ints([0]))
 
 
 def _search(
     build: GraphBuilder,
     patches: str,
-    shelf: _Shelf,
+    compared: _Compared,
     count: int,
     excluded: str | None,
     blocks: Blocks | None,
@@ -189,11 +189,11 @@ def _search(
 
     And what to add to their squared distances, (patches, k) float32: `FAR` where a patch may find fewer; None: nothing.
     """
-    bank = shelf.bank
+    bank = compared.bank
     query = _query(build, patches, bank)
     if blocks is None:
-        entries = shelf.entries
-        ranking = _ranking(build, query, shelf, excluded, _padded(entries, count))
+        entries = compared.entries
+        ranking = _ranking(build, query, compared, excluded, _padded(entries, count))
         found = _best(build, ranking, entries, count)[1]
         return build.node("Min", found, build.ints([entries - 1])), None  # padding
     entries = blocks.entries.shape[1]
@@ -253,14 +253,14 @@ def _query(build: GraphBuilder, patches: str, bank: MemoryBank) -> str:
     return build.node("DequantizeLinear", build.node("QuantizeLinear", query, scale, zero), scale, zero)
 
 
-def _ranking(build: GraphBuilder, query: str, shelf: _Shelf, excluded: str | None, padded: int) -> str:
+def _ranking(build: GraphBuilder, query: str, compared: _Compared, excluded: str | None, padded: int) -> str:
     """|b|^2 - 2 q.b for all entries b, padded with FAR: squared distances up to a constant a patch, (patches, padded).
 
     q and b are centred and in the bank's search space, |b|^2 is that of all dimensions.
     """
-    bank, missing = shelf.bank, padded - shelf.entries
-    entries = _doubled(build, bank, shelf.learnt("search_bank", _ranked(bank), padded, columns=True))
-    offset = shelf.learnt("search_offset", bank.norms, padded, fill=FAR)
+    bank, missing = compared.bank, padded - compared.entries
+    entries = _doubled(build, bank, compared.learnt("search_bank", _ranked(bank), padded, columns=True))
+    offset = compared.learnt("search_offset", bank.norms, padded, fill=FAR)
     if excluded is not None:
         own = excluded
         if missing:
@@ -273,7 +273,7 @@ def _ranking(build: GraphBuilder, query: str, shelf: _Shelf, excluded: str | Non
 
 def _ranked(bank: MemoryBank) -> NDArray[Any]:
     """The entries as they are ranked, (m, q): in int8, or twice each in float32."""
-    return bank.quantised.entries if bank.int8 else 2 * bank.search_bank
+    return bank.quantised.entries if bank.int8 else 2 * bank.in_search_space()
 
 
 def _doubled(build: GraphBuilder, bank: MemoryBank, ranked: str) -> str:
@@ -285,31 +285,36 @@ def _doubled(build: GraphBuilder, bank: MemoryBank, ranked: str) -> str:
 
 
 def _mean_distance(
-    build: GraphBuilder, squared: str, candidates: str, shelf: _Shelf, recipe: Recipe, some_missing: bool
+    build: GraphBuilder,
+    squared: str,
+    candidates: str,
+    compared: _Compared,
+    recipe: Recipe,
+    some_missing: bool,
 ) -> str:
-    """Mean distance of each patch to its nearest entries, in units of their spacing, (patches,).
+    """Mean distance of each patch to its nearest entries, divided by their local scale, (patches,).
 
-    Each in that of its own entry; within a window all in that of the nearest: where one entry stands for all that is
-    seen at a place the next ones are of another kind, and in units of their own they would look far away.
+    Each by that of its own entry; within a window all by that of the nearest: where one entry stands for all that is
+    seen at a place the next ones are of another kind, and by their own scale they would look far away.
 
     Args:
         build: the graph.
         squared: distances to the candidates, (patches, k); `FAR` and more for entries that must not be found.
         candidates: their indices, (patches, k).
-        shelf: the entries' spacing.
+        compared: the entries' local scale.
         recipe: score_neighbours, position_window.
         some_missing: whether some may be so; then the mean is of those that are left.
     """
-    bank = shelf.bank
-    count = min(recipe.score_neighbours, shelf.entries)
+    bank = compared.bank
+    count = min(recipe.score_neighbours, compared.entries)
     nearest, which = build.top_k(squared, count, largest=False)
     distances = build.node("Sqrt", nearest)
-    if bank.spacing is not None:
+    if bank.local_scale is not None:
         if recipe.position_window:
             which = build.node("Slice", which, build.ints([0]), build.ints([1]), build.ints([1]))
         found = build.node("GatherElements", candidates, which, axis=1)
-        units = shelf.learnt("bank_density", np.float32(1) / bank.spacing)
-        distances = build.node("Mul", distances, build.node("Gather", units, found))
+        density = compared.learnt("bank_density", np.float32(1) / bank.local_scale)
+        distances = build.node("Mul", distances, build.node("Gather", density, found))
     if not some_missing:
         return build.node("ReduceMean", distances, build.ints([1]), keepdims=0)
     there = build.node("Cast", build.node("Less", nearest, build.floats([FAR / 2])), to=TensorProto.FLOAT)

@@ -28,23 +28,23 @@ _SOME = 250  # patches that are tried at once
 def candidates(recipe: Recipe, bank: MemoryBank) -> int:
     """Bank entries per patch, ranked best, whose exact distances decide; more in int8 where a patch meets many."""
     many = bank.int8 and bank.cells is None  # with a window a patch meets few of them
-    more = 2 * max(0, (bank.most_met - 1).bit_length() - _FEW) if many else 0
+    more = 2 * max(0, (bank.most_compared - 1).bit_length() - _FEW) if many else 0
     return _CANDIDATES + recipe.score_neighbours - 1 + more
 
 
-def cheapest(bank: MemoryBank, trial: Trial, recipe: Recipe) -> MemoryBank:
-    """The bank in the cheapest search space that finds the nearest entries all the same, on the patches of a trial."""
+def choose_search_space(bank: MemoryBank, test: RecallTest, recipe: Recipe) -> MemoryBank:
+    """The bank in the cheapest search space that finds the nearest entries all the same, on the patches of a test."""
     dimensions = recipe.search_dimensions
     if principal_dimensions_save(bank.features, dimensions):
         directions = principal_dimensions(bank.features, bank.mean)
         while principal_dimensions_save(bank.features, dimensions):
             basis = np.ascontiguousarray(directions[:, _paired(dimensions)])
             smaller = replace(bank, basis=basis, int8=True)
-            if trial.passed_by(smaller):
+            if test.passed_by(smaller):
                 return smaller
             dimensions += -(-dimensions // 2)
     quantised = replace(bank, int8=True)
-    return quantised if trial.passed_by(quantised) else bank
+    return quantised if test.passed_by(quantised) else bank
 
 
 def principal_dimensions_save(entries: NDArray[np.float32], dimensions: int) -> bool:
@@ -73,8 +73,8 @@ def principal_dimensions(entries: NDArray[np.float32], mean: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
-    """Patches on which a search space is tried.
+class RecallTest:
+    """Patches whose nearest entries a search space has to find.
 
     Attributes:
         patches: (s, d) float32.
@@ -99,13 +99,13 @@ class Trial:
         recipe: Recipe,
         sight: tuple[Window, NDArray[np.int32]] | None = None,
     ) -> Self:
-        """The trial of these patches on a bank, whatever its search space."""
-        trial = cls(patches, own, recipe, np.empty(len(patches), dtype=np.float32), sight)
+        """The test of these patches on a bank, whatever its search space."""
+        test = cls(patches, own, recipe, np.empty(len(patches), dtype=np.float32), sight)
         everywhere = replace(bank, basis=None, int8=False)
         count = candidates(recipe, everywhere)
         for part, ranking in _rankings(everywhere, patches, own, sight):
-            trial.distances[part] = trial._mean_distance(bank, part, ranking, count)
-        return trial
+            test.distances[part] = test._mean_distance(bank, part, ranking, count)
+        return test
 
     def passed_by(self, bank: MemoryBank) -> bool:
         """Whether the bank's ranking finds the nearest entries of every patch, to a relative 1e-4 of their distance.
@@ -149,7 +149,7 @@ def _rankings(
 
     Blocks of rows, (rows, m) float32; infinity for those that a patch must not find.
     """
-    ranked = bank.quantised.entries * bank.quantised.entry_scale if bank.int8 else bank.search_bank
+    ranked = bank.quantised.entries * bank.quantised.entry_scale if bank.int8 else bank.in_search_space()
     for first in range(0, len(patches), _SOME):
         part = slice(first, first + _SOME)
         sought = patches[part] - bank.mean

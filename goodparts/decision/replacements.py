@@ -1,9 +1,9 @@
-"""Stand-ins: what a memory bank chosen without one of its images would have in place of that image's entries.
+"""Replacements: what a memory bank chosen without one of its images would have in place of that image's entries.
 
 A greedy bank is chosen jointly: where an entry of image i stands no other image's patch was kept, and taking it away
 leaves a hole that a bank made without image i would have filled. So the greedy choice goes on in those holes: the
-patches of other images that now lie farther from the bank than the bank's own covering radius stand in, farthest first,
-for as many entries as were taken away. `docs/calibration.md` shows what is left of the bias.
+patches of other images that now lie farther from the bank than the bank's own covering radius replace them, farthest
+first, for as many entries as were taken away. `docs/calibration.md` shows what is left of the bias.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ _ENTRIES = 512  # with about so many entries: 2 MiB of distances
 
 
 def filled(
-    good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int, usual: float | None = None
+    good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int, scale_floor: float | None = None
 ) -> tuple[MemoryBank, NDArray[np.int32]]:
-    """A bank with stand-ins, and for each entry the image that it serves alone, -1: all of them, (m,) int32.
+    """A bank with replacements, and for each entry the image that it serves alone, -1: all of them, (m,) int32.
 
-    `usual` is the spacing below which none counts; None: the median of the bank.
+    `scale_floor` is the least local scale; None: the median of the bank.
 
     Raises:
         DatasetError: without an image nothing would be left.
     """
-    if usual is None and bank.spacing is not None:
-        usual = float(np.median(bank.spacing))
+    if scale_floor is None and bank.local_scale is not None:
+        scale_floor = float(np.median(bank.local_scale))
     if bank.tiles is not None:
         by_tile = {
-            tile: filled(good.of_tile(tile), bank.of_tile(tile), recipe, first_image, usual)
+            tile: filled(good.of_tile(tile), bank.of_tile(tile), recipe, first_image, scale_floor)
             for tile in bank.tiles_served.tolist()
         }
         banks = {tile: of_tile for tile, (of_tile, _) in by_tile.items()}
         return memory_bank.of_tiles(banks), np.concatenate([only_for for _, only_for in by_tile.values()])
-    fillers, absent = find(good, bank, recipe, first_image=first_image)
+    replacements, absent = find(good, bank, recipe, first_image=first_image)
     _require_others(good, bank, absent, first_image)
-    apart = _spacing(bank, fillers, absent, recipe, good.grid, usual)
+    local_scale = _local_scale(bank, replacements, absent, recipe, good.grid, scale_floor)
     everyone = np.full(len(bank.features), -1, dtype=np.int32)
-    with_fillers = bank.with_entries(fillers.features, fillers.origins, fillers.cells, apart)
-    return with_fillers, np.concatenate([everyone, absent])
+    more = bank.with_entries(replacements.features, replacements.image_ids, replacements.cells, local_scale)
+    return more, np.concatenate([everyone, absent])
 
 
 def _require_others(
     good: GoodFeatures, bank: MemoryBank, absent: NDArray[np.int32], first_image: int
 ) -> None:
-    """DatasetError where all entries are of one of the good images, and none stands in for it."""
-    owners = np.unique(bank.origins)
+    """DatasetError where all entries are of one of the good images, and nothing replaces them."""
+    owners = np.unique(bank.image_ids)
     own = int(owners[0]) - first_image
     if len(owners) > 1 or not 0 <= own < len(good) or good.left_out[own] or np.any(absent == owners[0]):
         return
@@ -76,28 +76,28 @@ def find(
     """What a bank chosen without image i would have had in place of image i's entries, for every i.
 
     Returns:
-        (s entries, absent (s,)): entry j is a patch of image `origins[j]` and stands in only where image `absent[j]` is
-        held out. A random bank leaves no holes and has none; except that where all its entries are of one image as many
-        of others are drawn, and that with a position window there are always enough for every cell to see one.
+        (s entries, absent (s,)): entry j is a patch of image `image_ids[j]` and is there only where image `absent[j]`
+        is held out. A random bank leaves no holes and has none; except that where all its entries are of one image as
+        many of others are drawn, and that with a position window there are always enough for every cell to see one.
     """
     window = windows.window_of(recipe, good.grid)
     kept = np.empty(0, dtype=np.int64)
     absent = np.empty(0, dtype=np.int32)
     if recipe.sampling == "greedy":
         kept, absent = _in_holes(good, bank, window, first_image)
-    elif len(np.unique(bank.origins)) == 1:
+    elif len(np.unique(bank.image_ids)) == 1:
         kept = _of_others(good, bank, recipe, first_image)
-        absent = np.full(len(kept), bank.origins[0], dtype=np.int32)
-    fillers = Entries.of(good.features, kept, window, first_image)
+        absent = np.full(len(kept), bank.image_ids[0], dtype=np.int32)
+    replacements = Entries.of(good.features, kept, window, first_image)
     if window is None:
-        return fillers, absent
-    return _seen_everywhere(bank, fillers, absent, window)
+        return replacements, absent
+    return _seen_everywhere(bank, replacements, absent, window)
 
 
 def _of_others(good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int) -> NDArray[np.int64]:
     """As many rows of patches as a bank of one image has, drawn from those of the others."""
     rows = np.flatnonzero(good.eligible)
-    rows = rows[rows // good.features.shape[1] + first_image != bank.origins[0]]
+    rows = rows[rows // good.features.shape[1] + first_image != bank.image_ids[0]]
     count = min(len(rows), len(bank.features))
     return np.asarray(rows[coreset.random(len(rows), count, np.random.default_rng(recipe.seed))])
 
@@ -113,7 +113,7 @@ def _in_holes(
     places, others = None, None
     if window is not None and bank.cells is not None:
         places, others = Places(window, window.cells_of(rows)), Places(window, bank.cells)
-    first, second, owner = _two_nearest_images(points, entries, bank.origins, places, others)
+    first, second, owner = _two_nearest_images(points, entries, bank.image_ids, places, others)
     radius = first.max()
     hole = (second > radius) & (owner != rows // patches + first_image)
     chosen: list[NDArray[np.int64]] = []
@@ -131,50 +131,50 @@ def _in_holes(
     )
 
 
-def _spacing(
+def _local_scale(
     bank: MemoryBank,
-    fillers: Entries,
+    replacements: Entries,
     absent: NDArray[np.int32],
     recipe: Recipe,
     grid: tuple[int, int],
-    usual: float | None,
+    scale_floor: float | None,
 ) -> NDArray[np.float32] | None:
-    """How far stand-ins lie from the nearest entries of the bank without the images they stand in for, (s,) float32."""
-    if bank.spacing is None:
+    """The local scale of replacements, among the entries of images that they do not replace, (s,) float32."""
+    if bank.local_scale is None:
         return None
     window = windows.window_of(recipe, grid)
 
     def hidden(part: slice) -> NDArray[np.bool_]:
-        own = np.asarray(bank.origins == absent[part, None])
-        if window is None or fillers.cells is None or bank.cells is None:
+        own = np.asarray(bank.image_ids == absent[part, None])
+        if window is None or replacements.cells is None or bank.cells is None:
             return own
-        return np.asarray(own | ~window.sees(fillers.cells[part], bank.cells))
+        return np.asarray(own | ~window.sees(replacements.cells[part], bank.cells))
 
-    return memory_bank.spacing(
-        fillers.features,
+    return memory_bank.local_scale_of(
+        replacements.features,
         recipe.density_neighbours,
-        limit=sampling.spacing_limit(recipe),
+        limit=sampling.local_scale_limit(recipe),
         among=bank.features,
         hidden=hidden,
-        usual=usual,
+        scale_floor=scale_floor,
     )
 
 
 def _seen_everywhere(
-    bank: MemoryBank, fillers: Entries, absent: NDArray[np.int32], window: Window
+    bank: MemoryBank, replacements: Entries, absent: NDArray[np.int32], window: Window
 ) -> tuple[Entries, NDArray[np.int32]]:
-    """The fillers and as many more that every cell sees an entry whichever image is held out."""
+    """The replacements and as many more that every cell sees an entry whichever image is held out."""
     assert bank.cells is not None
-    assert fillers.cells is not None
-    whole = Entries(bank.features, bank.origins, bank.cells)
-    for image in np.unique(bank.origins):
-        left, filled = np.flatnonzero(bank.origins != image), np.flatnonzero(absent == image)
-        which, at = windows.repeated(window, np.concatenate([bank.cells[left], fillers.cells[filled]]))
+    assert replacements.cells is not None
+    whole = Entries(bank.features, bank.image_ids, bank.cells)
+    for image in np.unique(bank.image_ids):
+        left, filled = np.flatnonzero(bank.image_ids != image), np.flatnonzero(absent == image)
+        which, at = windows.repeated(window, np.concatenate([bank.cells[left], replacements.cells[filled]]))
         if len(which):
-            others = whole.only(left).joined(fillers.only(filled))
-            fillers = fillers.joined(replace(others.only(which), cells=at))
+            others = whole.only(left).joined(replacements.only(filled))
+            replacements = replacements.joined(replace(others.only(which), cells=at))
             absent = np.concatenate([absent, np.full(len(which), image, dtype=np.int32)])
-    return fillers, absent
+    return replacements, absent
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,10 +195,10 @@ class _Group:
 
 
 def _groups(
-    entries: NDArray[np.float32], origins: NDArray[np.int32], elsewhere: NDArray[np.float32] | None
+    entries: NDArray[np.float32], image_ids: NDArray[np.int32], elsewhere: NDArray[np.float32] | None
 ) -> list[_Group]:
     """Entries in groups of about `_ENTRIES`, those of an image in one."""
-    images, starts = np.unique(origins, return_index=True)
+    images, starts = np.unique(image_ids, return_index=True)
     norms = np.einsum("md,md->m", entries, entries)
     centres = -2 * entries if elsewhere is None else np.concatenate([-2 * entries, elsewhere], axis=1)
     products = np.ascontiguousarray(centres.T)
@@ -214,7 +214,7 @@ def _groups(
 def _two_nearest_images(
     points: Points,
     entries: NDArray[np.float32],
-    origins: NDArray[np.int32],
+    image_ids: NDArray[np.int32],
     places: Places | None = None,
     others: Places | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
@@ -226,7 +226,7 @@ def _two_nearest_images(
     """
     n = len(points)
     if places is None or others is None:
-        groups = {0: _groups(entries, origins, None)}
+        groups = {0: _groups(entries, image_ids, None)}
         blocks = [np.arange(begin, min(begin + _ROWS, n)) for begin in range(0, n, _ROWS)]
     else:
         regions = places.by_region(np.arange(n))
@@ -235,7 +235,7 @@ def _two_nearest_images(
         for rows in regions:
             region = int(places.regions[rows[0]])
             seen = np.flatnonzero(in_sight[region])
-            groups[region] = _groups(entries[seen], origins[seen], others.elsewhere(seen))
+            groups[region] = _groups(entries[seen], image_ids[seen], others.elsewhere(seen))
         blocks = [rows[begin : begin + _ROWS] for rows in regions for begin in range(0, len(rows), _ROWS)]
     first = np.full(n, np.inf, dtype=np.float32)
     second = np.full(n, np.inf, dtype=np.float32)

@@ -245,7 +245,7 @@ def brute_force(
     found = np.take_along_axis(distances, nearest, axis=1)
     there = np.isfinite(found)
     assert there[:, 0].all()  # every cell sees an entry
-    units = 1 if bank.spacing is None else bank.spacing[nearest[:, :1]]
+    units = 1 if bank.local_scale is None else bank.local_scale[nearest[:, :1]]
     return np.asarray(np.where(there, found / units, 0).sum(axis=1) / there.sum(axis=1))
 
 
@@ -267,13 +267,13 @@ def test_what_only_one_place_shows_is_not_far_there() -> None:
     }
     recipe = Recipe(**keys)
     bank = bank_of(features, recipe)
-    assert bank.spacing is not None
-    assert bank.spacing.max() > 1.5 * bank.spacing.min()  # whatever `density_limit` says
+    assert bank.local_scale is not None
+    assert bank.local_scale.max() > 1.5 * bank.local_scale.min()  # whatever `density_limit` says
     usual = float(np.median(found_by(bank, recipe, made_up(3, 8, 1, more=1))["distance_grid"]))
     patches = made_up(3, 8, 1, more=1)
     patches[:, 7] = features[:3, 7]
     found = found_by(bank, recipe, patches)["distance_grid"].reshape(3, -1)[:, 7] / usual
-    assert found.max() < 1.5  # in units of each entry's own spacing it would be more than 3
+    assert found.max() < 1.5  # divided by each entry's own local scale it would be more than 3
 
 
 @given(
@@ -339,8 +339,8 @@ def test_a_bank_knows_the_cells_that_its_entries_come_from() -> None:
     bank = bank_of(features, recipe)
     assert bank.cells is not None
     assert bank.cells.dtype == np.int32
-    np.testing.assert_array_equal(features[bank.origins, bank.cells], bank.features)
-    assert (np.diff(bank.origins) >= 0).all()
+    np.testing.assert_array_equal(features[bank.image_ids, bank.cells], bank.features)
+    assert (np.diff(bank.image_ids) >= 0).all()
 
 
 def test_cells_without_a_good_patch_see_the_nearest_all_the_same() -> None:
@@ -382,14 +382,14 @@ def test_a_search_space_is_tried_within_the_window() -> None:
     window = Window(GRID, (1, 1))
     patches = made_up(20, 8, 4)
     sight = (window, window.cells_of(np.arange(20 * CELLS)))
-    trial = search_space.Trial.of(bank, patches.reshape(-1, 8), np.full(20 * CELLS, -1), recipe, sight)
+    test = search_space.RecallTest.of(bank, patches.reshape(-1, 8), np.full(20 * CELLS, -1), recipe, sight)
     expected = np.concatenate([brute_force(image, bank, window) for image in patches])
-    np.testing.assert_allclose(trial.distances, expected, rtol=1e-4)
-    assert trial.passed_by(bank)
-    assert not trial.passed_by(replace(bank, basis=np.eye(8, 1, dtype=np.float32)))
-    everywhere = search_space.Trial.of(bank, trial.patches, trial.own, recipe)
-    assert (everywhere.distances <= trial.distances * (1 + 1e-4)).all()
-    assert everywhere.distances.sum() < 0.95 * trial.distances.sum()
+    np.testing.assert_allclose(test.distances, expected, rtol=1e-4)
+    assert test.passed_by(bank)
+    assert not test.passed_by(replace(bank, basis=np.eye(8, 1, dtype=np.float32)))
+    everywhere = search_space.RecallTest.of(bank, test.patches, test.own, recipe)
+    assert (everywhere.distances <= test.distances * (1 + 1e-4)).all()
+    assert everywhere.distances.sum() < 0.95 * test.distances.sum()
 
 
 def test_the_memory_of_a_search_is_that_of_its_blocks() -> None:
@@ -433,14 +433,14 @@ def test_held_out_scores_are_those_of_the_others_within_the_window(
     window = windows.window_of(recipe, GRID)
     assert window is not None
     bank = choose(good.features, good.eligible, recipe, grid=GRID)
-    fillers, absent = replacements.find(good, bank, recipe)
-    assert not np.any(fillers.origins == absent)
-    filled = bank.with_entries(fillers.features, fillers.origins, fillers.cells, None)
+    found, absent = replacements.find(good, bank, recipe)
+    assert not np.any(found.image_ids == absent)
+    filled = bank.with_entries(found.features, found.image_ids, found.cells, None)
     only_for = np.concatenate([np.full(len(bank.features), -1), absent])
     scored = list(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
     assert [one.index for one in scored] == list(range(9))
     for one in scored:
-        shown = (filled.origins != one.index) & ((only_for < 0) | (only_for == one.index))
+        shown = (filled.image_ids != one.index) & ((only_for < 0) | (only_for == one.index))
         expected = brute_force(good.features.image(one.index), filled, window, shown)
         assert expected.max() < 100  # every cell sees an entry of another image
         np.testing.assert_allclose(one.distance_grid.ravel(), expected, rtol=1e-4)
@@ -454,16 +454,16 @@ def test_what_stands_in_is_within_the_window_and_covers_what_the_others_lack() -
     assert window is not None
     bank = choose(good.features, good.eligible, recipe, grid=GRID)
     assert bank.cells is not None
-    fillers, absent = replacements.find(good, bank, recipe)
-    assert fillers.cells is not None
+    found, absent = replacements.find(good, bank, recipe)
+    assert found.cells is not None
     assert len(absent) > 0
     patches = made_up(12, 3, 7)
     radius = max(brute_force(image, bank, window).max() for image in patches)
-    filled = bank.with_entries(fillers.features, fillers.origins, fillers.cells, None)
+    filled = bank.with_entries(found.features, found.image_ids, found.cells, None)
     for image in range(12):
-        if np.count_nonzero(absent == image) >= np.count_nonzero(bank.origins == image):
+        if np.count_nonzero(absent == image) >= np.count_nonzero(bank.image_ids == image):
             continue  # it stopped because there were as many, not because nothing was left to cover
-        shown = np.concatenate([bank.origins != image, absent == image])
+        shown = np.concatenate([bank.image_ids != image, absent == image])
         others = [brute_force(patches[i], filled, window, shown) for i in range(12) if i != image]
         assert np.max(others) <= radius * (1 + 1e-4)
 
@@ -491,11 +491,11 @@ def test_learning_on_keeps_cells(sampling: str, limit: int) -> None:
     grown = extend(bank, exact(new, recipe), everywhere, recipe, first_image=8, grid=GRID)
     assert grown.cells is not None
     both = np.concatenate([old, new])
-    assert (np.diff(grown.origins) >= 0).all()
-    assert (grown.origins >= 8).any()
+    assert (np.diff(grown.image_ids) >= 0).all()
+    assert (grown.image_ids >= 8).any()
     window = Window(GRID, (1, 1))
     assert window.sees(whole(window), grown.cells).any(axis=1).all()
-    same = (both[grown.origins, grown.cells] == grown.features).all(axis=1)
+    same = (both[grown.image_ids, grown.cells] == grown.features).all(axis=1)
     assert np.count_nonzero(~same) <= 6  # those that are repeated where a cell would see none
     if not limit:
         assert len(grown.features) >= len(bank.features) + 24
@@ -643,11 +643,11 @@ def test_the_search_finds_what_brute_force_finds_within_the_window_on_real_image
         )
         squared[~window.sees(whole(window), bank.cells)] = np.inf
         found = inspector.inspect(pixels).distance_grid.ravel()
-        assert bank.spacing is not None
+        assert bank.local_scale is not None
         nearest = squared.argsort(axis=1)[:, : model.recipe.score_neighbours]
         distances = np.sqrt(np.take_along_axis(squared, nearest, axis=1))
         there = np.isfinite(distances)
-        expected = np.where(there, distances / bank.spacing[nearest[:, :1]], 0).sum(axis=1) / there.sum(
+        expected = np.where(there, distances / bank.local_scale[nearest[:, :1]], 0).sum(axis=1) / there.sum(
             axis=1
         )
         order = np.sort(squared, axis=1)

@@ -71,22 +71,22 @@ def test_a_random_bank_is_searched_without_an_images_own_entries() -> None:
     bank = choose(good.features, good.valid, recipe)
     scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
     for index, score in enumerate(scores):
-        others = bank.features[bank.origins != index]
+        others = bank.features[bank.image_ids != index]
         assert score == pytest.approx(brute_force(good, index, others), rel=1e-5)
 
 
 @given(st.integers(3, 12), st.integers(2, 8), st.integers(0, 10_000))
 @settings(max_examples=15, deadline=None)
-def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
+def test_replacements_cover_what_the_others_lack_and_are_never_the_images_own(
     images: int, d: int, seed: int
 ) -> None:
     good = good_features(images, d, seed)
     bank = choose(good.features, good.valid, RECIPE)
-    fillers, absent = replacements.find(good, bank, RECIPE)
-    entries, origins = fillers.features, fillers.origins
-    assert len(entries) == len(origins) == len(absent)
-    assert not np.any(origins == absent)
-    for entry, origin in zip(entries, origins, strict=True):
+    found, absent = replacements.find(good, bank, RECIPE)
+    entries, image_ids = found.features, found.image_ids
+    assert len(entries) == len(image_ids) == len(absent)
+    assert not np.any(image_ids == absent)
+    for entry, origin in zip(entries, image_ids, strict=True):
         assert (good.features.image(origin) == entry).all(axis=1).any()
 
     def reach(points: NDArray[np.float32], kept: NDArray[np.float32]) -> float:
@@ -98,51 +98,51 @@ def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
         own = bank.of_image(image)
         assert np.count_nonzero(absent == image) <= own.stop - own.start
         others = np.delete(patches, image, axis=0).reshape(-1, d)
-        left = np.concatenate([bank.features[bank.origins != image], entries[absent == image]])
+        left = np.concatenate([bank.features[bank.image_ids != image], entries[absent == image]])
         if (
             np.count_nonzero(absent == image) < own.stop - own.start
         ):  # it stopped because nothing was left to cover
             assert reach(others, left) <= radius * (1 + 1e-4)
 
 
-def test_scores_are_those_of_the_bank_with_stand_ins() -> None:
+def test_scores_are_those_of_the_bank_with_replacements() -> None:
     good = good_features(8, 6, seed=3)
     bank = choose(good.features, good.valid, RECIPE)
-    fillers, absent = replacements.find(good, bank, RECIPE)
-    entries = fillers.features
-    assert len(fillers.features)
+    found, absent = replacements.find(good, bank, RECIPE)
+    entries = found.features
+    assert len(found.features)
     scores = scores_of(leave_one_out.score(good, bank, RECIPE, workers=2, tell=silent))
     for index, score in enumerate(scores):
-        others = np.concatenate([bank.features[bank.origins != index], entries[absent == index]])
+        others = np.concatenate([bank.features[bank.image_ids != index], entries[absent == index]])
         assert score == pytest.approx(brute_force(good, index, others), rel=1e-5)
 
 
 @pytest.mark.parametrize("limit", [0, 1.02])
-def test_spacing_of_stand_ins_is_that_to_entries_of_other_images(limit: float) -> None:
+def test_local_scale_of_replacements_is_that_to_entries_of_other_images(limit: float) -> None:
     good = good_features(8, 6, seed=3)
     recipe = RECIPE.replace({"score_neighbours": 2, "density_neighbours": 3, "density_limit": limit})
     bank = choose(good.features, good.valid, recipe)
-    assert bank.spacing is not None
-    fillers, absent = replacements.find(good, bank, recipe)
-    assert len(fillers.features)
-    assert not limit or bank.spacing.max() == pytest.approx(limit * bank.spacing.min())
+    assert bank.local_scale is not None
+    found, absent = replacements.find(good, bank, recipe)
+    assert len(found.features)
+    assert not limit or bank.local_scale.max() == pytest.approx(limit * bank.local_scale.min())
     scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
     for index, score in enumerate(scores):
-        left = bank.origins != index
-        own = fillers.features[absent == index]
+        left = bank.image_ids != index
+        own = found.features[absent == index]
         apart = np.linalg.norm(own[:, None] - bank.features[left], axis=2)
         apart.sort(axis=1)
-        usual = np.median(bank.spacing)
+        usual = np.median(bank.local_scale)
         units = np.clip(apart[:, :3].mean(axis=1), usual, limit * usual if limit else np.inf)
         others = np.concatenate([bank.features[left], own])
-        spacing = np.concatenate([bank.spacing[left], units])
+        local_scale = np.concatenate([bank.local_scale[left], units])
         distances = np.linalg.norm(good.features.image(index)[:, None] - others, axis=2)
         nearest = distances.argsort(axis=1)[:, :2]
-        expected = np.take_along_axis(distances / spacing, nearest, axis=1).mean(axis=1).max()
+        expected = np.take_along_axis(distances / local_scale, nearest, axis=1).mean(axis=1).max()
         assert score == pytest.approx(expected, rel=1e-4)
 
 
-def test_stand_ins_bring_held_out_scores_nearer_to_those_of_new_images() -> None:
+def test_replacements_bring_held_out_scores_nearer_to_those_of_new_images() -> None:
     biased, filled = [], []
     for seed in range(5):
         every = good_features(80, 4, seed, spread=0.6)
@@ -187,7 +187,7 @@ def test_new_images_leave_out_their_own_entries_of_an_extended_bank() -> None:
     grown = extend(bank, new.features, new.valid, recipe, first_image=5)
     scores = scores_of(leave_one_out.score(new, grown, recipe, first_image=5, workers=2, tell=silent))
     for index, score in enumerate(scores):
-        others = grown.features[grown.origins != index + 5]
+        others = grown.features[grown.image_ids != index + 5]
         assert score == pytest.approx(brute_force(new, index, others), rel=1e-5)
 
 
@@ -196,7 +196,7 @@ def test_a_bank_of_one_new_image_alone_has_nothing_to_judge_it_by(sampling: str)
     recipe = RECIPE.replace({"sampling": sampling, "sampling_limit": 1, "sampling_ratio": 1e-6})
     new = good_features(1, 6, seed=4)
     bank = choose(new.features, new.valid, recipe)
-    bank = replace(bank, origins=bank.origins + np.int32(5))
+    bank = replace(bank, image_ids=bank.image_ids + np.int32(5))
     with pytest.raises(DatasetError, match=r"one good image alone \(1\).*sampling_limit"):
         list(leave_one_out.score(new, bank, recipe, first_image=5, workers=1, tell=silent))
     two = good_features(2, 6, seed=4)
