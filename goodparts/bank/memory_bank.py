@@ -46,10 +46,10 @@ class MemoryBank:
         mean: of the features, (d,) float32: distances of near neighbours are small beside the norms, so the search
             works on centred features.
         basis: the q principal dimensions in which the search ranks entries, (d, q) float32; None: all d.
+        cells: for each entry the cell of the patch grid that it belongs to, (m,) int32; all 0 where it serves them all.
         int8: whether it ranks them in int8 rather than in float32.
         local_scale: mean distance of each entry to its nearest others, which distances to it are divided by, (m,)
             float32; None: distances are taken as they are.
-        cells: for each entry the cell of the patch grid that it belongs to, (m,) int32; None: it serves them all.
         tiles: for each entry the tile that it serves, (m,) int32, ascending; None: it serves them all.
     """
 
@@ -57,9 +57,9 @@ class MemoryBank:
     image_ids: NDArray[np.int32]
     mean: NDArray[np.float32]
     basis: NDArray[np.float32] | None
+    cells: NDArray[np.int32]
     int8: bool = False
     local_scale: NDArray[np.float32] | None = None
-    cells: NDArray[np.int32] | None = None
     tiles: NDArray[np.int32] | None = None
 
     def tensors(self) -> dict[str, NDArray[Any]]:
@@ -71,7 +71,7 @@ class MemoryBank:
         }
         if self.basis is not None:
             tensors["basis"] = self.basis
-        if self.cells is not None:
+        if self.cells.any():
             tensors["cells"] = self.cells
         if self.tiles is not None:
             tensors["tiles"] = self.tiles
@@ -93,9 +93,9 @@ class MemoryBank:
             image_ids=tensors["origins"],
             mean=tensors["mean"],
             basis=tensors.get("basis"),
+            cells=tensors.get("cells", np.zeros(len(tensors["features"]), dtype=np.int32)),
             int8="int8" in tensors,
             local_scale=tensors.get("spacing"),
-            cells=tensors.get("cells"),
             tiles=tensors.get("tiles"),
         )
 
@@ -129,6 +129,7 @@ class MemoryBank:
             self,
             features=self.features[which],
             image_ids=self.image_ids[which],
+            cells=self.cells[which],
             local_scale=None if self.local_scale is None else self.local_scale[which],
             tiles=None,
         )
@@ -174,7 +175,7 @@ class MemoryBank:
         self,
         features: NDArray[np.float32],
         image_ids: NDArray[np.int32],
-        cells: NDArray[np.int32] | None,
+        cells: NDArray[np.int32],
         local_scale: NDArray[np.float32] | None,
     ) -> MemoryBank:
         """The same with more entries behind, in the same search space; `image_ids` are no longer ascending."""
@@ -182,14 +183,11 @@ class MemoryBank:
             self,
             features=np.concatenate([self.features, features]),
             image_ids=np.concatenate([self.image_ids, image_ids]),
-            local_scale=_joined(self.local_scale, local_scale),
-            cells=_joined(self.cells, cells),
+            local_scale=None
+            if self.local_scale is None or local_scale is None
+            else np.concatenate([self.local_scale, local_scale]),
+            cells=np.concatenate([self.cells, cells]),
         )
-
-
-def _joined(column: NDArray[Any] | None, more: NDArray[Any] | None) -> NDArray[Any] | None:
-    """A value of each entry and of more behind them; None where there is none."""
-    return None if column is None or more is None else np.concatenate([column, more])
 
 
 def of_tiles(banks: Mapping[int, MemoryBank]) -> MemoryBank:
@@ -203,6 +201,7 @@ def of_tiles(banks: Mapping[int, MemoryBank]) -> MemoryBank:
         image_ids=np.concatenate([bank.image_ids for bank in parts]),
         mean=features.mean(axis=0, dtype=np.float64).astype(np.float32),
         basis=None,
+        cells=np.concatenate([bank.cells for bank in parts]),
         local_scale=np.concatenate(scales) if scales else None,
         tiles=np.repeat(np.array(list(banks), dtype=np.int32), [len(bank.features) for bank in parts]),
     )
@@ -214,7 +213,7 @@ def local_scale_of(
     *,
     limit: float = math.inf,
     among: NDArray[np.float32] | None = None,
-    hidden: Callable[[slice], NDArray[np.bool_]] | None = None,
+    hide: Callable[[NDArray[np.float32], slice], None] | None = None,
     scale_floor: float | None = None,
 ) -> NDArray[np.float32]:
     """The local scale of entries: how far each lies from its nearest others, on average.
@@ -228,7 +227,8 @@ def local_scale_of(
         neighbours: how many nearest others; all where there are fewer.
         limit: how many times `scale_floor` the largest may be.
         among: what the others are, (n, d) float32; None: the entries themselves, none its own neighbour.
-        hidden: which of the others some of the entries must not see, (entries of the slice, n) bool.
+        hide: sets the squared distances of some of the entries to all others, (entries of the slice, n) float32, to
+            infinity where one must not see the other; None: each sees all.
         scale_floor: the least, and that of an entry that sees no other; None: the median of those that do.
 
     Returns:
@@ -250,8 +250,8 @@ def local_scale_of(
         if among is None:
             lines = np.arange(len(x))
             squared[lines, first + lines] = np.inf
-        if hidden is not None:
-            squared[hidden(part)] = np.inf
+        if hide is not None:
+            hide(squared, part)
         count = min(neighbours, squared.shape[1])
         nearest = np.partition(squared, count - 1, axis=1)[:, :count]
         there = np.isfinite(nearest)

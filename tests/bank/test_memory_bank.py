@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from goodparts.bank import memory_bank
 from goodparts.bank.memory_bank import MemoryBank
@@ -25,9 +26,13 @@ def test_an_entry_that_sees_no_other_has_the_least_local_scale() -> None:
     points = np.array([[0.0], [1], [3], [100]], dtype=np.float32)
     alone = np.array([False, False, False, True])
     hidden = alone[:, None] | alone
-    found = memory_bank.local_scale_of(points, 1, hidden=lambda part: hidden[part])
+
+    def hide(squared: NDArray[np.float32], part: slice) -> None:
+        squared[hidden[part]] = np.inf
+
+    found = memory_bank.local_scale_of(points, 1, hide=hide)
     np.testing.assert_allclose(found, [1, 1, 2, 1], rtol=1e-5)
-    nobody = memory_bank.local_scale_of(points, 1, hidden=lambda part: np.ones_like(hidden[part]))
+    nobody = memory_bank.local_scale_of(points, 1, hide=lambda squared, _: squared.fill(np.inf))
     assert nobody.tolist() == [1] * 4
 
 
@@ -51,7 +56,8 @@ def test_local_scale_of_copies_is_nothing_to_divide_by() -> None:
 def test_a_bank_comes_back_from_its_tensors(whole: bool) -> None:
     rng = np.random.default_rng(0)
     features = rng.standard_normal((6, 4)).astype(np.float32)
-    bank = MemoryBank(features, np.arange(6, dtype=np.int32), features.mean(axis=0), None)
+    cells = np.zeros(6, dtype=np.int32)
+    bank = MemoryBank(features, np.arange(6, dtype=np.int32), features.mean(axis=0), None, cells)
     if whole:
         bank = replace(
             bank,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from goodparts.bank import search_space
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.sampling import choose
+from goodparts.bank.window import EVERYWHERE, Window
 from goodparts.recipe.recipe import Recipe
 
 
@@ -88,11 +89,11 @@ def test_entries_that_int8_can_not_tell_apart_are_ranked_in_float32() -> None:
 def test_more_candidates_of_a_large_bank_that_int8_ranks(entries: int, in_int8: int) -> None:
     bank = chosen(flat_features(20, 4, 4))
     large = replace(bank, features=np.zeros((entries, 4), dtype=np.float32), int8=False)
-    assert search_space.candidates(Recipe(), large) == 8
-    assert search_space.candidates(Recipe(), replace(large, int8=True)) == in_int8
-    windowed = replace(large, int8=True, cells=np.zeros(entries, dtype=np.int32))
-    assert search_space.candidates(Recipe(), windowed) == 8
-    nearest = search_space.candidates(Recipe(score_neighbours=1), replace(large, int8=True))
+    assert search_space.candidates(large, Recipe(), EVERYWHERE) == 8
+    assert search_space.candidates(replace(large, int8=True), Recipe(), EVERYWHERE) == in_int8
+    window = Window((9, 9), (1, 1))
+    assert search_space.candidates(replace(large, int8=True), Recipe(), window) == 8
+    nearest = search_space.candidates(replace(large, int8=True), Recipe(score_neighbours=1), EVERYWHERE)
     assert nearest == in_int8 - 2
 
 
@@ -114,7 +115,9 @@ def test_what_misses_the_nearest_is_told_from_what_finds_it(neighbours: int, bas
     patches = flat_features(400, 6, 32)[0] + np.float32(1e-3)
     nobody = np.full(400, -1)
     good = replace(whole, basis=directions[:, :6] if basis else None, int8=int8)
-    test = search_space.RecallTest.of(whole, patches, nobody, Recipe(score_neighbours=neighbours))
+    cells = EVERYWHERE.cells_of(nobody)
+    recipe = Recipe(score_neighbours=neighbours)
+    test = search_space.RecallTest.of(whole, patches, nobody, recipe, cells, EVERYWHERE)
     squared = ((patches[:, None].astype(np.float64) - whole.features) ** 2).sum(axis=2)
     squared.sort(axis=1)
     np.testing.assert_allclose(test.distances, np.sqrt(squared[:, :neighbours]).mean(axis=1), atol=1e-4)
