@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exact_features import exact
+from exact_features import exact, good_features_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -30,8 +30,6 @@ from goodparts.errors import ModelError, RecipeError
 from goodparts.features.extract import Extractor, GoodFeatures
 from goodparts.model import file as model_file
 from goodparts.preprocessing import framing
-from goodparts.preprocessing.framing import frame_of
-from goodparts.preprocessing.statistics import measure
 from goodparts.recipe.presets import PRESETS
 
 Array = NDArray[Any]
@@ -421,17 +419,7 @@ def test_the_memory_of_a_search_is_that_of_its_blocks() -> None:
 
 
 def good_features(images: int, d: int, seed: int, recipe: Recipe) -> GoodFeatures:
-    frame = frame_of((50, 60), recipe)
-    return GoodFeatures(
-        features=exact(made_up(images, d, seed), recipe),
-        valid=np.ones((images, CELLS), dtype=bool),
-        frames=(frame,) * images,
-        grid=GRID,
-        digests=tuple(map(str, range(images))),
-        statistics=(measure(np.zeros((50, 60, 3), dtype=np.uint8)),) * images,
-        cells=np.zeros((images, 3, 64), dtype=np.float32),
-        left_out=np.zeros(images, dtype=bool),
-    )
+    return good_features_of(made_up(images, d, seed), recipe, GRID)
 
 
 def silent(stage: str, done: int, total: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from exact_features import everything, exact
+from exact_features import everything, good_features_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,8 +16,6 @@ from goodparts.bank.sampling import choose, extend
 from goodparts.decision import leave_one_out, replacements
 from goodparts.errors import DatasetError
 from goodparts.features.extract import GoodFeatures
-from goodparts.preprocessing.framing import frame_of
-from goodparts.preprocessing.statistics import measure
 from goodparts.recipe.recipe import Recipe
 
 GRID = (4, 4)
@@ -39,17 +37,7 @@ def good_features(images: int, d: int, seed: int, *, spread: float = 1.0) -> Goo
     features = centres[rng.integers(6, size=(images, patches))] + spread * rng.normal(
         size=(images, patches, d)
     )
-    pixels = np.zeros((32, 32, 3), dtype=np.uint8)
-    return GoodFeatures(
-        features=exact(features.astype(np.float32), RECIPE),
-        valid=np.ones((images, patches), dtype=bool),
-        frames=(frame_of((32, 32), RECIPE),) * images,
-        grid=GRID,
-        digests=tuple(str(index) for index in range(images)),
-        statistics=(measure(pixels),) * images,
-        cells=np.zeros((images, 3, 64), dtype=np.float32),
-        left_out=np.zeros(images, dtype=bool),
-    )
+    return good_features_of(features.astype(np.float32), RECIPE, GRID)
 
 
 def scores_of(scored: Iterator[leave_one_out.HeldOut]) -> NDArray[np.float64]:
@@ -68,7 +56,7 @@ def brute_force(good: GoodFeatures, index: int, entries: NDArray[np.float32]) ->
 def test_a_random_bank_is_searched_without_an_images_own_entries() -> None:
     good = good_features(7, 5, seed=0)
     recipe = RECIPE.replace({"sampling": "random"})
-    bank = choose(good.features, good.valid, recipe)
+    bank = choose(good.features, good.patch_mask, recipe)
     scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
     for index, score in enumerate(scores):
         others = bank.features[bank.image_ids != index]
@@ -81,7 +69,7 @@ def test_replacements_cover_what_the_others_lack_and_are_never_the_images_own(
     images: int, d: int, seed: int
 ) -> None:
     good = good_features(images, d, seed)
-    bank = choose(good.features, good.valid, RECIPE)
+    bank = choose(good.features, good.patch_mask, RECIPE)
     found, absent = replacements.find(good, bank, RECIPE)
     entries, image_ids = found.features, found.image_ids
     assert len(entries) == len(image_ids) == len(absent)
@@ -107,7 +95,7 @@ def test_replacements_cover_what_the_others_lack_and_are_never_the_images_own(
 
 def test_scores_are_those_of_the_bank_with_replacements() -> None:
     good = good_features(8, 6, seed=3)
-    bank = choose(good.features, good.valid, RECIPE)
+    bank = choose(good.features, good.patch_mask, RECIPE)
     found, absent = replacements.find(good, bank, RECIPE)
     entries = found.features
     assert len(found.features)
@@ -121,7 +109,7 @@ def test_scores_are_those_of_the_bank_with_replacements() -> None:
 def test_local_scale_of_replacements_is_that_to_entries_of_other_images(limit: float) -> None:
     good = good_features(8, 6, seed=3)
     recipe = RECIPE.replace({"score_neighbours": 2, "density_neighbours": 3, "density_limit": limit})
-    bank = choose(good.features, good.valid, recipe)
+    bank = choose(good.features, good.patch_mask, recipe)
     assert bank.local_scale is not None
     found, absent = replacements.find(good, bank, recipe)
     assert len(found.features)
@@ -163,7 +151,7 @@ def test_folds_score_every_image_once_against_a_bank_without_its_fold() -> None:
     good = good_features(9, 5, seed=4)
     scored = list(leave_one_out.score_by_folds(good, RECIPE, 3, workers=2, tell=silent))
     assert sorted(one.index for one in scored) == list(range(9))
-    without = good.valid.copy()
+    without = good.patch_mask.copy()
     without[3:6] = False
     bank = choose(good.features, without, RECIPE)
     for one in scored:
@@ -174,7 +162,7 @@ def test_folds_score_every_image_once_against_a_bank_without_its_fold() -> None:
 def test_a_bank_of_one_image_falls_back_to_refits() -> None:
     good = good_features(4, 5, seed=5)
     recipe = RECIPE.replace({"sampling_ratio": 1e-6})  # one entry, so all of the bank is one image's
-    bank = choose(good.features, good.valid, recipe)
+    bank = choose(good.features, good.patch_mask, recipe)
     scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
     assert len(scores) == 4
     assert (scores < 100).all()  # and not the distance to nothing
@@ -183,8 +171,8 @@ def test_a_bank_of_one_image_falls_back_to_refits() -> None:
 def test_new_images_leave_out_their_own_entries_of_an_extended_bank() -> None:
     old, new = good_features(5, 5, seed=6), good_features(3, 5, seed=7)
     recipe = RECIPE.replace({"sampling": "random"})
-    bank = choose(old.features, old.valid, recipe)
-    grown = extend(bank, new.features, new.valid, recipe, first_image=5)
+    bank = choose(old.features, old.patch_mask, recipe)
+    grown = extend(bank, new.features, new.patch_mask, recipe, first_image=5)
     scores = scores_of(leave_one_out.score(new, grown, recipe, first_image=5, workers=2, tell=silent))
     for index, score in enumerate(scores):
         others = grown.features[grown.image_ids != index + 5]
@@ -195,7 +183,7 @@ def test_new_images_leave_out_their_own_entries_of_an_extended_bank() -> None:
 def test_a_bank_of_one_new_image_alone_has_nothing_to_judge_it_by(sampling: str) -> None:
     recipe = RECIPE.replace({"sampling": sampling, "sampling_limit": 1, "sampling_ratio": 1e-6})
     new = good_features(1, 6, seed=4)
-    bank = choose(new.features, new.valid, recipe)
+    bank = choose(new.features, new.patch_mask, recipe)
     bank = replace(bank, image_ids=bank.image_ids + np.int32(5))
     with pytest.raises(DatasetError, match=r"one good image alone \(1\).*sampling_limit"):
         list(leave_one_out.score(new, bank, recipe, first_image=5, workers=1, tell=silent))
