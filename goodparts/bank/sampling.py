@@ -25,7 +25,7 @@ _TRIED = 2000  # patches that try a search space
 
 def choose(
     features: PatchFeatures,
-    valid: NDArray[np.bool_],
+    eligible: NDArray[np.bool_],
     recipe: Recipe,
     *,
     grid: tuple[int, int] | None = None,
@@ -35,12 +35,12 @@ def choose(
 
     Args:
         features: of all patches of n good images.
-        valid: which of them may be kept, (n, patches) bool.
-        recipe: sampling, sampling_ratio, sampling_limit, position_window, tile_bank, search_dimensions, seed.
-        grid: (h, w) of the patches, which only a position_window asks for.
+        eligible: which of them may be kept, (n, patches) bool.
+        recipe: sampling, sampling_ratio, sampling_limit, tile_bank, search_dimensions, seed, and the key of `window_of`.
+        grid: (h, w) of the patches, which only a window asks for.
         progress: called with (picked, wanted).
     """
-    rows = np.flatnonzero(valid)
+    rows = np.flatnonzero(eligible)
     if recipe.tile_bank == "position":
         return _choose_by_tile(features, rows, recipe, progress)
     neighbourhood = window_of(recipe, grid)
@@ -52,7 +52,7 @@ def choose(
 def extend(
     bank: MemoryBank,
     features: PatchFeatures,
-    valid: NDArray[np.bool_],
+    eligible: NDArray[np.bool_],
     recipe: Recipe,
     *,
     first_image: int,
@@ -67,13 +67,13 @@ def extend(
     Args:
         bank: as it was.
         features: of all patches of the n new good images.
-        valid: which of them may be kept, (n, patches) bool.
+        eligible: which of them may be kept, (n, patches) bool.
         recipe: as of `choose`.
         first_image: index that the first new image gets among all good images.
         grid: as of `choose`.
         progress: called with (picked, wanted).
     """
-    rows = np.flatnonzero(valid)
+    rows = np.flatnonzero(eligible)
     if bank.tiles is not None:
         return _extend_by_tile(bank, features, rows, recipe, first_image, progress)
     neighbourhood = window_of(recipe, grid)

@@ -40,13 +40,13 @@ def search_graph(
 
     Each patch is compared with the whole bank in the bank's search space (centred, principal dimensions, int8); the
     exact Euclidean distances of the best candidates decide: that to the nearest entry, or the mean of those to several,
-    divided by the entries' local scale where the bank has one. With a `position_window` only entries within it count;
-    where tiles have banks of their own, with that of the input `tile` (1,) int64, which all n images are.
+    divided by the entries' local scale where the bank has one. With a window only entries within it count; where
+    tiles have banks of their own, with that of the input `tile` (1,) int64, which all n images are.
 
     Args:
         bank: what is searched.
         grid: (h, w).
-        recipe: score_neighbours, image_score and its keys, position_window.
+        recipe: score_neighbours, image_score and its keys, and that of `window_of`.
         masked: adds the input `valid` (n, h, w) float32, 0 for patches that must not count for the score.
         held_out: adds the input `excluded` (m,) float32, `FAR` for bank entries that must not be found; where tiles
             have banks of their own, those of the tile in the order of `bank.by_tile`.
