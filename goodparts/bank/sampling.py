@@ -36,7 +36,7 @@ def choose(
     Args:
         features: of all patches of n good images.
         eligible: which of them may be kept, (n, patches) bool.
-        recipe: sampling, sampling_ratio, sampling_limit, tile_bank, search_dimensions, seed, and the key of `window_of`.
+        recipe: sampling, sampling_ratio, sampling_limit, tile_bank, search_dimensions, seed; that of `window_of`.
         grid: (h, w) of the patches, which only a window asks for.
         progress: called with (picked, wanted).
     """
