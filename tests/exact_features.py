@@ -1,4 +1,4 @@
-"""Patch features as `features.store` keeps them, but exact to the last bit, for tests that compare numbers."""
+"""Patch features as fitting keeps them, but exact to the last bit, for tests that compare numbers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from goodparts.features.extract import GoodFeatures
 from goodparts.features.projection import Projection
 from goodparts.features.store import PatchFeatures
+from goodparts.preprocessing.framing import frame_of
+from goodparts.preprocessing.preprocessor import Preprocessor
+from goodparts.preprocessing.statistics import measure
+from goodparts.preprocessing.tiling import Tiling
 from goodparts.recipe.recipe import Recipe
 
 
@@ -37,3 +42,20 @@ def exact(features: NDArray[np.float32], recipe: Recipe, views: int = 1) -> Patc
 def everything(features: PatchFeatures) -> NDArray[np.float32]:
     """All of them, (n, patches, d)."""
     return np.stack([features.image(image) for image in range(features.shape[0])])
+
+
+def good_features_of(features: NDArray[np.float32], recipe: Recipe, grid: tuple[int, int]) -> GoodFeatures:
+    """Features (n, h x w, d) as those of n good images of the recipe's size, all of which is looked at."""
+    images, size = len(features), recipe.image_size
+    return GoodFeatures(
+        features=exact(features, recipe),
+        patch_mask=np.ones(features.shape[:2], dtype=bool),
+        frames=(frame_of(size, recipe),) * images,
+        grid=grid,
+        digests=tuple(map(str, range(images))),
+        statistics=(measure(np.zeros((*size, 3), dtype=np.uint8)),) * images,
+        measured={},
+        left_out=np.zeros(images, dtype=bool),
+        failures=("",) * images,
+        preprocessor=Preprocessor(recipe, Tiling.one(size, grid)),
+    )

@@ -597,9 +597,9 @@ def test_update_grows_the_bank_and_names_the_parent(
     assert model.provenance.parent == parent.identity
     assert model.provenance.good_images == 22
     assert len(model.bank.features) > len(first.features)
-    old = model.bank.features[model.bank.origins < 16]
+    old = model.bank.features[model.bank.image_ids < 16]
     np.testing.assert_array_equal(old, first.features)
-    assert set(model.bank.origins[model.bank.origins >= 16]) <= set(range(16, 22))
+    assert set(model.bank.image_ids[model.bank.image_ids >= 16]) <= set(range(16, 22))
     assert model.calibration.learnt.scores[:16] == parent.calibration.learnt.scores
     assert len(model.calibration.learnt.scores) == 22
     assert model.calibration.history == (parent.calibration.decision,)
@@ -656,7 +656,7 @@ def test_update_respects_the_limit_of_the_bank(
     assert len(inspector.model.bank.features) == 100
     inspector.update(other_good)
     assert len(inspector.model.bank.features) == 100
-    assert (inspector.model.bank.origins >= 16).any()
+    assert (inspector.model.bank.image_ids >= 16).any()
 
 
 # ---- robust --------------------------------------------------------------------------------------
@@ -678,9 +678,9 @@ def test_robust_leaves_out_a_bad_image_and_names_it(
     calibration = robust.model.calibration
     assert calibration.left_out == ("smuggled.png",)
     assert "smuggled.png" not in calibration.learnt.names
-    assert 16 not in robust.model.bank.origins  # last by name
+    assert 16 not in robust.model.bank.image_ids  # last by name
     assert trusting.model.calibration.left_out == ()
-    assert 16 in trusting.model.bank.origins
+    assert 16 in trusting.model.bank.image_ids
     assert calibration.threshold < trusting.model.calibration.threshold
     assert robust.inspect(good / "smuggled.png").bad
 

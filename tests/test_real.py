@@ -87,7 +87,7 @@ def test_the_search_finds_what_brute_force_finds(
     model, recipe = inspector.model, inspector.recipe
     assert model.bank.int8
     extract = Extractor(model.backbone, recipe, model.whitening)
-    units = np.ones(len(model.bank.features)) if model.bank.spacing is None else model.bank.spacing
+    units = np.ones(len(model.bank.features)) if model.bank.local_scale is None else model.bank.local_scale
     bank = model.bank.features.astype(np.float64)
     norms = (bank**2).sum(axis=1)
     shape = {"patch_features": (1, *model.grid, bank.shape[1])}

@@ -7,7 +7,7 @@ bound by memory. Here two things make it fast, and the sequence is the same, sin
 - Picks come in batches. Among the points that are now farthest the greedy choice is run alone for as long as its
   winner is farther than every point outside; nobody outside can have been the winner.
 - Points are looked at only when it may matter (lazy greedy, after Minoux 1978). A distance to some of the picks is an
-  upper bound on that to all of them, so only the points whose bounds are largest meet the picks they have not met,
+  upper bound on that to all of them, so only the points whose bounds are largest are compared with more picks,
   many at a time in one matrix product, and only until their bound falls below those of the others. Points near an
   early pick are never looked at again.
 """
@@ -15,24 +15,22 @@ bound by memory. Here two things make it fast, and the sequence is the same, sin
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import parallel
-
-if TYPE_CHECKING:
-    from goodparts.bank.window import Places
+from goodparts.bank.grid_positions import ANYWHERE, Positions
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
 _CANDIDATES = 1024  # points among which one batch is chosen
-_ROWS = 1024  # points that meet picks in one matrix product,
-_PICKS = 512  # and the picks that they meet in it: 2 MiB of distances, which stay in cache until their minimum is taken
+_ROWS = 1024  # points that are compared with picks in one matrix product,
+_PICKS = 512  # and the picks: 2 MiB of distances, which stay in cache until their minimum is taken
 
 
 class Points(Protocol):
@@ -49,7 +47,7 @@ def greedy(
     count: int,
     *,
     start: int | NDArray[np.int64] = 0,
-    places: Places | None = None,
+    positions: Positions = ANYWHERE,
     progress: Progress | None = None,
 ) -> NDArray[np.int64]:
     """The greedy k-center sequence.
@@ -61,8 +59,8 @@ def greedy(
         points: (n, d) float32, an array or what reads them. Centred points give the best accuracy.
         count: number of picks, those of `start` included, up to n.
         start: index of the first pick, or of several that are there already, all different.
-        places: where the points lie: then a point is as far as the nearest pick within its window, and farther than
-            all others while there is none.
+        positions: where the points lie: a point is as far as the nearest pick that it sees, and farther than all others
+            while it sees none.
         progress: called after each batch with (picks so far, count).
 
     Returns:
@@ -72,7 +70,7 @@ def greedy(
     batch = np.atleast_1d(np.asarray(start, dtype=np.int64))
     if not len(batch) <= count <= n:
         raise ValueError(f"count: expected {len(batch)} to {n}, found {count}")
-    cover = _Cover(points, count, places)
+    cover = _Cover(points, count, positions)
     awake = n  # how many points to look at
     with parallel.small_products():  # OpenBLAS's own threads go on spinning between the batches
         while True:
@@ -95,21 +93,19 @@ class _Cover:
     Attributes:
         picks: (count,) int64, of which the first `done` are made.
         centres: of each pick c (-2 c, |c|^2), (count, d + 1) float32: with (x, 1) its product is |x - c|^2 - |x|^2.
-            With places each has them behind, and so has x.
-        in_sight: with places, whether each region of them sees each pick, (regions, count) bool.
-        bound: squared distance of each point to the first `met` picks, (n,) float32; -1 once picked.
+            Behind it is what its position adds, and so it is behind x.
+        bound: squared distance of each point to the first `compared` picks, (n,) float32; -1 once picked.
     """
 
-    def __init__(self, points: Points, count: int, places: Places | None) -> None:
+    def __init__(self, points: Points, count: int, positions: Positions) -> None:
         n, d = len(points), points[np.zeros(1, dtype=np.int64)].shape[1]
-        self.points, self.places = points, places
+        self.points, self.positions = points, positions
         self.d = d
         self.done = 0
         self.picks = np.empty(count, dtype=np.int64)
-        self.centres = np.empty((count, d + 1 + (places.width if places else 0)), dtype=np.float32)
-        self.in_sight = np.empty((places.region_count if places else 0, count), dtype=bool)
+        self.centres = np.empty((count, d + 1 + positions.width), dtype=np.float32)
         self.bound = np.full(n, np.inf, dtype=np.float32)
-        self.met = np.zeros(n, dtype=np.int32)
+        self.compared = np.zeros(n, dtype=np.int32)
 
     def add(self, batch: NDArray[np.int64]) -> None:
         """Make these the next picks."""
@@ -118,9 +114,7 @@ class _Cover:
         self.picks[part] = batch
         self.centres[part, : self.d] = -2 * chosen
         self.centres[part, self.d] = np.einsum("nd,nd->n", chosen, chosen)
-        if self.places is not None:
-            self.centres[part, self.d + 1 :] = self.places.elsewhere(batch)
-            self.in_sight[:, part] = self.places.in_sight(batch)
+        self.centres[part, self.d + 1 :] = self.positions.elsewhere(batch)
         self.bound[batch] = -1
         self.done += len(batch)
 
@@ -140,7 +134,9 @@ class _Cover:
             level = _level(self.bound, awake)
             rows = np.flatnonzero(self.bound > level)
             self._look_at(rows, level)
-            rows = rows[self.bound[rows] > level]  # farther than all others, whatever those have not met yet
+            rows = rows[
+                self.bound[rows] > level
+            ]  # farther than all others, whatever those were not compared with yet
             if len(rows):
                 break
             awake *= 4
@@ -155,9 +151,9 @@ class _Cover:
         return self._choose_among(rows[bound > level], level, most), awake
 
     def _look_at(self, rows: NDArray[np.int64], level: np.float32) -> None:
-        """Let these points meet the picks they have not met, until their bounds fall to `level`."""
-        rows = rows[np.argsort(self.met[rows], kind="stable")]
-        groups = [rows] if self.places is None else self.places.by_region(rows)
+        """Compare these points with the picks they were not compared with, until their bounds fall to `level`."""
+        rows = rows[np.argsort(self.compared[rows], kind="stable")]
+        groups = self.positions.by_region(rows)
         blocks = [group[first : first + _ROWS] for group in groups for first in range(0, len(group), _ROWS)]
 
         scratch = threading.local()  # new memory for every product would cost as much as the product
@@ -168,16 +164,18 @@ class _Cover:
             x = np.ones((len(block), self.centres.shape[1]), dtype=np.float32)
             x[:, : self.d] = self.points[block]
             norms = np.einsum("nd,nd->n", x[:, : self.d], x[:, : self.d])
-            if self.places is not None:
-                x[:, self.d + 1 :] = self.places.here(block)
-            for centres, last in self._not_met(block):
+            x[:, self.d + 1 :] = self.positions.here(block)
+            region, first = self.positions.region_of(block[0]), int(self.compared[block[0]])
+            picks = self.picks[: self.done]
+            for which, last in self.positions.visible_picks(region, picks, first, _PICKS):
+                centres = self.centres[which]
                 distances = scratch.distances[: len(x) * len(centres)].reshape(len(x), -1)
                 nearest = np.matmul(x, centres.T, out=distances).min(axis=1)
                 nearest += norms
                 np.maximum(nearest, 0, out=nearest)
                 np.minimum(nearest, self.bound[block], out=nearest)
                 self.bound[block] = nearest
-                self.met[block] = np.maximum(self.met[block], last)
+                self.compared[block] = np.maximum(self.compared[block], last)
                 far = nearest > level
                 block, x, norms = block[far], x[far], norms[far]
                 if not len(block):
@@ -187,23 +185,6 @@ class _Cover:
             for _ in looked:
                 pass
 
-    def _not_met(self, block: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.float32], int]]:
-        """Centres (p, ...) that the first of these points has not met, and of how many picks they are the last.
-
-        With places, only those in sight of the region of all these points.
-        """
-        first = int(self.met[block[0]])
-        if self.places is None:
-            for begin in range(first, self.done, _PICKS):
-                last = min(begin + _PICKS, self.done)
-                yield self.centres[begin:last], last
-            return
-        in_sight = self.in_sight[self.places.regions[block[0]], first : self.done]
-        seen = first + np.flatnonzero(in_sight)
-        for begin in range(0, len(seen), _PICKS):
-            part = seen[begin : begin + _PICKS]
-            yield self.centres[part], self.done if begin + _PICKS >= len(seen) else int(part[-1]) + 1
-
     def _choose_among(self, candidates: NDArray[np.int64], level: np.float32, most: int) -> NDArray[np.int64]:
         """The greedy choice among these points, ascending and up to date, while the winner is farther than `level`."""
         x = self.points[candidates]
@@ -212,8 +193,7 @@ class _Cover:
         between += norms
         between += norms[:, None]
         np.maximum(between, 0, out=between)
-        if self.places is not None:
-            between += self.places.here(candidates) @ self.places.elsewhere(candidates).T
+        self.positions.hide(between, candidates)
         remaining = self.bound[candidates]
         batch: list[int] = []
         while len(batch) < most:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,26 +41,63 @@ class MemoryBank:
 
     Attributes:
         features: (m, d) float32, in the order of the images they came from.
-        origins: for each entry the index of its image among the good images, (m,) int32, ascending; where there are
+        image_ids: for each entry the index of its image among the good images, (m,) int32, ascending; where there are
             `tiles`, for each of them.
         mean: of the features, (d,) float32: distances of near neighbours are small beside the norms, so the search
             works on centred features.
         basis: the q principal dimensions in which the search ranks entries, (d, q) float32; None: all d.
+        cells: for each entry the cell of the patch grid that it belongs to, (m,) int32; all 0 where it serves them all.
         int8: whether it ranks them in int8 rather than in float32.
-        spacing: mean distance of each entry to its nearest others, the unit of distances to it, (m,) float32; None:
-            distances are taken as they are.
-        cells: for each entry the cell of the patch grid that it belongs to, (m,) int32; None: it serves them all.
+        local_scale: mean distance of each entry to its nearest others, which distances to it are divided by, (m,)
+            float32; None: distances are taken as they are.
         tiles: for each entry the tile that it serves, (m,) int32, ascending; None: it serves them all.
     """
 
     features: NDArray[np.float32]
-    origins: NDArray[np.int32]
+    image_ids: NDArray[np.int32]
     mean: NDArray[np.float32]
     basis: NDArray[np.float32] | None
+    cells: NDArray[np.int32]
     int8: bool = False
-    spacing: NDArray[np.float32] | None = None
-    cells: NDArray[np.int32] | None = None
+    local_scale: NDArray[np.float32] | None = None
     tiles: NDArray[np.int32] | None = None
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """As a model file keeps it: `from_tensors` makes the same bank of them."""
+        tensors: dict[str, NDArray[Any]] = {
+            "features": self.features,
+            "origins": self.image_ids,
+            "mean": self.mean,
+        }
+        if self.basis is not None:
+            tensors["basis"] = self.basis
+        if self.cells.any():
+            tensors["cells"] = self.cells
+        if self.tiles is not None:
+            tensors["tiles"] = self.tiles
+        if self.int8:
+            tensors["int8"] = np.ones(1, dtype=np.uint8)
+        if self.local_scale is not None:
+            tensors["spacing"] = self.local_scale
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """The bank of what `tensors` gave; others among them do not matter.
+
+        Raises:
+            KeyError: features, origins or mean are missing.
+        """
+        return cls(
+            features=tensors["features"],
+            image_ids=tensors["origins"],
+            mean=tensors["mean"],
+            basis=tensors.get("basis"),
+            cells=tensors.get("cells", np.zeros(len(tensors["features"]), dtype=np.int32)),
+            int8="int8" in tensors,
+            local_scale=tensors.get("spacing"),
+            tiles=tensors.get("tiles"),
+        )
 
     @property
     def tiles_served(self) -> NDArray[np.int64]:
@@ -79,8 +117,8 @@ class MemoryBank:
         return entries
 
     @property
-    def most_met(self) -> int:
-        """How many entries a patch meets at the most."""
+    def most_compared(self) -> int:
+        """How many entries a patch is compared with at the most."""
         return len(self.features) if self.tiles is None else self.by_tile.shape[1]
 
     def of_tile(self, tile: int) -> MemoryBank:
@@ -90,14 +128,14 @@ class MemoryBank:
         return replace(
             self,
             features=self.features[which],
-            origins=self.origins[which],
-            spacing=None if self.spacing is None else self.spacing[which],
+            image_ids=self.image_ids[which],
+            cells=self.cells[which],
+            local_scale=None if self.local_scale is None else self.local_scale[which],
             tiles=None,
         )
 
-    @cached_property
-    def search_bank(self) -> NDArray[np.float32]:
-        """The entries in the search space, (m, q) float32."""
+    def in_search_space(self) -> NDArray[np.float32]:
+        """The entries in the search space, centred, (m, q) float32: made anew, since graphs have what is made of it."""
         if self.basis is None:
             return self.features - self.mean
         bank = np.empty((len(self.features), self.basis.shape[1]), dtype=np.float32)
@@ -119,33 +157,36 @@ class MemoryBank:
     @cached_property
     def quantised(self) -> Quantised:
         """The entries in int8."""
-        largest = max(float(np.abs(self.search_bank).max()), 1e-30)
+        entries = self.in_search_space()
+        largest = max(float(np.abs(entries).max()), 1e-30)
         scale = np.float32(largest / (_STEPS_IN_ALL if self.basis is None else _STEPS))
         return Quantised(
-            entries=np.rint(self.search_bank / scale).astype(np.int8),
+            entries=np.rint(entries / scale).astype(np.int8),
             entry_scale=np.array(scale, dtype=np.float32),
             patch_scale=np.array(largest * _PATCH_RANGE / 127, dtype=np.float32),
         )
 
     def of_image(self, index: int) -> slice:
         """The entries that came from the good image of that index; of a bank without `tiles`."""
-        first, last = np.searchsorted(self.origins, (index, index + 1))
+        first, last = np.searchsorted(self.image_ids, (index, index + 1))
         return slice(int(first), int(last))
 
     def with_entries(
         self,
         features: NDArray[np.float32],
-        origins: NDArray[np.int32],
-        cells: NDArray[np.int32] | None,
-        apart: NDArray[np.float32] | None,
+        image_ids: NDArray[np.int32],
+        cells: NDArray[np.int32],
+        local_scale: NDArray[np.float32] | None,
     ) -> MemoryBank:
-        """The same with more entries behind, in the same search space; `origins` are no longer ascending."""
+        """The same with more entries behind, in the same search space; `image_ids` are no longer ascending."""
         return replace(
             self,
             features=np.concatenate([self.features, features]),
-            origins=np.concatenate([self.origins, origins]),
-            spacing=None if self.spacing is None or apart is None else np.concatenate([self.spacing, apart]),
-            cells=None if self.cells is None or cells is None else np.concatenate([self.cells, cells]),
+            image_ids=np.concatenate([self.image_ids, image_ids]),
+            local_scale=None
+            if self.local_scale is None or local_scale is None
+            else np.concatenate([self.local_scale, local_scale]),
+            cells=np.concatenate([self.cells, cells]),
         )
 
 
@@ -154,44 +195,46 @@ def of_tiles(banks: Mapping[int, MemoryBank]) -> MemoryBank:
     banks = dict(sorted(banks.items()))
     parts = list(banks.values())
     features = np.concatenate([bank.features for bank in parts])
-    apart = [bank.spacing for bank in parts if bank.spacing is not None]
+    scales = [bank.local_scale for bank in parts if bank.local_scale is not None]
     return MemoryBank(
         features=features,
-        origins=np.concatenate([bank.origins for bank in parts]),
+        image_ids=np.concatenate([bank.image_ids for bank in parts]),
         mean=features.mean(axis=0, dtype=np.float64).astype(np.float32),
         basis=None,
-        spacing=np.concatenate(apart) if apart else None,
+        cells=np.concatenate([bank.cells for bank in parts]),
+        local_scale=np.concatenate(scales) if scales else None,
         tiles=np.repeat(np.array(list(banks), dtype=np.int32), [len(bank.features) for bank in parts]),
     )
 
 
-def spacing(
+def local_scale_of(
     entries: NDArray[np.float32],
     neighbours: int,
     *,
     limit: float = math.inf,
     among: NDArray[np.float32] | None = None,
-    hidden: Callable[[slice], NDArray[np.bool_]] | None = None,
-    usual: float | None = None,
+    hide: Callable[[NDArray[np.float32], slice], None] | None = None,
+    scale_floor: float | None = None,
 ) -> NDArray[np.float32]:
-    """How far entries lie from their nearest others, on average: what distances to them are measured in.
+    """The local scale of entries: how far each lies from its nearest others, on average.
 
     A patch of a good part is about as far from its nearest entry as entries lie apart there: farther where good parts
-    differ much. In units of this spacing the same threshold suits these places and others (local outlier factor,
-    Breunig et al., SIGMOD 2000; the neighbours of the nearest neighbour stand for its own).
+    differ much. Divided by this scale, distances suit one threshold here and there (local outlier factor, Breunig
+    et al., SIGMOD 2000; the neighbours of the nearest neighbour stand for its own).
 
     Args:
         entries: (m, d) float32.
         neighbours: how many nearest others; all where there are fewer.
-        limit: how many times usual the largest may be.
+        limit: how many times `scale_floor` the largest may be.
         among: what the others are, (n, d) float32; None: the entries themselves, none its own neighbour.
-        hidden: which of the others some of the entries must not see, (entries of the slice, n) bool.
-        usual: that of an entry that sees no other; None: the median of those that do.
+        hide: sets the squared distances of some of the entries to all others, (entries of the slice, n) float32, to
+            infinity where one must not see the other; None: each sees all.
+        scale_floor: the least, and that of an entry that sees no other; None: the median of those that do.
 
     Returns:
-        (m,) float32, positive, and nowhere less than usual: entries that crowd together, as in a random sample, would
-        make distances of good patches near them long. Nor beyond the limit: among strands that lie anyhow, say, entries
-        are far apart, and what is wrong there would hardly count.
+        (m,) float32, positive, and nowhere less than `scale_floor`: entries that crowd together, as in a random
+        sample, would make distances of good patches near them long. Nor beyond the limit: among strands that lie
+        anyhow, say, entries are far apart, and what is wrong there would hardly count.
     """
     others = entries if among is None else among
     mean = others.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -207,20 +250,20 @@ def spacing(
         if among is None:
             lines = np.arange(len(x))
             squared[lines, first + lines] = np.inf
-        if hidden is not None:
-            squared[hidden(part)] = np.inf
+        if hide is not None:
+            hide(squared, part)
         count = min(neighbours, squared.shape[1])
         nearest = np.partition(squared, count - 1, axis=1)[:, :count]
         there = np.isfinite(nearest)
         distances = np.sqrt(np.maximum(np.where(there, nearest, 0), 0))
         found[part] = distances.sum(axis=1) / np.maximum(there.sum(axis=1), 1)
         lone[part] = ~there.any(axis=1)
-    if usual is None:
-        usual = 0.0 if lone.all() else float(np.median(found[~lone]))
-    found[lone] = usual
-    return bounded(found, usual or 1, limit)
+    if scale_floor is None:
+        scale_floor = 0.0 if lone.all() else float(np.median(found[~lone]))
+    found[lone] = scale_floor
+    return bounded(found, scale_floor or 1, limit)
 
 
-def bounded(found: NDArray[np.float32], usual: float, limit: float) -> NDArray[np.float32]:
-    """Spacings from usual to `limit` times that."""
-    return np.clip(found, np.float32(usual), np.float32(usual * limit))
+def bounded(local_scale: NDArray[np.float32], scale_floor: float, limit: float) -> NDArray[np.float32]:
+    """Local scales, clipped to what lies from `scale_floor` to `limit` times that."""
+    return np.clip(local_scale, np.float32(scale_floor), np.float32(scale_floor * limit))

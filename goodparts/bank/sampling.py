@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
@@ -11,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.bank import coreset, memory_bank, search_space
-from goodparts.bank import window as windows
 from goodparts.bank.coreset import Progress
-from goodparts.bank.memory_bank import MemoryBank, spacing
-from goodparts.bank.search_space import Trial
-from goodparts.bank.window import Places, Window
+from goodparts.bank.memory_bank import MemoryBank, local_scale_of
+from goodparts.bank.search_space import RecallTest
+from goodparts.bank.window import EVERYWHERE, Neighbourhood, window_of
 from goodparts.features.projection import Projection
 from goodparts.features.store import PatchFeatures
 from goodparts.recipe.recipe import Recipe
@@ -27,7 +25,7 @@ _TRIED = 2000  # patches that try a search space
 
 def choose(
     features: PatchFeatures,
-    valid: NDArray[np.bool_],
+    eligible: NDArray[np.bool_],
     recipe: Recipe,
     *,
     grid: tuple[int, int] | None = None,
@@ -37,24 +35,24 @@ def choose(
 
     Args:
         features: of all patches of n good images.
-        valid: which of them may be kept, (n, patches) bool.
-        recipe: sampling, sampling_ratio, sampling_limit, position_window, tile_bank, search_dimensions, seed.
-        grid: (h, w) of the patches, which only a position_window asks for.
+        eligible: which of them may be kept, (n, patches) bool.
+        recipe: sampling, sampling_ratio, sampling_limit, tile_bank, search_dimensions, seed; that of `window_of`.
+        grid: (h, w) of the patches, which only a window asks for.
         progress: called with (picked, wanted).
     """
-    rows = np.flatnonzero(valid)
+    rows = np.flatnonzero(eligible)
     if recipe.tile_bank == "position":
         return _choose_by_tile(features, rows, recipe, progress)
-    window = _window(recipe, grid)
-    kept = _keep(features, rows, _wanted(len(rows), recipe), recipe, window, progress)
-    entries = Entries.of(features, kept, window)
-    return _searchable(entries, recipe, *_trial(features, rows, kept, recipe.seed, window), window)
+    neighbourhood = window_of(recipe, grid)
+    kept = _keep(features, rows, _wanted(len(rows), recipe), recipe, neighbourhood, progress)
+    patches, own = _test_patches(features, rows, kept, recipe.seed, neighbourhood)
+    return _searchable(Entries.of(features, kept, neighbourhood), recipe, patches, own, neighbourhood)
 
 
 def extend(
     bank: MemoryBank,
     features: PatchFeatures,
-    valid: NDArray[np.bool_],
+    eligible: NDArray[np.bool_],
     recipe: Recipe,
     *,
     first_image: int,
@@ -69,61 +67,59 @@ def extend(
     Args:
         bank: as it was.
         features: of all patches of the n new good images.
-        valid: which of them may be kept, (n, patches) bool.
+        eligible: which of them may be kept, (n, patches) bool.
         recipe: as of `choose`.
         first_image: index that the first new image gets among all good images.
         grid: as of `choose`.
         progress: called with (picked, wanted).
     """
-    rows = np.flatnonzero(valid)
+    rows = np.flatnonzero(eligible)
     if bank.tiles is not None:
         return _extend_by_tile(bank, features, rows, recipe, first_image, progress)
-    window = _window(recipe, grid)
-    kept = _keep_more(bank, features, rows, recipe, window, progress)
-    patches, _, cells = _trial(features, rows, kept, recipe.seed, window)
-    nobody = np.full(len(patches), -1)  # an entry that is among them may find itself
-    entries = _joined(bank, Entries.of(features, kept, window, first_image), recipe, window)
-    return _searchable(entries, recipe, patches, nobody, cells, window)
+    neighbourhood = window_of(recipe, grid)
+    kept = _keep_more(bank, features, rows, recipe, neighbourhood, progress)
+    patches, _ = _test_patches(features, rows, kept, recipe.seed, neighbourhood)
+    nobody = np.full(len(patches.features), -1)  # an entry that is among them may find itself
+    entries = _joined(bank, Entries.of(features, kept, neighbourhood, first_image), recipe, neighbourhood)
+    return _searchable(entries, recipe, patches, nobody, neighbourhood)
 
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """Patch features that were chosen, and where they came from.
+    """Some patch features, and where they came from.
 
     Attributes:
         features: (m, d) float32.
-        origins: their images, (m,) int32.
-        cells: the cells of the patch grid that they belong to, (m,) int32; None without a window.
+        image_ids: their images, (m,) int32.
+        cells: the cells of the patch grid that they belong to, (m,) int32; all 0 without a window.
     """
 
     features: NDArray[np.float32]
-    origins: NDArray[np.int32]
-    cells: NDArray[np.int32] | None
+    image_ids: NDArray[np.int32]
+    cells: NDArray[np.int32]
 
     @classmethod
     def of(
         cls,
         features: PatchFeatures,
         rows: NDArray[np.int64],
-        window: Window | None,
+        neighbourhood: Neighbourhood,
         first_image: int = 0,
     ) -> Self:
         """Those of some rows of patches; `first_image` is the index of the first of these images."""
-        origins = (rows // features.shape[1]).astype(np.int32) + np.int32(first_image)
-        return cls(features.rows(rows), origins, None if window is None else window.cells_of(rows))
+        image_ids = (rows // features.shape[1]).astype(np.int32) + np.int32(first_image)
+        return cls(features.rows(rows), image_ids, neighbourhood.cells_of(rows))
 
     def only(self, which: NDArray[np.int64]) -> Entries:
         """Some of them, by index."""
-        cells = None if self.cells is None else self.cells[which]
-        return Entries(self.features[which], self.origins[which], cells)
+        return Entries(self.features[which], self.image_ids[which], self.cells[which])
 
     def joined(self, more: Entries) -> Entries:
         """These and more behind them."""
-        both = self.cells is not None and more.cells is not None
         return Entries(
             np.concatenate([self.features, more.features]),
-            np.concatenate([self.origins, more.origins]),
-            np.concatenate([self.cells, more.cells]) if both else None,
+            np.concatenate([self.image_ids, more.image_ids]),
+            np.concatenate([self.cells, more.cells]),
         )
 
 
@@ -175,14 +171,6 @@ class ProjectedPoints:
         return points
 
 
-def _window(recipe: Recipe, grid: tuple[int, int] | None) -> Window | None:
-    if not recipe.position_window:
-        return None
-    if grid is None:
-        raise ValueError("grid: a position_window needs that of the patches, found none")
-    return windows.window_of(recipe, grid)
-
-
 def _choose_by_tile(
     features: PatchFeatures, rows: NDArray[np.int64], recipe: Recipe, progress: Progress | None
 ) -> MemoryBank:
@@ -193,9 +181,9 @@ def _choose_by_tile(
     done = 0
     for tile, some in parts.items():
         told = _further(progress, done, sum(counts.values()))
-        kept = _keep(features, some, counts[tile], recipe, None, told)
-        entries = Entries.of(features, kept, None)
-        banks[tile] = _bank(entries, _spacing(entries, recipe, None))
+        kept = _keep(features, some, counts[tile], recipe, EVERYWHERE, told)
+        entries = Entries.of(features, kept, EVERYWHERE)
+        banks[tile] = _bank(entries, _local_scale(entries, recipe, EVERYWHERE))
         done += len(kept)
     return _of_tiles(banks, recipe)
 
@@ -215,23 +203,24 @@ def _extend_by_tile(
     done = 0
     for tile, some in parts.items():  # the same tiles as before, since the region of interest is
         before = bank.of_tile(tile)
-        kept = _keep_more(before, features, some, recipe, None, _further(progress, done, wanted))
-        entries = _joined(before, Entries.of(features, kept, None, first_image), recipe, None)
-        banks[tile] = _bank(entries, _spacing(entries, recipe, None))
+        kept = _keep_more(before, features, some, recipe, EVERYWHERE, _further(progress, done, wanted))
+        entries = _joined(before, Entries.of(features, kept, EVERYWHERE, first_image), recipe, EVERYWHERE)
+        banks[tile] = _bank(entries, _local_scale(entries, recipe, EVERYWHERE))
         done += len(before.features) + len(kept)
     return _of_tiles(banks, recipe)
 
 
 def _of_tiles(banks: Mapping[int, MemoryBank], recipe: Recipe) -> MemoryBank:
-    """The banks of tiles as one. As in a bank that serves all tiles, the median of all is the least spacing.
+    """The banks of tiles as one. As in a bank that serves all tiles, the median of all is the least local scale.
 
     Without that floor next to nothing would look bad at a place that hardly varies.
     """
     bank = memory_bank.of_tiles(banks)
-    if bank.spacing is None:
+    if bank.local_scale is None:
         return bank
-    usual = float(np.median(bank.spacing))
-    return replace(bank, spacing=memory_bank.bounded(bank.spacing, usual, spacing_limit(recipe)))
+    scale_floor = float(np.median(bank.local_scale))
+    bounded = memory_bank.bounded(bank.local_scale, scale_floor, EVERYWHERE.scale_limit(recipe))
+    return replace(bank, local_scale=bounded)
 
 
 def _by_tile(features: PatchFeatures, rows: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
@@ -251,7 +240,7 @@ def _keep(
     rows: NDArray[np.int64],
     count: int,
     recipe: Recipe,
-    window: Window | None,
+    neighbourhood: Neighbourhood,
     progress: Progress | None,
 ) -> NDArray[np.int64]:
     """Those of some rows of patches that a bank keeps, ascending."""
@@ -260,10 +249,10 @@ def _keep(
         return rows
     if recipe.sampling == "random":
         return rows[coreset.random(len(rows), count, rng)]
-    places = None if window is None else Places(window, window.cells_of(rows))
-    start = rng.integers(len(rows), size=1) if places is None else places.cover(rng)[:count]
+    cells = neighbourhood.cells_of(rows)
+    start, positions = neighbourhood.start(cells, rng)[:count], neighbourhood.positions(cells)
     points = ProjectedPoints.of(features, rows)
-    picks = coreset.greedy(points, count, start=start, places=places, progress=progress)
+    picks = coreset.greedy(points, count, start=start, positions=positions, progress=progress)
     return np.sort(rows[picks])
 
 
@@ -272,7 +261,7 @@ def _keep_more(
     features: PatchFeatures,
     rows: NDArray[np.int64],
     recipe: Recipe,
-    window: Window | None,
+    neighbourhood: Neighbourhood,
     progress: Progress | None,
 ) -> NDArray[np.int64]:
     """Those of some rows of new patches that a bank keeps beside what it has, ascending."""
@@ -282,20 +271,18 @@ def _keep_more(
     if recipe.sampling == "random":
         return rows[coreset.random(len(rows), count, np.random.default_rng(recipe.seed))]
     points = ProjectedPoints.of(features, rows, bank.features)
-    places = None
-    if window is not None and bank.cells is not None:
-        places = Places(window, np.concatenate([bank.cells, window.cells_of(rows)]))
+    positions = neighbourhood.positions(bank.cells, neighbourhood.cells_of(rows))
     old = len(bank.features)
     start = np.arange(old)
-    picks = coreset.greedy(points, old + count, start=start, places=places, progress=progress)
+    picks = coreset.greedy(points, old + count, start=start, positions=positions, progress=progress)
     return np.sort(rows[picks[old:] - old])
 
 
-def _joined(bank: MemoryBank, more: Entries, recipe: Recipe, window: Window | None) -> Entries:
+def _joined(bank: MemoryBank, more: Entries, recipe: Recipe, neighbourhood: Neighbourhood) -> Entries:
     """The entries of a bank and more behind them, as many as its limit allows."""
-    entries = Entries(bank.features, bank.origins, bank.cells).joined(more)
+    entries = Entries(bank.features, bank.image_ids, bank.cells).joined(more)
     if recipe.sampling_limit and len(entries.features) > recipe.sampling_limit:
-        return entries.only(_among(entries, recipe.sampling_limit, recipe, window))
+        return entries.only(_among(entries, recipe.sampling_limit, recipe, neighbourhood))
     return entries
 
 
@@ -308,7 +295,7 @@ def _wanted(patches: int, recipe: Recipe, least: int = 1) -> int:
     return min(count, recipe.sampling_limit) if recipe.sampling_limit else count
 
 
-def _among(entries: Entries, count: int, recipe: Recipe, window: Window | None) -> NDArray[np.int64]:
+def _among(entries: Entries, count: int, recipe: Recipe, neighbourhood: Neighbourhood) -> NDArray[np.int64]:
     """`count` of the entries, ascending, by the recipe's sampling."""
     rng = np.random.default_rng(recipe.seed)
     n, d = entries.features.shape
@@ -316,84 +303,73 @@ def _among(entries: Entries, count: int, recipe: Recipe, window: Window | None) 
         return coreset.random(n, count, rng)
     points = Projection.draw(d, recipe).of(entries.features)
     points -= points.mean(axis=0, dtype=np.float64).astype(np.float32)
-    places = None if window is None or entries.cells is None else Places(window, entries.cells)
-    start = rng.integers(n, size=1) if places is None else places.cover(rng)[:count]
-    return np.sort(coreset.greedy(points, count, start=start, places=places))
+    start, positions = neighbourhood.start(entries.cells, rng)[:count], neighbourhood.positions(entries.cells)
+    return np.sort(coreset.greedy(points, count, start=start, positions=positions))
 
 
-def _trial(
+def _test_patches(
     features: PatchFeatures,
     rows: NDArray[np.int64],
     kept: NDArray[np.int64],
     seed: int,
-    window: Window | None,
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int32] | None]:
-    """Patches to try a search space on, which entry each of them is, and its cell: those that were not kept, if any."""
+    neighbourhood: Neighbourhood,
+) -> tuple[Entries, NDArray[np.int64]]:
+    """Patches to try a search space on, those that were not kept, if any; and which entry each is, -1: none, (s,)."""
     rest = np.setdiff1d(rows, kept, assume_unique=True)
     drawn = rest if len(rest) else kept
     count = min(_TRIED, len(drawn))
     chosen = np.sort(np.random.default_rng(seed).choice(len(drawn), count, replace=False, shuffle=False))
     own = np.full(count, -1) if len(rest) else chosen
-    return features.rows(drawn[chosen]), own, None if window is None else window.cells_of(drawn[chosen])
+    return Entries.of(features, drawn[chosen], neighbourhood), own
 
 
 def _searchable(
     chosen: Entries,
     recipe: Recipe,
-    patches: NDArray[np.float32],
+    patches: Entries,
     own: NDArray[np.int64],
-    cells: NDArray[np.int32] | None,
-    window: Window | None,
+    neighbourhood: Neighbourhood,
 ) -> MemoryBank:
-    """The bank in the cheapest search space that finds the nearest entries all the same, on these patches (`Trial`).
+    """The bank in the cheapest search space that finds the nearest entries of these patches all the same.
 
-    With a window, in which every cell of the grid then sees an entry.
+    Every cell of the grid then sees an entry.
     """
-    apart = _spacing(chosen, recipe, window)
-    if window is not None and chosen.cells is not None:
-        which, at = windows.repeated(window, chosen.cells)
-        if len(which):
-            chosen = chosen.joined(replace(chosen.only(which), cells=at))
-            order = np.argsort(chosen.origins, kind="stable")
-            own = np.where(own >= 0, np.argsort(order)[own], -1)
-            chosen = chosen.only(order)
-            apart = None if apart is None else np.concatenate([apart, apart[which]])[order]
-    whole = _bank(chosen, apart)
-    sight = None if window is None or cells is None else (window, cells)
-    trial = Trial.of(whole, patches, own, recipe, sight)
-    return search_space.cheapest(whole, trial, recipe)
+    local_scale = _local_scale(chosen, recipe, neighbourhood)
+    which, at = neighbourhood.repeated(chosen.cells)
+    if len(which):
+        chosen = chosen.joined(replace(chosen.only(which), cells=at))
+        order = np.argsort(chosen.image_ids, kind="stable")
+        own = np.where(own >= 0, np.argsort(order)[own], -1)
+        chosen = chosen.only(order)
+        if local_scale is not None:
+            local_scale = np.concatenate([local_scale, local_scale[which]])[order]
+    whole = _bank(chosen, local_scale)
+    test = RecallTest.of(whole, patches.features, own, recipe, patches.cells, neighbourhood)
+    return search_space.choose_search_space(whole, test, recipe)
 
 
-def _bank(entries: Entries, apart: NDArray[np.float32] | None) -> MemoryBank:
-    """The bank of some entries and their spacing, searched in all dimensions."""
+def _bank(entries: Entries, local_scale: NDArray[np.float32] | None) -> MemoryBank:
+    """The bank of some entries and their local scale, searched in all dimensions."""
     return MemoryBank(
         features=entries.features,
-        origins=entries.origins,
+        image_ids=entries.image_ids,
         mean=entries.features.mean(axis=0, dtype=np.float64).astype(np.float32),
         basis=None,
-        spacing=apart,
         cells=entries.cells,
+        local_scale=local_scale,
     )
 
 
-def _spacing(entries: Entries, recipe: Recipe, window: Window | None) -> NDArray[np.float32] | None:
-    """The spacing of a bank of these entries; with a window, of those that see each other."""
+def _local_scale(
+    entries: Entries, recipe: Recipe, neighbourhood: Neighbourhood
+) -> NDArray[np.float32] | None:
+    """The local scale of a bank of these entries, among those that see each other."""
     if not recipe.density_neighbours:
         return None
     cells = entries.cells
-    if window is None or cells is None:
-        return spacing(entries.features, recipe.density_neighbours, limit=spacing_limit(recipe))
-    return spacing(
+    return local_scale_of(
         entries.features,
         recipe.density_neighbours,
-        limit=spacing_limit(recipe),
-        hidden=lambda part: ~window.sees(cells[part], cells),
+        limit=neighbourhood.scale_limit(recipe),
+        hide=lambda squared, part: neighbourhood.hide(squared, cells[part], cells),
     )
-
-
-def spacing_limit(recipe: Recipe) -> float:
-    """How many times the median the largest spacing may be.
-
-    Any within a window: at its border one entry may stand for much, and its spacing says so.
-    """
-    return math.inf if recipe.position_window or not recipe.density_limit else recipe.density_limit

@@ -14,37 +14,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.bank.memory_bank import MemoryBank
-from goodparts.bank.window import Window
+from goodparts.bank.window import Neighbourhood
 from goodparts.recipe.recipe import Recipe
 
 _CANDIDATES = 6  # of which the nearest entry is one; one more for each neighbour more
-_FEW = 12  # bits of the number of entries up to which these suffice in int8; with each more, two more of them
 _SPARE = 3  # so many fewer must still do for nearly all patches
 _NEARLY = 0.003  # of the patches that these may miss
 _BLOCK = 1 << 12  # entries that are worked on at once
 _SOME = 250  # patches that are tried at once
 
 
-def candidates(recipe: Recipe, bank: MemoryBank) -> int:
-    """Bank entries per patch, ranked best, whose exact distances decide; more in int8 where a patch meets many."""
-    many = bank.int8 and bank.cells is None  # with a window a patch meets few of them
-    more = 2 * max(0, (bank.most_met - 1).bit_length() - _FEW) if many else 0
-    return _CANDIDATES + recipe.score_neighbours - 1 + more
+def candidates(bank: MemoryBank, recipe: Recipe, neighbourhood: Neighbourhood) -> int:
+    """Bank entries per patch, ranked best, whose exact distances decide; in int8 more among many entries."""
+    return _CANDIDATES + recipe.score_neighbours - 1 + neighbourhood.more_candidates(bank)
 
 
-def cheapest(bank: MemoryBank, trial: Trial, recipe: Recipe) -> MemoryBank:
-    """The bank in the cheapest search space that finds the nearest entries all the same, on the patches of a trial."""
+def choose_search_space(bank: MemoryBank, test: RecallTest, recipe: Recipe) -> MemoryBank:
+    """The bank in the cheapest search space that finds the nearest entries all the same, on the patches of a test."""
     dimensions = recipe.search_dimensions
     if principal_dimensions_save(bank.features, dimensions):
         directions = principal_dimensions(bank.features, bank.mean)
         while principal_dimensions_save(bank.features, dimensions):
             basis = np.ascontiguousarray(directions[:, _paired(dimensions)])
             smaller = replace(bank, basis=basis, int8=True)
-            if trial.passed_by(smaller):
+            if test.passed_by(smaller):
                 return smaller
             dimensions += -(-dimensions // 2)
     quantised = replace(bank, int8=True)
-    return quantised if trial.passed_by(quantised) else bank
+    return quantised if test.passed_by(quantised) else bank
 
 
 def principal_dimensions_save(entries: NDArray[np.float32], dimensions: int) -> bool:
@@ -73,22 +70,24 @@ def principal_dimensions(entries: NDArray[np.float32], mean: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
-    """Patches on which a search space is tried.
+class RecallTest:
+    """Patches whose nearest entries a search space has to find.
 
     Attributes:
         patches: (s, d) float32.
         own: for each the index of the entry that it is itself and must not find, -1 if it is none, (s,) int64.
         recipe: score_neighbours.
         distances: mean distance to the nearest entries, by brute force, (s,) float32.
-        sight: the window and the cell of each, (s,) int32; None: every patch meets every entry.
+        cells: of the patch grid, of each, (s,) int32.
+        neighbourhood: which entries they see.
     """
 
     patches: NDArray[np.float32]
     own: NDArray[np.int64]
     recipe: Recipe
     distances: NDArray[np.float32]
-    sight: tuple[Window, NDArray[np.int32]] | None = None
+    cells: NDArray[np.int32]
+    neighbourhood: Neighbourhood
 
     @classmethod
     def of(
@@ -97,15 +96,17 @@ class Trial:
         patches: NDArray[np.float32],
         own: NDArray[np.int64],
         recipe: Recipe,
-        sight: tuple[Window, NDArray[np.int32]] | None = None,
+        cells: NDArray[np.int32],
+        neighbourhood: Neighbourhood,
     ) -> Self:
-        """The trial of these patches on a bank, whatever its search space."""
-        trial = cls(patches, own, recipe, np.empty(len(patches), dtype=np.float32), sight)
+        """The test of these patches on a bank, whatever its search space."""
+        distances = np.empty(len(patches), dtype=np.float32)
+        test = cls(patches, own, recipe, distances, cells, neighbourhood)
         everywhere = replace(bank, basis=None, int8=False)
-        count = candidates(recipe, everywhere)
-        for part, ranking in _rankings(everywhere, patches, own, sight):
-            trial.distances[part] = trial._mean_distance(bank, part, ranking, count)
-        return trial
+        count = candidates(everywhere, recipe, neighbourhood)
+        for part, ranking in test._rankings(everywhere):
+            test.distances[part] = test._mean_distance(bank, part, ranking, count)
+        return test
 
     def passed_by(self, bank: MemoryBank) -> bool:
         """Whether the bank's ranking finds the nearest entries of every patch, to a relative 1e-4 of their distance.
@@ -114,8 +115,8 @@ class Trial:
         missed more than 0.3 % of these.
         """
         nearly = 0
-        count = candidates(self.recipe, bank)
-        for part, ranking in _rankings(bank, self.patches, self.own, self.sight):
+        count = candidates(bank, self.recipe, self.neighbourhood)
+        for part, ranking in self._rankings(bank):
             most = self.distances[part] * (1 + 1e-4)
             if np.any(self._mean_distance(bank, part, ranking, count) > most):
                 return False
@@ -138,30 +139,22 @@ class Trial:
         total = np.sqrt(np.where(there, nearest, 0)).sum(axis=1)
         return np.asarray(total / np.maximum(there.sum(axis=1), 1), dtype=np.float32)
 
+    def _rankings(self, bank: MemoryBank) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """What the search ranks entries by for each patch, as `goodparts.bank.ranking` does.
 
-def _rankings(
-    bank: MemoryBank,
-    patches: NDArray[np.float32],
-    own: NDArray[np.int64],
-    sight: tuple[Window, NDArray[np.int32]] | None,
-) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """What the search ranks entries by for each patch, as `goodparts.bank.search_graph` does.
-
-    Blocks of rows, (rows, m) float32; infinity for those that a patch must not find.
-    """
-    ranked = bank.quantised.entries * bank.quantised.entry_scale if bank.int8 else bank.search_bank
-    for first in range(0, len(patches), _SOME):
-        part = slice(first, first + _SOME)
-        sought = patches[part] - bank.mean
-        if bank.basis is not None:
-            sought = sought @ bank.basis
-        if bank.int8:
-            unit = bank.quantised.patch_scale
-            sought = np.clip(np.rint(sought / unit), -127, 127) * unit
-        ranking = bank.norms - 2 * (sought @ ranked.T)
-        lines = np.flatnonzero(own[part] >= 0)
-        ranking[lines, own[part][lines]] = np.inf
-        if sight is not None and bank.cells is not None:
-            window, cells = sight
-            ranking[~window.sees(cells[part], bank.cells)] = np.inf
-        yield part, ranking
+        Blocks of rows, (rows, m) float32; infinity for those that a patch must not find.
+        """
+        ranked = bank.quantised.entries * bank.quantised.entry_scale if bank.int8 else bank.in_search_space()
+        for first in range(0, len(self.patches), _SOME):
+            part = slice(first, first + _SOME)
+            sought = self.patches[part] - bank.mean
+            if bank.basis is not None:
+                sought = sought @ bank.basis
+            if bank.int8:
+                unit = bank.quantised.patch_scale
+                sought = np.clip(np.rint(sought / unit), -127, 127) * unit
+            ranking = bank.norms - 2 * (sought @ ranked.T)
+            lines = np.flatnonzero(self.own[part] >= 0)
+            ranking[lines, self.own[part][lines]] = np.inf
+            self.neighbourhood.hide(ranking, self.cells[part], bank.cells)
+            yield part, ranking

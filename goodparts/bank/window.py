@@ -1,37 +1,145 @@
 """Position: for parts that always lie the same way, a patch is compared only with what was seen about the same place.
 
-    window = window_of(Recipe(position_window=24), grid=(40, 40))     # 3 cells of 8 pixels each way
-    window.sees(cells, others)                                        # (a, b) bool
+    neighbourhood = window_of(Recipe(position_window=24), grid=(40, 40))     # 3 cells of 8 pixels each way
+    window_of(Recipe(), grid=(40, 40))                                       # EVERYWHERE
 
-Cells are counted row by row through the grid, as patches are. Two things follow from a window:
+Cells are counted row by row through the grid, as patches are. A `Neighbourhood` says which cells see each other and
+owns all that follows from it; `Everywhere`, where all do, skips the work. From a `Window` two things follow:
 
 - The memory bank must hold an entry within the window of every cell. So the greedy choice measures a patch by the
-  entries it sees (`Places`), and where a choice leaves a cell without any, the nearest entries are repeated there
-  (`repeated`).
-- The search need not look elsewhere. The grid is cut into blocks of cells, and a block meets only the entries that one
-  of its cells sees (`Blocks`): one product of matrices a block, all of a size.
+  entries it sees (`GridPositions`), and where a choice leaves a cell without any, the nearest entries are repeated.
+- The search need not look elsewhere. The grid is cut into blocks of cells, and a block is compared only with the
+  entries that one of its cells sees (`window_blocks`): one product of matrices a block, all of a size.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from goodparts.bank import window_blocks
+from goodparts.bank.grid_positions import ANYWHERE, GridPositions, Positions, sees
+from goodparts.bank.ranking import AllEntries, Ranking
+
 if TYPE_CHECKING:
+    from goodparts.bank.memory_bank import MemoryBank
     from goodparts.recipe.recipe import Recipe
 
-ELSEWHERE = 1e30  # added to a squared distance for each axis along which an entry is out of the window
-_REGION = 4  # cells a side
-_REPEATED = 3  # entries at a cell that would see none
+_FEW = 12  # bits of the number of entries up to which a search in int8 needs no more candidates; two more a bit more
+
+
+class Neighbourhood(Protocol):
+    """Which cells of the patch grid see each other, and all that differs by it."""
+
+    @property
+    def some_unseen(self) -> bool:
+        """Whether a cell may see fewer entries than it is to be compared with."""
+
+    @property
+    def scale_of_nearest(self) -> bool:
+        """Whether all distances of a patch are divided by the local scale of its nearest entry, not each by its own.
+
+        Within a window they are: where one entry stands for all that is seen at a place the next ones are of another
+        kind, and divided by their own scale they would look far away.
+        """
+
+    def cells_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The cells of rows of patches, which come image by image, and in an image grid by grid, (r,) int32."""
+
+    def positions(self, *cells: NDArray[np.int32]) -> Positions:
+        """Positions of points at these cells, (n,) int32 in all."""
+
+    def start(self, cells: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Those of points at some cells with which the greedy choice begins: every point sees one of them."""
+
+    def hide(self, values: NDArray[np.float32], cells: NDArray[np.int32], others: NDArray[np.int32]) -> None:
+        """Set values (a, b) to infinity, in place, where a cell (a,) does not see one of the others (b,)."""
+
+    def repeated(self, cells: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Which entries at cells (m,) have to be repeated at which cells so that every cell of the grid sees one."""
+
+    def needed_images(self, image_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Images of entries without which a cell might see none."""
+
+    def scale_limit(self, recipe: Recipe) -> float:
+        """How many times the median the largest local scale may be."""
+
+    def more_candidates(self, bank: MemoryBank) -> int:
+        """How many more entries a search takes as candidates than one among few entries."""
+
+    def ranking(self, bank: MemoryBank) -> Ranking:
+        """How a search ranks entries."""
+
+    def check(self, bank: MemoryBank) -> None:
+        """ValueError where a bank does not know the cells that this needs."""
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """Every cell sees every other.
+
+    Attributes:
+        wide_window: whether since a window is as wide as the grid; local scales are then those of a window.
+    """
+
+    wide_window: bool = False
+
+    some_unseen = False
+
+    @property
+    def scale_of_nearest(self) -> bool:
+        """Each by its own."""
+        return self.wide_window
+
+    def cells_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """0 for all: there is one place."""
+        return np.zeros(len(rows), dtype=np.int32)
+
+    def positions(self, *cells: NDArray[np.int32]) -> Positions:
+        """Anywhere."""
+        return ANYWHERE
+
+    def start(self, cells: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Any of them, (1,)."""
+        return rng.integers(len(cells), size=1)
+
+    def hide(self, values: NDArray[np.float32], cells: NDArray[np.int32], others: NDArray[np.int32]) -> None:
+        """Leave all as they are."""
+
+    def repeated(self, cells: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """None."""
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32)
+
+    def needed_images(self, image_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """None."""
+        return np.empty(0, dtype=np.int32)
+
+    def scale_limit(self, recipe: Recipe) -> float:
+        """As the recipe says."""
+        return math.inf if self.wide_window or not recipe.density_limit else recipe.density_limit
+
+    def more_candidates(self, bank: MemoryBank) -> int:
+        """In int8 the more, the more entries a patch is compared with."""
+        return 2 * max(0, (bank.most_compared - 1).bit_length() - _FEW) if bank.int8 else 0
+
+    def ranking(self, bank: MemoryBank) -> AllEntries:
+        """All in one list."""
+        return AllEntries(bank.most_compared, bank.most_compared)
+
+    def check(self, bank: MemoryBank) -> None:
+        """Any bank will do."""
+
+
+EVERYWHERE = Everywhere()
 
 
 @dataclass(frozen=True)
 class Window:
-    """Which cells of a grid count as about the same place.
+    """Cells see each other where they are about the same place.
 
     Attributes:
         grid: (h, w).
@@ -41,180 +149,72 @@ class Window:
     grid: tuple[int, int]
     reach: tuple[int, int]
 
+    some_unseen = True
+    scale_of_nearest = True
+
     def sees(self, cells: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Whether each of the cells (a,) sees each of the others (b,), (a, b) bool."""
-        return np.asarray(
-            (np.abs(cells[:, None] // self.grid[1] - others // self.grid[1]) <= self.reach[0])
-            & (np.abs(cells[:, None] % self.grid[1] - others % self.grid[1]) <= self.reach[1])
-        )
+        return sees(self.grid, self.reach, cells, others)
 
     def cells_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        """The cells of rows of patches, which come image by image, and in an image grid by grid, (r,) int32."""
+        """The cells of rows of patches, (r,) int32."""
         return (rows % (self.grid[0] * self.grid[1])).astype(np.int32)
 
+    def positions(self, *cells: NDArray[np.int32]) -> GridPositions:
+        """Positions on the grid."""
+        return GridPositions(self.grid, self.reach, np.concatenate(cells))
 
-def window_of(recipe: Recipe, grid: tuple[int, int]) -> Window | None:
-    """The window of a recipe on a patch grid (h, w); None where every cell sees every other.
+    def start(self, cells: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.int64]:
+        """A few of them, spread over the grid."""
+        return self.positions(cells).cover(rng)
+
+    def hide(self, values: NDArray[np.float32], cells: NDArray[np.int32], others: NDArray[np.int32]) -> None:
+        """Set those out of the window to infinity."""
+        values[~self.sees(cells, others)] = np.inf
+
+    def repeated(self, cells: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Some of the nearest for each cell that would see none."""
+        return self.positions(cells).repeated()
+
+    def needed_images(self, image_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Each of them, ascending."""
+        return np.unique(image_ids)
+
+    def scale_limit(self, recipe: Recipe) -> float:
+        """None: at the window's border one entry may stand for much, and its scale says so."""
+        return math.inf
+
+    def more_candidates(self, bank: MemoryBank) -> int:
+        """None: a patch is compared with few entries."""
+        return 0
+
+    def ranking(self, bank: MemoryBank) -> window_blocks.Blocks:
+        """Block by block."""
+        return window_blocks.cut(self.positions(bank.cells))
+
+    def check(self, bank: MemoryBank) -> None:
+        """At the first cell alone no bank of a window has all its entries."""
+        if not bank.cells.any():
+            raise ValueError("bank.safetensors lacks the cells that position_window asks for")
+
+
+def window_of(recipe: Recipe, grid: tuple[int, int] | None) -> Window | Everywhere:
+    """The window of a recipe on a patch grid (h, w), or `Everywhere` where every cell sees every other.
 
     `position_window` is in pixels of the working image, between the centres of cells: what is left of a whole number
     of cells counts for nothing, and a window narrower than a cell is the cell itself.
+
+    Raises:
+        ValueError: there is a window, and the grid is not given.
     """
     if not recipe.position_window:
-        return None
+        return EVERYWHERE
+    if grid is None:
+        raise ValueError("grid: a position_window needs that of the patches, found none")
     rows, columns = (
         int(recipe.position_window * cells / size + 1e-6)
         for cells, size in zip(grid, recipe.image_size, strict=True)
     )
     if rows >= grid[0] - 1 and columns >= grid[1] - 1:
-        return None
+        return Everywhere(wide_window=True)
     return Window(grid, (rows, columns))
-
-
-# ---- the bank
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Where points lie, in such a form that one product of matrices keeps distances within the window.
-
-    With `here` of a point beside its features and `elsewhere` of another beside the other's, their product grows by
-    nothing where one sees the other, and by `ELSEWHERE` or twice that where not. Nothing is lost to rounding.
-
-    Attributes:
-        window: which cells see each other.
-        cells: of each point, (n,) int32.
-    """
-
-    window: Window
-    cells: NDArray[np.int32]
-
-    @property
-    def width(self) -> int:
-        """Values a point: h + w of the grid."""
-        return sum(self.window.grid)
-
-    def here(self, points: NDArray[np.int64]) -> NDArray[np.float32]:
-        """1 in the row and in the column of each of some points, 0 elsewhere, (r, h + w) float32."""
-        return self._marked(points, (0, 0)).astype(np.float32)
-
-    def elsewhere(self, points: NDArray[np.int64]) -> NDArray[np.float32]:
-        """0 in the rows and in the columns that each of some points sees, `ELSEWHERE` in others, (r, h + w) float32."""
-        seen = self._marked(points, self.window.reach)
-        return np.where(seen, np.float32(0), np.float32(ELSEWHERE))
-
-    def cover(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """A few of the points, drawn at random at cells that are spread so that every point sees one of them."""
-        order = np.argsort(self.cells, kind="stable")
-        there, first, count = np.unique(self.cells[order], return_index=True, return_counts=True)
-        (h, w), (rows, columns) = self.window.grid, self.window.reach
-        drawn = []
-        without = there
-        while len(without):
-            row, column = divmod(int(without[0]), w)  # none of the rows above it is without
-            beyond = min(row + rows, h - 1) * w + min(column + columns, w - 1)
-            cell = there[there == beyond] if beyond in there else without[:1]
-            index = int(np.searchsorted(there, cell[0]))
-            drawn.append(order[first[index] + rng.integers(count[index])])
-            without = without[~self.window.sees(without, cell)[:, 0]]
-        return np.array(drawn, dtype=np.int64)
-
-    @cached_property
-    def regions(self) -> NDArray[np.int32]:
-        """The region of the grid that each point is in, (n,) int32: points of one region see much the same others."""
-        row, column = np.divmod(self.cells, self.window.grid[1])
-        size, across = self._region_size, self._regions_across[1]
-        return np.asarray(row // size[0] * across + column // size[1], dtype=np.int32)
-
-    @property
-    def region_count(self) -> int:
-        """How many regions there are."""
-        return self._regions_across[0] * self._regions_across[1]
-
-    def by_region(self, points: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Some points, those of a region together, in the order they had."""
-        order = np.argsort(self.regions[points], kind="stable")
-        ordered = points[order]
-        return np.split(ordered, np.flatnonzero(np.diff(self.regions[ordered])) + 1)
-
-    def in_sight(self, points: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether any cell of each region sees each of some points, (regions, p) bool."""
-        return self._in_sight(self.cells[points])
-
-    def in_sight_of(self, others: Places) -> NDArray[np.bool_]:
-        """Whether any cell of each region of these sees each of those points, (regions, n) bool."""
-        return self._in_sight(others.cells)
-
-    def _in_sight(self, cells: NDArray[np.int32]) -> NDArray[np.bool_]:
-        rows, columns = (
-            _seen(np.arange(count) * size, size, reach, along)[:, at].astype(bool)
-            for count, size, reach, along, at in zip(
-                self._regions_across,
-                self._region_size,
-                self.window.reach,
-                self.window.grid,
-                np.divmod(cells, self.window.grid[1]),
-                strict=True,
-            )
-        )
-        return np.asarray((rows[:, None] & columns).reshape(-1, len(cells)))
-
-    @property
-    def _region_size(self) -> tuple[int, int]:
-        return max(_REGION, self.window.reach[0]), max(_REGION, self.window.reach[1])
-
-    @property
-    def _regions_across(self) -> tuple[int, int]:
-        (h, w), (rows, columns) = self.window.grid, self._region_size
-        return -(-h // rows), -(-w // columns)
-
-    def _marked(self, points: NDArray[np.int64], reach: tuple[int, int]) -> NDArray[np.bool_]:
-        row, column = np.divmod(self.cells[points], self.window.grid[1])
-        return np.concatenate(
-            [
-                np.abs(np.arange(size, dtype=np.int32) - at[:, None]) <= far
-                for size, at, far in zip(self.window.grid, (row, column), reach, strict=True)
-            ],
-            axis=1,
-        )
-
-
-def repeated(window: Window, cells: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Which entries have to be repeated at which cells so that every cell of the grid sees one.
-
-    A cell that sees none gets some of the nearest place, and what it gets, cells that see it have, too.
-
-    Args:
-        window: which cells see each other.
-        cells: of the entries, (m,) int32, at least one.
-
-    Returns:
-        (entries (r,) int64, cells (r,) int32): empty where none is missing.
-    """
-    h, w = window.grid
-    everywhere = np.arange(h * w, dtype=np.int32)
-    counts = np.bincount(cells, minlength=h * w)
-    places = np.flatnonzero(counts)
-    rows, columns = (
-        _seen(np.arange(along), 1, reach, along) for along, reach in zip((h, w), window.reach, strict=True)
-    )
-    without = (rows @ counts.reshape(h, w) @ columns.T).ravel() == 0
-    entries: list[NDArray[np.int64]] = []
-    at: list[NDArray[np.int32]] = []
-    while without.any():
-        cell = int(without.argmax())
-        apart = np.hypot(places // w - cell // w, places % w - cell % w)
-        nearest = np.flatnonzero(cells == places[apart.argmin()])[:_REPEATED]
-        entries.append(nearest)
-        at.append(np.full(len(nearest), cell, dtype=np.int32))
-        without &= ~window.sees(everywhere, at[-1][:1])[:, 0]
-    return (
-        np.concatenate([*entries, np.empty(0, dtype=np.int64)]),
-        np.concatenate([*at, np.empty(0, dtype=np.int32)]),
-    )
-
-
-def _seen(starts: NDArray[np.int64], size: int, reach: int, cells: int) -> NDArray[np.int64]:
-    """1 for the cells along an axis that a block sees, (blocks, cells) int64."""
-    at = np.arange(cells)
-    first, last = starts[:, None] - reach, starts[:, None] + size - 1 + reach
-    return ((at >= first) & (at <= last)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Blocks: the grid cut up so that each part of it meets only the entries that its window sees."""
+"""Blocks: the grid cut up so that each part of it is compared only with the entries that its window sees."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.bank.window import ELSEWHERE, _seen
+from goodparts.bank.grid_positions import ELSEWHERE, GridPositions, seen_along, sees
+from goodparts.bank.ranking import Compared, ranked, twice
 
 if TYPE_CHECKING:
-    from goodparts.bank.window import Window
     from goodparts.engines.graph import GraphBuilder
 
 
@@ -22,16 +22,16 @@ _LIST, _MERGED = 32, 64  # what a row of a list, and a list more a cell, costs b
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """A grid cut into blocks of c cells, and b lists of e entries that the cells of a block meet.
+    """A grid cut into blocks of c cells, and b lists of e entries that the cells of a block are compared with.
 
     Where entries lie close a block has several lists, so that all are about as full.
 
     Attributes:
-        cells: (b, c) int64: the cells that meet each list.
+        cells: (b, c) int64: the cells that are compared with each list.
         entries: (b, e) int64: indices into the bank; 0 where a list is not full.
         hidden: (b, c, e) bool: entries that a cell does not see, or that are none.
-        rows: (h w, p) int64: where among all rows of `cells` each cell of the grid is, once for each list it meets;
-            -1 where it meets fewer than p.
+        rows: (h w, p) int64: where among all rows of `cells` each cell of the grid is, once for each of its lists;
+            -1 where it has fewer than p.
     """
 
     cells: NDArray[np.int64]
@@ -39,9 +39,14 @@ class Blocks:
     hidden: NDArray[np.bool_]
     rows: NDArray[np.int64]
 
+    @property
+    def width(self) -> int:
+        """Entries in a list."""
+        return int(self.entries.shape[1])
+
     def padded(self, width: int) -> Blocks:
         """The same with lists of so many entries."""
-        more = (0, width - self.entries.shape[1])
+        more = (0, width - self.width)
         return Blocks(
             self.cells,
             np.pad(self.entries, ((0, 0), more)),
@@ -49,55 +54,30 @@ class Blocks:
             self.rows,
         )
 
-    def ranking(
-        self,
-        build: GraphBuilder,
-        query: str,
-        entries: str,
-        dimensions: int,
-        norms: NDArray[np.float32],
-        excluded: str | None,
-    ) -> str:
-        """What each cell ranks the entries of its block by: |m|^2 - 2 q.m, `ELSEWHERE` more for those it does not see.
-
-        Args:
-            build: the graph.
-            query: q of the patches, (n h w, d).
-            entries: twice the entries of each block, (b, d, e).
-            dimensions: d.
-            norms: |m|^2 of the entries of the bank, (m,) float32.
-            excluded: what to add to them, (m,); None: nothing.
-
-        Returns:
-            (n b c, e): image by image, block by block, cell by cell.
-        """
-        (b, c), width = self.cells.shape, self.entries.shape[1]
-        offsets = np.where(self.hidden, np.float32(ELSEWHERE), norms[self.entries][:, None])
+    def ranks(self, build: GraphBuilder, query: str, compared: Compared, excluded: str | None) -> str:
+        """Image by image, block by block, cell by cell, (n b c, e); `ELSEWHERE` more for those a cell does not see."""
+        bank = compared.bank
+        (b, c), stored = self.cells.shape, ranked(bank)
+        entries = build.learnt("search_bank", stored[self.entries].transpose(0, 2, 1))  # (b, q, e)
+        entries = twice(build, bank, entries)
+        offsets = np.where(self.hidden, np.float32(ELSEWHERE), bank.norms[self.entries][:, None])
         offset = build.learnt("search_offset", offsets.astype(np.float32))
         if excluded is not None:
             own = build.node("Gather", excluded, build.constant(self.entries))
             offset = build.node("Add", offset, build.node("Unsqueeze", own, build.ints([1])))
+        dimensions = stored.shape[1]
         cells = build.node("Reshape", query, build.ints([-1, len(self.rows), dimensions]))
         cells = build.node("Gather", cells, build.constant(self.cells.ravel()), axis=1)
         cells = build.node("Reshape", cells, build.ints([-1, b, c, dimensions]))
-        ranking = build.node("Sub", offset, build.node("MatMul", cells, entries))
-        return build.node("Reshape", ranking, build.ints([-1, width]))
+        ranks = build.node("Sub", offset, build.node("MatMul", cells, entries))
+        return build.node("Reshape", ranks, build.ints([-1, self.width]))
 
-    def found(self, build: GraphBuilder, values: str, places: str, count: int) -> tuple[str, str]:
-        """The entries in the bank that are ranked best, (n h w, count) int64.
-
-        And `ELSEWHERE` where a cell sees fewer, 0 elsewhere, (n h w, count) float32.
-
-        Args:
-            build: the graph.
-            values: their ranking, sorted, (n b c, count).
-            places: where they are in their list, (n b c, count).
-            count: so many; in place of those that a cell does not see it has its best one again.
-        """
-        (b, c), width = self.cells.shape, self.entries.shape[1]
+    def found(self, build: GraphBuilder, values: str, at: str, count: int) -> tuple[str, str]:
+        """In place of those that a cell does not see it has its best one again, and `ELSEWHERE` is to be added."""
+        b, c = self.cells.shape
         lists = self.rows.shape[1]
-        by_list = build.node("Reshape", places, build.ints([-1, b, c, count]))
-        first = (np.arange(b, dtype=np.int64) * width).reshape(b, 1, 1)
+        by_list = build.node("Reshape", at, build.ints([-1, b, c, count]))
+        first = (np.arange(b, dtype=np.int64) * self.width).reshape(b, 1, 1)
         flat = build.node("Add", by_list, build.constant(first))
         found = build.node("Gather", build.constant(self.entries.ravel()), flat)
         found, values = (
@@ -124,24 +104,25 @@ class Blocks:
         return build.node("Where", seen, found, best), absent
 
 
-def cut(window: Window, cells: NDArray[np.int32]) -> Blocks:
-    """The blocks that make the search of entries at these cells (m,) cheapest.
+def cut(positions: GridPositions) -> Blocks:
+    """The blocks that make the search of entries at these positions cheapest.
 
-    Small blocks meet few entries, but their products of matrices are too small to be fast, and entries come in the
-    lists of several blocks; with short lists there are more of them to choose the best from.
+    Small blocks are compared with few entries, but their products of matrices are too small to be fast, and
+    entries come in the lists of several blocks; with short lists there are more of them to choose the best from.
     """
-    h, w = window.grid
-    (height, width), longest = _cheapest(window, np.bincount(cells, minlength=h * w).reshape(h, w))
+    cells, (h, w), reach = positions.cells, positions.grid, positions.reach
+    counts = np.bincount(cells, minlength=h * w).reshape(h, w)
+    (height, width), longest = _cheapest(positions.grid, reach, counts)
     rows, columns = _starts(h, height), _starts(w, width)
     corners = (rows[:, None] * w + columns).ravel()
     within = (np.arange(height)[:, None] * w + np.arange(width)).ravel()
-    met = (
-        _seen(rows, height, window.reach[0], h)[:, None, cells // w]
-        * _seen(columns, width, window.reach[1], w)[None, :, cells % w]
+    visible = (
+        seen_along(rows, height, reach[0], h)[:, None, cells // w]
+        * seen_along(columns, width, reach[1], w)[None, :, cells % w]
     ).reshape(len(corners), -1)
     parts, blocks = [], []
-    for block, sees in enumerate(met):
-        one = np.flatnonzero(sees)
+    for block, seen in enumerate(visible):
+        one = np.flatnonzero(seen)
         some = np.array_split(one, max(1, -(-len(one) // longest)))
         parts += some
         blocks += [block] * len(some)
@@ -150,18 +131,22 @@ def cut(window: Window, cells: NDArray[np.int32]) -> Blocks:
     hidden = np.ones((*of_list.shape, entries.shape[1]), dtype=bool)
     for index, one in enumerate(parts):
         entries[index, : len(one)] = one
-        hidden[index, :, : len(one)] = ~window.sees(of_list[index].astype(np.int32), cells[one])
+        hidden[index, :, : len(one)] = ~sees(
+            positions.grid, reach, of_list[index].astype(np.int32), cells[one]
+        )
     return Blocks(of_list, entries, hidden, _rows_of(of_list, np.array(blocks), h * w))
 
 
-def _cheapest(window: Window, counts: NDArray[np.int64]) -> tuple[tuple[int, int], int]:
+def _cheapest(
+    grid: tuple[int, int], reach: tuple[int, int], counts: NDArray[np.int64]
+) -> tuple[tuple[int, int], int]:
     """(height, width) of blocks and length of lists, for so many entries at each cell, (h, w)."""
-    h, w = window.grid
+    h, w = grid
     best, least = ((h, w), 1), float("inf")
     for height in _sizes(h):
         for width in _sizes(w):
-            of_rows = _seen(_starts(h, height), height, window.reach[0], h)
-            seen = of_rows @ counts @ _seen(_starts(w, width), width, window.reach[1], w).T
+            of_rows = seen_along(_starts(h, height), height, reach[0], h)
+            seen = of_rows @ counts @ seen_along(_starts(w, width), width, reach[1], w).T
             most = max(1, int(seen.max()))
             for length in sorted({min(length, most) for length in (*_LENGTHS, most)}):
                 lists = np.maximum(1, -(-seen // length))

@@ -1,7 +1,7 @@
 """Held-out scores: how far good images lie from a memory bank that has nothing of them.
 
 Scoring image i against the bank without its own entries costs no second fit, but alone it is unfair, since a bank made
-without image i would have others in their place, and scores come out too high. So others stand in: `replacements`.
+without image i would have others in their place, and scores come out too high. So others replace them: `replacements`.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def score(
 ) -> Generator[HeldOut]:
     """Every good image against the bank without its own entries, in order.
 
-    `first_image` is the index that the first of these images has among the bank's origins.
+    `first_image` is the index that the first of these images has among the bank's image ids.
 
     Raises:
-        DatasetError: without an image nothing would be left of the bank, and there is no other to stand in.
+        DatasetError: without an image nothing would be left of the bank, and no other can replace it.
     """
-    of_one = len(np.unique(bank.origins)) < 2  # so that without it nothing would be left
+    of_one = len(np.unique(bank.image_ids)) < 2  # so that without it nothing would be left
     if of_one and bank.tiles is None and not first_image:
         yield from sorted(
             score_by_folds(good, recipe, 2, workers=workers, tell=tell), key=lambda one: one.index
@@ -122,7 +122,7 @@ def score_against(
         recipe: image_score, framing, smoothing_sigma.
         workers: threads.
         tell: called with (stage, done, total), of images or of their tiles.
-        first_image: index that the first of these images has among the bank's origins.
+        first_image: index that the first of these images has among the bank's image ids.
     """
     preprocessor, tiling = good.preprocessor, good.preprocessor.tiling
     if tiling.several:  # where scores other than `reweighted` are made of the merged distances
@@ -134,12 +134,11 @@ def score_against(
         by_tile = dict(zip(bank.tiles_served.tolist(), bank.by_tile, strict=True))
     graph = search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
     engine = open_engine(graph, throughput=not tiling.several and side_by_side(bank, good.grid, recipe))
-    origins = bank.origins
     steps = parallel.Steps(len(images) * len(preprocessor.tiles_looked_at))
 
     def one(index: int) -> HeldOut:
         own = index + first_image
-        hidden = (origins == own) | ((only_for >= 0) & (only_for != own))
+        hidden = (bank.image_ids == own) | ((only_for >= 0) & (only_for != own))
         excluded = np.where(hidden, np.float32(FAR), np.float32(0))
         masks = good.of_tiles(index)
 

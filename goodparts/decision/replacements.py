@@ -1,9 +1,9 @@
-"""Stand-ins: what a memory bank chosen without one of its images would have in place of that image's entries.
+"""Replacements: what a memory bank chosen without one of its images would have in place of that image's entries.
 
 A greedy bank is chosen jointly: where an entry of image i stands no other image's patch was kept, and taking it away
 leaves a hole that a bank made without image i would have filled. So the greedy choice goes on in those holes: the
-patches of other images that now lie farther from the bank than the bank's own covering radius stand in, farthest first,
-for as many entries as were taken away. `docs/calibration.md` shows what is left of the bias.
+patches of other images that now lie farther from the bank than the bank's own covering radius replace them, farthest
+first, for as many entries as were taken away. `docs/calibration.md` shows what is left of the bias.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from goodparts import parallel
 from goodparts.bank import coreset, memory_bank, sampling
-from goodparts.bank import window as windows
 from goodparts.bank.coreset import Points
+from goodparts.bank.grid_positions import Positions
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.sampling import Entries
-from goodparts.bank.window import Places, Window
+from goodparts.bank.window import Neighbourhood, window_of
 from goodparts.errors import DatasetError
 from goodparts.features.extract import GoodFeatures
 from goodparts.recipe.recipe import Recipe
@@ -30,37 +30,37 @@ _ENTRIES = 512  # with about so many entries: 2 MiB of distances
 
 
 def filled(
-    good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int, usual: float | None = None
+    good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int, scale_floor: float | None = None
 ) -> tuple[MemoryBank, NDArray[np.int32]]:
-    """A bank with stand-ins, and for each entry the image that it serves alone, -1: all of them, (m,) int32.
+    """A bank with replacements, and for each entry the image that it serves alone, -1: all of them, (m,) int32.
 
-    `usual` is the spacing below which none counts; None: the median of the bank.
+    `scale_floor` is the least local scale; None: the median of the bank.
 
     Raises:
         DatasetError: without an image nothing would be left.
     """
-    if usual is None and bank.spacing is not None:
-        usual = float(np.median(bank.spacing))
+    if scale_floor is None and bank.local_scale is not None:
+        scale_floor = float(np.median(bank.local_scale))
     if bank.tiles is not None:
         by_tile = {
-            tile: filled(good.of_tile(tile), bank.of_tile(tile), recipe, first_image, usual)
+            tile: filled(good.of_tile(tile), bank.of_tile(tile), recipe, first_image, scale_floor)
             for tile in bank.tiles_served.tolist()
         }
         banks = {tile: of_tile for tile, (of_tile, _) in by_tile.items()}
         return memory_bank.of_tiles(banks), np.concatenate([only_for for _, only_for in by_tile.values()])
-    fillers, absent = find(good, bank, recipe, first_image=first_image)
+    replacements, absent = find(good, bank, recipe, first_image=first_image)
     _require_others(good, bank, absent, first_image)
-    apart = _spacing(bank, fillers, absent, recipe, good.grid, usual)
+    local_scale = _local_scale(bank, replacements, absent, recipe, good.grid, scale_floor)
     everyone = np.full(len(bank.features), -1, dtype=np.int32)
-    with_fillers = bank.with_entries(fillers.features, fillers.origins, fillers.cells, apart)
-    return with_fillers, np.concatenate([everyone, absent])
+    more = bank.with_entries(replacements.features, replacements.image_ids, replacements.cells, local_scale)
+    return more, np.concatenate([everyone, absent])
 
 
 def _require_others(
     good: GoodFeatures, bank: MemoryBank, absent: NDArray[np.int32], first_image: int
 ) -> None:
-    """DatasetError where all entries are of one of the good images, and none stands in for it."""
-    owners = np.unique(bank.origins)
+    """DatasetError where all entries are of one of the good images, and nothing replaces them."""
+    owners = np.unique(bank.image_ids)
     own = int(owners[0]) - first_image
     if len(owners) > 1 or not 0 <= own < len(good) or good.left_out[own] or np.any(absent == owners[0]):
         return
@@ -76,44 +76,47 @@ def find(
     """What a bank chosen without image i would have had in place of image i's entries, for every i.
 
     Returns:
-        (s entries, absent (s,)): entry j is a patch of image `origins[j]` and stands in only where image `absent[j]` is
-        held out. A random bank leaves no holes and has none; except that where all its entries are of one image as many
-        of others are drawn, and that with a position window there are always enough for every cell to see one.
+        (s entries, absent (s,)): entry j is a patch of image `image_ids[j]` and is there only where image `absent[j]`
+        is held out. A random bank leaves no holes and has none; except that where all its entries are of one image as
+        many of others are drawn, and that with a position window there are always enough for every cell to see one.
     """
-    window = windows.window_of(recipe, good.grid)
+    neighbourhood = window_of(recipe, good.grid)
     kept = np.empty(0, dtype=np.int64)
     absent = np.empty(0, dtype=np.int32)
     if recipe.sampling == "greedy":
-        kept, absent = _in_holes(good, bank, window, first_image)
-    elif len(np.unique(bank.origins)) == 1:
+        kept, absent = _in_holes(good, bank, neighbourhood, first_image)
+    elif len(np.unique(bank.image_ids)) == 1:
         kept = _of_others(good, bank, recipe, first_image)
-        absent = np.full(len(kept), bank.origins[0], dtype=np.int32)
-    fillers = Entries.of(good.features, kept, window, first_image)
-    if window is None:
-        return fillers, absent
-    return _seen_everywhere(bank, fillers, absent, window)
+        absent = np.full(len(kept), bank.image_ids[0], dtype=np.int32)
+    replacements = Entries.of(good.features, kept, neighbourhood, first_image)
+    return _seen_everywhere(bank, replacements, absent, neighbourhood)
 
 
 def _of_others(good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int) -> NDArray[np.int64]:
     """As many rows of patches as a bank of one image has, drawn from those of the others."""
     rows = np.flatnonzero(good.eligible)
-    rows = rows[rows // good.features.shape[1] + first_image != bank.origins[0]]
+    rows = rows[rows // good.features.shape[1] + first_image != bank.image_ids[0]]
     count = min(len(rows), len(bank.features))
     return np.asarray(rows[coreset.random(len(rows), count, np.random.default_rng(recipe.seed))])
 
 
 def _in_holes(
-    good: GoodFeatures, bank: MemoryBank, window: Window | None, first_image: int
+    good: GoodFeatures, bank: MemoryBank, neighbourhood: Neighbourhood, first_image: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Rows of patches that fill the holes of images, (s,) int64, and those images, (s,) int32."""
     patches = good.features.shape[1]
     rows = np.flatnonzero(good.eligible)
     points = sampling.ProjectedPoints.of(good.features, rows)
     entries = good.features.projection.of(bank.features) - points.centre
-    places, others = None, None
-    if window is not None and bank.cells is not None:
-        places, others = Places(window, window.cells_of(rows)), Places(window, bank.cells)
-    first, second, owner = _two_nearest_images(points, entries, bank.origins, places, others)
+    cells = neighbourhood.cells_of(rows)
+    first, second, owner = _two_nearest_images(
+        points,
+        entries,
+        bank.image_ids,
+        neighbourhood.positions(cells),
+        neighbourhood.positions(bank.cells),
+        bank.cells,
+    )
     radius = first.max()
     hole = (second > radius) & (owner != rows // patches + first_image)
     chosen: list[NDArray[np.int64]] = []
@@ -121,8 +124,14 @@ def _in_holes(
     for image in np.unique(owner[hole]):
         candidates = np.flatnonzero(hole & (owner == image))
         own = bank.of_image(int(image))
-        cells = None if places is None else places.cells[candidates]
-        picks = _fill(points[candidates], second[candidates], radius, own.stop - own.start, window, cells)
+        picks = _fill(
+            points[candidates],
+            second[candidates],
+            radius,
+            own.stop - own.start,
+            cells[candidates],
+            neighbourhood,
+        )
         chosen.append(rows[candidates[picks]])
         absent.append(np.full(len(picks), image, dtype=np.int32))
     return (
@@ -131,60 +140,56 @@ def _in_holes(
     )
 
 
-def _spacing(
+def _local_scale(
     bank: MemoryBank,
-    fillers: Entries,
+    replacements: Entries,
     absent: NDArray[np.int32],
     recipe: Recipe,
     grid: tuple[int, int],
-    usual: float | None,
+    scale_floor: float | None,
 ) -> NDArray[np.float32] | None:
-    """How far stand-ins lie from the nearest entries of the bank without the images they stand in for, (s,) float32."""
-    if bank.spacing is None:
+    """The local scale of replacements, among the entries of images that they do not replace, (s,) float32."""
+    if bank.local_scale is None:
         return None
-    window = windows.window_of(recipe, grid)
+    neighbourhood = window_of(recipe, grid)
 
-    def hidden(part: slice) -> NDArray[np.bool_]:
-        own = np.asarray(bank.origins == absent[part, None])
-        if window is None or fillers.cells is None or bank.cells is None:
-            return own
-        return np.asarray(own | ~window.sees(fillers.cells[part], bank.cells))
+    def hide(squared: NDArray[np.float32], part: slice) -> None:
+        squared[bank.image_ids == absent[part, None]] = np.inf
+        neighbourhood.hide(squared, replacements.cells[part], bank.cells)
 
-    return memory_bank.spacing(
-        fillers.features,
+    return memory_bank.local_scale_of(
+        replacements.features,
         recipe.density_neighbours,
-        limit=sampling.spacing_limit(recipe),
+        limit=neighbourhood.scale_limit(recipe),
         among=bank.features,
-        hidden=hidden,
-        usual=usual,
+        hide=hide,
+        scale_floor=scale_floor,
     )
 
 
 def _seen_everywhere(
-    bank: MemoryBank, fillers: Entries, absent: NDArray[np.int32], window: Window
+    bank: MemoryBank, replacements: Entries, absent: NDArray[np.int32], neighbourhood: Neighbourhood
 ) -> tuple[Entries, NDArray[np.int32]]:
-    """The fillers and as many more that every cell sees an entry whichever image is held out."""
-    assert bank.cells is not None
-    assert fillers.cells is not None
-    whole = Entries(bank.features, bank.origins, bank.cells)
-    for image in np.unique(bank.origins):
-        left, filled = np.flatnonzero(bank.origins != image), np.flatnonzero(absent == image)
-        which, at = windows.repeated(window, np.concatenate([bank.cells[left], fillers.cells[filled]]))
+    """The replacements and as many more that every cell sees an entry whichever image is held out."""
+    whole = Entries(bank.features, bank.image_ids, bank.cells)
+    for image in neighbourhood.needed_images(bank.image_ids):
+        left, filled = np.flatnonzero(bank.image_ids != image), np.flatnonzero(absent == image)
+        which, at = neighbourhood.repeated(np.concatenate([bank.cells[left], replacements.cells[filled]]))
         if len(which):
-            others = whole.only(left).joined(fillers.only(filled))
-            fillers = fillers.joined(replace(others.only(which), cells=at))
+            others = whole.only(left).joined(replacements.only(filled))
+            replacements = replacements.joined(replace(others.only(which), cells=at))
             absent = np.concatenate([absent, np.full(len(which), image, dtype=np.int32)])
-    return fillers, absent
+    return replacements, absent
 
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Entries of some images, whose points are met together.
+    """Entries of some images, which points are compared with together.
 
     Attributes:
         images: (g,) int32.
         begins: where the entries of each begin, (g,) int64.
-        centres: -2 c and behind it, where there are places, what comes of them, (q, e) float32.
+        centres: -2 c, and behind it what their positions add, (q, e) float32.
         norms: |c|^2, (e,) float32.
     """
 
@@ -195,14 +200,15 @@ class _Group:
 
 
 def _groups(
-    entries: NDArray[np.float32], origins: NDArray[np.int32], elsewhere: NDArray[np.float32] | None
+    entries: NDArray[np.float32], image_ids: NDArray[np.int32], elsewhere: NDArray[np.float32]
 ) -> list[_Group]:
     """Entries in groups of about `_ENTRIES`, those of an image in one."""
-    images, starts = np.unique(origins, return_index=True)
+    images, starts = np.unique(image_ids, return_index=True)
     norms = np.einsum("md,md->m", entries, entries)
-    centres = -2 * entries if elsewhere is None else np.concatenate([-2 * entries, elsewhere], axis=1)
-    products = np.ascontiguousarray(centres.T)
-    cuts = np.flatnonzero(np.diff(starts // _ENTRIES)) + 1  # an image's entries meet the points together
+    products = np.ascontiguousarray(_beside(-2 * entries, elsewhere).T)
+    cuts = (
+        np.flatnonzero(np.diff(starts // _ENTRIES)) + 1
+    )  # an image's entries are compared with the points together
     parts = np.split(np.arange(len(images)), cuts)
     ends = [*(int(starts[part[0]]) for part in parts[1:]), len(entries)]
     return [
@@ -211,32 +217,34 @@ def _groups(
     ]
 
 
+def _beside(values: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of values (r, a), and behind each what a position adds, (r, b); no copy where it adds nothing."""
+    return np.concatenate([values, more], axis=1) if more.shape[1] else values
+
+
 def _two_nearest_images(
     points: Points,
     entries: NDArray[np.float32],
-    origins: NDArray[np.int32],
-    places: Places | None = None,
-    others: Places | None = None,
+    image_ids: NDArray[np.int32],
+    positions: Positions,
+    others: Positions,
+    cells: NDArray[np.int32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
     """Squared distances of points to the nearest entry and to the nearest of another image, and whose the first is.
 
     Exact where the second is larger than the largest first, the bank's covering radius; elsewhere both are within it,
-    and it is not worth while to look for nearer ones. `places` are those of the points and `others` of the entries: an
-    entry out of a point's window is farther than any within.
+    and it is not worth while to look for nearer ones. `positions` are those of the points, `others` and `cells` those
+    of the entries: an entry that a point does not see is farther than any that it sees.
     """
     n = len(points)
-    if places is None or others is None:
-        groups = {0: _groups(entries, origins, None)}
-        blocks = [np.arange(begin, min(begin + _ROWS, n)) for begin in range(0, n, _ROWS)]
-    else:
-        regions = places.by_region(np.arange(n))
-        in_sight = places.in_sight_of(others)
-        groups = {}
-        for rows in regions:
-            region = int(places.regions[rows[0]])
-            seen = np.flatnonzero(in_sight[region])
-            groups[region] = _groups(entries[seen], origins[seen], others.elsewhere(seen))
-        blocks = [rows[begin : begin + _ROWS] for rows in regions for begin in range(0, len(rows), _ROWS)]
+    blocks: list[NDArray[np.int64]] = []
+    groups: dict[int, list[_Group]] = {}
+    indices = np.arange(len(entries))
+    for rows in positions.by_region(np.arange(n)):
+        region = positions.region_of(rows[0])
+        seen = positions.visible(region, cells)
+        groups[region] = _groups(entries[seen], image_ids[seen], others.elsewhere(indices[seen]))
+        blocks += [rows[begin : begin + _ROWS] for begin in range(0, len(rows), _ROWS)]
     first = np.full(n, np.inf, dtype=np.float32)
     second = np.full(n, np.inf, dtype=np.float32)
     owner = np.zeros(n, dtype=np.int32)
@@ -245,9 +253,8 @@ def _two_nearest_images(
     def look(rows: NDArray[np.int64]) -> np.float32:
         x = points[rows]
         own_norms = np.einsum("nd,nd->n", x, x)
-        if places is not None:
-            x = np.concatenate([x, places.here(rows)], axis=1)
-        for group in groups[0 if places is None else int(places.regions[rows[0]])]:
+        x = _beside(x, positions.here(rows))
+        for group in groups[positions.region_of(rows[0])]:
             distances = x @ group.centres
             distances += group.norms
             by_image = np.minimum.reduceat(distances, group.begins, axis=1)
@@ -280,12 +287,12 @@ def _fill(
     nearest: NDArray[np.float32],
     radius: np.float32,
     most: int,
-    window: Window | None = None,
-    cells: NDArray[np.int32] | None = None,
+    cells: NDArray[np.int32],
+    neighbourhood: Neighbourhood,
 ) -> NDArray[np.int64]:
     """Farthest first among points (c, d) whose squared distances to the bank are `nearest`, until all lie within.
 
-    With a window and the cells of the points a pick counts for those that see it.
+    A pick counts for those of the points' cells (c,) that see it.
     """
     nearest = nearest.copy()
     picks: list[int] = []
@@ -296,7 +303,6 @@ def _fill(
         picks.append(farthest)
         difference = points - points[farthest]
         distances = np.einsum("cd,cd->c", difference, difference)
-        if window is not None and cells is not None:
-            distances[~window.sees(cells, cells[[farthest]])[:, 0]] = np.inf
+        neighbourhood.hide(distances[:, None], cells, cells[[farthest]])
         np.minimum(nearest, distances, out=nearest)
     return np.array(picks, dtype=np.int64)

@@ -152,8 +152,8 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
     network = onnx.load_from_string(members["backbone.onnx"])
     recipe = Recipe().replace(tomllib.loads(members["recipe.toml"].decode()))
     height, width = map(int, manifest["grid"])
-    if window_of(recipe, (height, width)) is not None and "cells" not in tensors:
-        raise ValueError("bank.safetensors lacks the cells that position_window asks for")
+    bank = MemoryBank.from_tensors(tensors)
+    window_of(recipe, (height, width)).check(bank)
     if (recipe.tile_bank == "shared") != ("tiles" not in tensors):
         raise ValueError(
             f"bank.safetensors does not have the tiles that tile_bank = {recipe.tile_bank} asks for"
@@ -172,16 +172,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
             licence=described["licence"],
             sha256=described["sha256"],
         ),
-        bank=MemoryBank(
-            features=tensors["features"],
-            origins=tensors["origins"],
-            mean=tensors["mean"],
-            basis=tensors.get("basis"),
-            int8="int8" in tensors,
-            spacing=tensors.get("spacing"),
-            cells=tensors.get("cells"),
-            tiles=tensors.get("tiles"),
-        ),
+        bank=bank,
         calibration=Calibration.from_json(members["calibration.json"].decode()),
         provenance=Provenance(**manifest["data"]),
         fit_record=FitRecord(**manifest["circumstances"]),

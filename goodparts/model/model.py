@@ -117,18 +117,7 @@ def members(model: Model) -> dict[str, bytes]:
     """What the model file holds, by name, without its manifest."""
     import safetensors.numpy
 
-    bank = model.bank
-    tensors = {"features": bank.features, "origins": bank.origins, "mean": bank.mean}
-    if bank.basis is not None:
-        tensors["basis"] = bank.basis
-    if bank.cells is not None:
-        tensors["cells"] = bank.cells
-    if bank.tiles is not None:
-        tensors["tiles"] = bank.tiles
-    if bank.int8:
-        tensors["int8"] = np.ones(1, dtype=np.uint8)
-    if bank.spacing is not None:
-        tensors["spacing"] = bank.spacing
+    tensors = model.bank.tensors()
     if model.whitening is not None:
         tensors["whitening.mean"] = model.whitening.mean
         tensors["whitening.matrix"] = model.whitening.matrix

@@ -53,8 +53,8 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
         )
         learnt, statistics = collected(scored, features, good.names)
         clock.lap("calibration")
-    full = 0 < recipe.sampling_limit <= bank.most_met  # so that entries may have gone
-    grown = bank.spacing is None and not full  # else distances may have risen
+    full = 0 < recipe.sampling_limit <= bank.most_compared  # so that entries may have gone
+    grown = bank.local_scale is None and not full  # else distances may have risen
     if before.learnt.source != COPIES:  # which stood in for what there is now
         learnt = before.learnt.joined(learnt)
     calibration = replace(

@@ -253,7 +253,7 @@ def describe_tiles(model: Model) -> str | None:
         return None
     text = tiles.in_words(_usual_size(model))
     if model.bank.tiles is not None:
-        text += f"; each place has a bank of its own, of {model.bank.most_met:,} patch features at most"
+        text += f"; each place has a bank of its own, of {model.bank.most_compared:,} patch features at most"
     return text
 
 

@@ -55,7 +55,7 @@ def test_the_ratio_and_the_limit_say_how_many_are_kept(
     bank = chosen(features, sampling=sampling, sampling_ratio=ratio, sampling_limit=limit)
     assert bank.features.shape == (kept, 3)
     assert bank.features.dtype == np.float32
-    assert len(bank.origins) == kept
+    assert len(bank.image_ids) == kept
 
 
 @given(
@@ -77,7 +77,7 @@ def test_entries_are_good_patches_each_once_in_order_with_their_image(
     bank = chosen(features, valid, **keys)
     image, patch = np.divmod(np.rint(bank.features[:, 0]).astype(int), 1000)
     np.testing.assert_array_equal(bank.features, features[image, patch])
-    np.testing.assert_array_equal(bank.origins, image)
+    np.testing.assert_array_equal(bank.image_ids, image)
     assert valid[image, patch].all()
     assert (np.diff(image * patches + patch) > 0).all()
     assert len(bank.features) == max(1, round(ratio * valid.sum()))
@@ -94,7 +94,7 @@ def test_everything_is_kept_as_it_is_whatever_the_sampling() -> None:
     for how in ("greedy", "random"):
         bank = chosen(features, valid, sampling=how)
         np.testing.assert_array_equal(bank.features, features[valid])
-        assert bank.origins.tolist() == [0] * 5 + [1] * 2 + [2] * 5
+        assert bank.image_ids.tolist() == [0] * 5 + [1] * 2 + [2] * 5
         assert [bank.of_image(index) for index in range(3)] == [slice(0, 5), slice(5, 7), slice(7, 12)]
 
 
@@ -139,10 +139,10 @@ def test_learning_on_keeps_the_bank_and_goes_on_greedily() -> None:
     bank = choose(exact(old, recipe), everywhere, recipe)
     grown = extend(bank, exact(new, recipe), everywhere, recipe, first_image=4)
     np.testing.assert_array_equal(grown.features[: len(bank.features)], bank.features)
-    np.testing.assert_array_equal(grown.origins[: len(bank.origins)], bank.origins)
+    np.testing.assert_array_equal(grown.image_ids[: len(bank.image_ids)], bank.image_ids)
     added = grown.features[len(bank.features) :]
     assert len(added) == 8
-    assert (np.diff(grown.origins) >= 0).all()
+    assert (np.diff(grown.image_ids) >= 0).all()
     kept = bank.features  # one pick at a time: the farthest new patch from all that is kept
     expected = []
     flat = new.reshape(-1, 6)
@@ -163,7 +163,7 @@ def test_learning_on_respects_the_limit(sampling: str) -> None:
     grown = extend(bank, exact(new, recipe), everywhere, recipe, first_image=4)
     assert len(bank.features) == 16
     assert len(grown.features) == 18
-    assert set(grown.origins.tolist()) <= set(range(8))
-    assert (np.diff(grown.origins) >= 0).all()
+    assert set(grown.image_ids.tolist()) <= set(range(8))
+    assert (np.diff(grown.image_ids) >= 0).all()
     both = np.concatenate([old, new]).reshape(-1, 6)
     assert all((both == entry).all(axis=1).any() for entry in grown.features)

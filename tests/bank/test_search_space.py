@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from goodparts.bank import search_space
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.sampling import choose
+from goodparts.bank.window import EVERYWHERE, Window
 from goodparts.recipe.recipe import Recipe
 
 
@@ -67,7 +68,7 @@ def test_the_search_takes_as_few_dimensions_as_find_the_nearest() -> None:
     bank = chosen(flat_features(900, 24, 64), sampling_ratio=0.5, search_dimensions=8)
     assert bank.basis is not None
     assert bank.basis.shape == (64, 27)
-    assert bank.search_bank.shape == (450, 27)
+    assert bank.in_search_space().shape == (450, 27)
     assert bank.int8
 
 
@@ -88,11 +89,11 @@ def test_entries_that_int8_can_not_tell_apart_are_ranked_in_float32() -> None:
 def test_more_candidates_of_a_large_bank_that_int8_ranks(entries: int, in_int8: int) -> None:
     bank = chosen(flat_features(20, 4, 4))
     large = replace(bank, features=np.zeros((entries, 4), dtype=np.float32), int8=False)
-    assert search_space.candidates(Recipe(), large) == 8
-    assert search_space.candidates(Recipe(), replace(large, int8=True)) == in_int8
-    windowed = replace(large, int8=True, cells=np.zeros(entries, dtype=np.int32))
-    assert search_space.candidates(Recipe(), windowed) == 8
-    nearest = search_space.candidates(Recipe(score_neighbours=1), replace(large, int8=True))
+    assert search_space.candidates(large, Recipe(), EVERYWHERE) == 8
+    assert search_space.candidates(replace(large, int8=True), Recipe(), EVERYWHERE) == in_int8
+    window = Window((9, 9), (1, 1))
+    assert search_space.candidates(replace(large, int8=True), Recipe(), window) == 8
+    nearest = search_space.candidates(replace(large, int8=True), Recipe(score_neighbours=1), EVERYWHERE)
     assert nearest == in_int8 - 2
 
 
@@ -114,22 +115,24 @@ def test_what_misses_the_nearest_is_told_from_what_finds_it(neighbours: int, bas
     patches = flat_features(400, 6, 32)[0] + np.float32(1e-3)
     nobody = np.full(400, -1)
     good = replace(whole, basis=directions[:, :6] if basis else None, int8=int8)
-    trial = search_space.Trial.of(whole, patches, nobody, Recipe(score_neighbours=neighbours))
+    cells = EVERYWHERE.cells_of(nobody)
+    recipe = Recipe(score_neighbours=neighbours)
+    test = search_space.RecallTest.of(whole, patches, nobody, recipe, cells, EVERYWHERE)
     squared = ((patches[:, None].astype(np.float64) - whole.features) ** 2).sum(axis=2)
     squared.sort(axis=1)
-    np.testing.assert_allclose(trial.distances, np.sqrt(squared[:, :neighbours]).mean(axis=1), atol=1e-4)
-    assert trial.passed_by(good)
+    np.testing.assert_allclose(test.distances, np.sqrt(squared[:, :neighbours]).mean(axis=1), atol=1e-4)
+    assert test.passed_by(good)
     blind = replace(whole, basis=directions[:, 30:], int8=int8)
-    assert not trial.passed_by(blind)
+    assert not test.passed_by(blind)
 
 
 def test_the_search_space_never_makes_entries_look_farther_apart() -> None:
     features = np.random.default_rng(2).standard_normal((1, 60, 10)).astype(np.float32) + 30
     bank = chosen(features, search_dimensions=4)
     apart = np.linalg.norm(bank.features[:, None] - bank.features, axis=2)
-    seen = np.linalg.norm(bank.search_bank[:, None] - bank.search_bank, axis=2)
+    seen = np.linalg.norm(bank.in_search_space()[:, None] - bank.in_search_space(), axis=2)
     assert (seen <= apart + 1e-4).all()
     assert seen.sum() > 0.5 * apart.sum()
     full = chosen(features, search_dimensions=0)
-    same = np.linalg.norm(full.search_bank[:, None] - full.search_bank, axis=2)
+    same = np.linalg.norm(full.in_search_space()[:, None] - full.in_search_space(), axis=2)
     np.testing.assert_allclose(same, apart, atol=1e-4)

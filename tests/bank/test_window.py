@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exact_features import exact
+from exact_features import exact, good_features_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from goodparts import Inspector, Recipe, read_dataset
 from goodparts.bank import coreset, search_space, window_blocks
-from goodparts.bank import window as windows
+from goodparts.bank.grid_positions import ANYWHERE, ELSEWHERE
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.sampling import choose, extend
 from goodparts.bank.scoring import FAR
 from goodparts.bank.search_graph import search_graph, side_by_side
-from goodparts.bank.window import Places, Window
+from goodparts.bank.window import EVERYWHERE, Everywhere, Window, window_of
 from goodparts.data.images import read_image
 from goodparts.decision import leave_one_out, replacements
 from goodparts.engines.engine import open_engine
@@ -30,8 +30,6 @@ from goodparts.errors import ModelError, RecipeError
 from goodparts.features.extract import Extractor, GoodFeatures
 from goodparts.model import file as model_file
 from goodparts.preprocessing import framing
-from goodparts.preprocessing.framing import frame_of
-from goodparts.preprocessing.statistics import measure
 from goodparts.recipe.presets import PRESETS
 
 Array = NDArray[Any]
@@ -77,8 +75,8 @@ def test_a_window_in_pixels_is_one_in_cells(
     pixels: float, image_size: Any, grid: tuple[int, int], reach: tuple[int, int] | None
 ) -> None:
     recipe = Recipe(image_size=image_size, position_window=pixels)
-    window = windows.window_of(recipe, grid)
-    assert (window.reach if window else None) == reach
+    window = window_of(recipe, grid)
+    assert (window.reach if isinstance(window, Window) else None) == reach
 
 
 def test_off_by_default_and_checked() -> None:
@@ -120,10 +118,10 @@ def test_the_greedy_choice_measures_within_the_window(window: Window, seed: int,
     n = data.draw(st.integers(3, 120))
     points = rng.integers(-20, 20, (n, 3)).astype(np.float32)  # exact in float32
     where = rng.integers(0, window.grid[0] * window.grid[1], n).astype(np.int32)
-    places = Places(window, where)
-    start = places.cover(np.random.default_rng(seed))
+    positions = window.positions(where)
+    start = positions.cover(np.random.default_rng(seed))
     count = data.draw(st.integers(len(start), n))
-    found = coreset.greedy(points, count, start=start, places=places)
+    found = coreset.greedy(points, count, start=start, positions=positions)
     squared = np.square(points[:, None] - points).sum(axis=2)
     squared[~window.sees(where, where)] = np.inf
     nearest = squared[:, start].min(axis=1)
@@ -139,22 +137,38 @@ def test_the_greedy_choice_measures_within_the_window(window: Window, seed: int,
 
 @given(WINDOWS, st.integers(0, 1000))
 @settings(max_examples=40, deadline=None)
-def test_places_add_nothing_within_the_window_and_much_outside(window: Window, seed: int) -> None:
+def test_positions_add_nothing_within_the_window_and_much_outside(window: Window, seed: int) -> None:
     where = whole(window)
-    places = Places(window, where)
-    added = places.here(where) @ places.elsewhere(where).T
+    positions = window.positions(where)
+    points = where.astype(np.int64)
+    added = np.zeros((len(where), len(where)), dtype=np.float32)
+    positions.hide(added, points)
     seen = window.sees(where, where)
     assert (added[seen] == 0).all()
-    assert (added[~seen] >= windows.ELSEWHERE).all()
+    assert (added[~seen] >= ELSEWHERE).all()
     assert np.isfinite(added).all()
-    in_sight = places.in_sight(where)
-    assert len(in_sight) == places.region_count
-    for region in range(places.region_count):
-        of_region = places.regions == region
-        np.testing.assert_array_equal(in_sight[region], seen[of_region].any(axis=0))
-    together = places.by_region(where.astype(np.int64))
+    for region in range(positions.region_count):
+        visible = np.flatnonzero(seen[positions.regions == region].any(axis=0))
+        np.testing.assert_array_equal(positions.visible(region, where), visible)
+        batches = list(positions.visible_picks(region, points, 0, 7))
+        np.testing.assert_array_equal(np.concatenate([part for part, _ in batches]), visible)
+        assert batches[-1][1] == len(points)
+    together = positions.by_region(points)
     np.testing.assert_array_equal(np.sort(np.concatenate(together)), where)
-    assert all(len(np.unique(places.regions[rows])) == 1 for rows in together)
+    assert all(len(np.unique(positions.regions[rows])) == 1 for rows in together)
+
+
+def test_where_every_point_sees_every_other_nothing_is_added_or_left_out() -> None:
+    points = np.arange(10)
+    between = np.ones((10, 10), dtype=np.float32)
+    ANYWHERE.hide(between, points)
+    assert (between == 1).all()
+    assert ANYWHERE.here(points).shape == ANYWHERE.elsewhere(points).shape == (10, ANYWHERE.width)
+    assert list(ANYWHERE.visible_picks(0, points, 3, 4)) == [(slice(3, 7), 7), (slice(7, 10), 10)]
+    values = np.ones((2, 2), dtype=np.float32)
+    EVERYWHERE.hide(values, cells(0, 1), cells(8, 9))
+    assert (values == 1).all()
+    assert len(EVERYWHERE.repeated(cells(0, 0))[0]) == len(EVERYWHERE.needed_images(cells(0, 1))) == 0
 
 
 @given(WINDOWS, st.integers(0, 1000), st.integers(1, 30))
@@ -162,7 +176,7 @@ def test_places_add_nothing_within_the_window_and_much_outside(window: Window, s
 def test_entries_are_repeated_where_a_cell_would_see_none(window: Window, seed: int, m: int) -> None:
     everywhere = whole(window)
     entries = np.random.default_rng(seed).integers(0, len(everywhere), m).astype(np.int32)
-    which, at = windows.repeated(window, entries)
+    which, at = window.repeated(entries)
     before = window.sees(everywhere, entries).any(axis=1)
     assert not before[at].any()  # only where it is needed
     assert window.sees(everywhere, np.concatenate([entries, at])).any(axis=1).all()
@@ -181,7 +195,7 @@ def test_entries_are_repeated_where_a_cell_would_see_none(window: Window, seed: 
 @settings(max_examples=60, deadline=None)
 def test_a_block_has_all_that_its_cells_see_and_hides_the_rest(window: Window, seed: int, m: int) -> None:
     where = np.random.default_rng(seed).integers(0, window.grid[0] * window.grid[1], m).astype(np.int32)
-    blocks = window_blocks.cut(window, where).padded(m + 3)
+    blocks = window_blocks.cut(window.positions(where)).padded(m + 3)
     seen = window.sees(whole(window), where)
     shown = [
         entries[~out_of_sight]
@@ -200,7 +214,7 @@ def test_a_block_has_all_that_its_cells_see_and_hides_the_rest(window: Window, s
 def test_where_entries_lie_close_blocks_have_more_lists() -> None:
     rng = np.random.default_rng(0)
     where = np.concatenate([rng.integers(0, 1600, 2000), rng.integers(600, 620, 2000)]).astype(np.int32)
-    blocks = window_blocks.cut(Window((40, 40), (3, 3)), where)
+    blocks = window_blocks.cut(Window((40, 40), (3, 3)).positions(where))
     met = (blocks.rows >= 0).sum(axis=1)
     assert met.min() == 1
     assert met[610] > 1
@@ -210,7 +224,9 @@ def test_where_entries_lie_close_blocks_have_more_lists() -> None:
 def test_blocks_are_small_where_windows_are() -> None:
     rng = np.random.default_rng(0)
     entries = rng.integers(0, 1600, 4000).astype(np.int32)
-    wide, narrow = (window_blocks.cut(Window((40, 40), (reach, reach)), entries) for reach in (30, 3))
+    wide, narrow = (
+        window_blocks.cut(Window((40, 40), (reach, reach)).positions(entries)) for reach in (30, 3)
+    )
     assert narrow.cells.shape[1] * narrow.entries.shape[1] < wide.cells.shape[1] * wide.entries.shape[1]
     assert narrow.cells.size * narrow.entries.shape[1] < 1600 * 4000 / 6  # of the work of a search everywhere
 
@@ -235,7 +251,6 @@ def brute_force(
     patches: Array, bank: MemoryBank, window: Window, shown: Array | None = None, neighbours: int = 1
 ) -> Array:
     """Distances (cells,) of the patches (cells, d) of an image to the nearest entries within the window."""
-    assert bank.cells is not None
     difference = patches[:, None].astype(np.float64) - bank.features
     distances = np.sqrt((difference**2).sum(axis=2))
     distances[~window.sees(whole(window), bank.cells)] = np.inf
@@ -245,7 +260,7 @@ def brute_force(
     found = np.take_along_axis(distances, nearest, axis=1)
     there = np.isfinite(found)
     assert there[:, 0].all()  # every cell sees an entry
-    units = 1 if bank.spacing is None else bank.spacing[nearest[:, :1]]
+    units = 1 if bank.local_scale is None else bank.local_scale[nearest[:, :1]]
     return np.asarray(np.where(there, found / units, 0).sum(axis=1) / there.sum(axis=1))
 
 
@@ -267,13 +282,13 @@ def test_what_only_one_place_shows_is_not_far_there() -> None:
     }
     recipe = Recipe(**keys)
     bank = bank_of(features, recipe)
-    assert bank.spacing is not None
-    assert bank.spacing.max() > 1.5 * bank.spacing.min()  # whatever `density_limit` says
+    assert bank.local_scale is not None
+    assert bank.local_scale.max() > 1.5 * bank.local_scale.min()  # whatever `density_limit` says
     usual = float(np.median(found_by(bank, recipe, made_up(3, 8, 1, more=1))["distance_grid"]))
     patches = made_up(3, 8, 1, more=1)
     patches[:, 7] = features[:3, 7]
     found = found_by(bank, recipe, patches)["distance_grid"].reshape(3, -1)[:, 7] / usual
-    assert found.max() < 1.5  # in units of each entry's own spacing it would be more than 3
+    assert found.max() < 1.5  # divided by each entry's own local scale it would be more than 3
 
 
 @given(
@@ -313,9 +328,9 @@ def test_distances_are_those_of_brute_force_within_the_window(
     bank = bank_of(made_up(images, d, seed, wide=wide), recipe)
     patches = made_up(3, d, seed, more=1, wide=wide)
     found = found_by(bank, recipe, patches)
-    within = windows.window_of(recipe, GRID)
-    if within is None:
-        assert bank.cells is None
+    within = window_of(recipe, GRID)
+    if isinstance(within, Everywhere):
+        assert not bank.cells.any()
         return
     expected = np.stack([brute_force(image, bank, within, neighbours=neighbours) for image in patches])
     np.testing.assert_allclose(found["distance_grid"].reshape(3, CELLS), expected, rtol=1e-4, atol=1e-5)
@@ -337,10 +352,9 @@ def test_a_bank_knows_the_cells_that_its_entries_come_from() -> None:
     features = made_up(8, 4, 1)
     recipe = Recipe(**EXACT, position_window=20, sampling_ratio=0.2)
     bank = bank_of(features, recipe)
-    assert bank.cells is not None
     assert bank.cells.dtype == np.int32
-    np.testing.assert_array_equal(features[bank.origins, bank.cells], bank.features)
-    assert (np.diff(bank.origins) >= 0).all()
+    np.testing.assert_array_equal(features[bank.image_ids, bank.cells], bank.features)
+    assert (np.diff(bank.image_ids) >= 0).all()
 
 
 def test_cells_without_a_good_patch_see_the_nearest_all_the_same() -> None:
@@ -361,8 +375,8 @@ def test_scores_of_all_kinds_and_masks() -> None:
             **EXACT, position_window=10, sampling_ratio=0.3, image_score=image_score, top_share=0.2
         )
         bank = bank_of(features, recipe)
-        window = windows.window_of(recipe, GRID)
-        assert window is not None
+        window = window_of(recipe, GRID)
+        assert isinstance(window, Window)
         found = found_by(bank, recipe, patches, valid=valid.astype(np.float32))
         expected = np.stack([brute_force(image, bank, window) for image in patches]).reshape(2, *GRID)
         np.testing.assert_allclose(found["distance_grid"], expected, rtol=1e-4)
@@ -381,15 +395,15 @@ def test_a_search_space_is_tried_within_the_window() -> None:
     bank = bank_of(made_up(30, 8, 3), recipe)
     window = Window(GRID, (1, 1))
     patches = made_up(20, 8, 4)
-    sight = (window, window.cells_of(np.arange(20 * CELLS)))
-    trial = search_space.Trial.of(bank, patches.reshape(-1, 8), np.full(20 * CELLS, -1), recipe, sight)
+    where, nobody = window.cells_of(np.arange(20 * CELLS)), np.full(20 * CELLS, -1)
+    test = search_space.RecallTest.of(bank, patches.reshape(-1, 8), nobody, recipe, where, window)
     expected = np.concatenate([brute_force(image, bank, window) for image in patches])
-    np.testing.assert_allclose(trial.distances, expected, rtol=1e-4)
-    assert trial.passed_by(bank)
-    assert not trial.passed_by(replace(bank, basis=np.eye(8, 1, dtype=np.float32)))
-    everywhere = search_space.Trial.of(bank, trial.patches, trial.own, recipe)
-    assert (everywhere.distances <= trial.distances * (1 + 1e-4)).all()
-    assert everywhere.distances.sum() < 0.95 * trial.distances.sum()
+    np.testing.assert_allclose(test.distances, expected, rtol=1e-4)
+    assert test.passed_by(bank)
+    assert not test.passed_by(replace(bank, basis=np.eye(8, 1, dtype=np.float32)))
+    everywhere = search_space.RecallTest.of(bank, test.patches, nobody, recipe, where, EVERYWHERE)
+    assert (everywhere.distances <= test.distances * (1 + 1e-4)).all()
+    assert everywhere.distances.sum() < 0.95 * test.distances.sum()
 
 
 def test_the_memory_of_a_search_is_that_of_its_blocks() -> None:
@@ -398,24 +412,14 @@ def test_the_memory_of_a_search_is_that_of_its_blocks() -> None:
     where = rng.integers(0, 1600, 30_000).astype(np.int32)
     bank = MemoryBank(features, np.zeros(30_000, np.int32), features.mean(axis=0), None, cells=where)
     assert side_by_side(bank, (40, 40), Recipe(position_window=24))
-    assert not side_by_side(replace(bank, cells=None), (40, 40), Recipe())
+    assert not side_by_side(replace(bank, cells=np.zeros_like(where)), (40, 40), Recipe())
 
 
 # ---- held-out scores and learning on
 
 
 def good_features(images: int, d: int, seed: int, recipe: Recipe) -> GoodFeatures:
-    frame = frame_of((50, 60), recipe)
-    return GoodFeatures(
-        features=exact(made_up(images, d, seed), recipe),
-        valid=np.ones((images, CELLS), dtype=bool),
-        frames=(frame,) * images,
-        grid=GRID,
-        digests=tuple(map(str, range(images))),
-        statistics=(measure(np.zeros((50, 60, 3), dtype=np.uint8)),) * images,
-        cells=np.zeros((images, 3, 64), dtype=np.float32),
-        left_out=np.zeros(images, dtype=bool),
-    )
+    return good_features_of(made_up(images, d, seed), recipe, GRID)
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -430,17 +434,17 @@ def test_held_out_scores_are_those_of_the_others_within_the_window(
 ) -> None:
     recipe = Recipe(**EXACT, position_window=pixels, sampling=sampling, sampling_ratio=ratio)
     good = good_features(9, 4, 6, recipe)
-    window = windows.window_of(recipe, GRID)
-    assert window is not None
+    window = window_of(recipe, GRID)
+    assert isinstance(window, Window)
     bank = choose(good.features, good.eligible, recipe, grid=GRID)
-    fillers, absent = replacements.find(good, bank, recipe)
-    assert not np.any(fillers.origins == absent)
-    filled = bank.with_entries(fillers.features, fillers.origins, fillers.cells, None)
+    found, absent = replacements.find(good, bank, recipe)
+    assert not np.any(found.image_ids == absent)
+    filled = bank.with_entries(found.features, found.image_ids, found.cells, None)
     only_for = np.concatenate([np.full(len(bank.features), -1), absent])
     scored = list(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
     assert [one.index for one in scored] == list(range(9))
     for one in scored:
-        shown = (filled.origins != one.index) & ((only_for < 0) | (only_for == one.index))
+        shown = (filled.image_ids != one.index) & ((only_for < 0) | (only_for == one.index))
         expected = brute_force(good.features.image(one.index), filled, window, shown)
         assert expected.max() < 100  # every cell sees an entry of another image
         np.testing.assert_allclose(one.distance_grid.ravel(), expected, rtol=1e-4)
@@ -450,20 +454,18 @@ def test_held_out_scores_are_those_of_the_others_within_the_window(
 def test_what_stands_in_is_within_the_window_and_covers_what_the_others_lack() -> None:
     recipe = Recipe(**EXACT, position_window=10, sampling_ratio=0.2)
     good = good_features(12, 3, 7, recipe)
-    window = windows.window_of(recipe, GRID)
-    assert window is not None
+    window = window_of(recipe, GRID)
+    assert isinstance(window, Window)
     bank = choose(good.features, good.eligible, recipe, grid=GRID)
-    assert bank.cells is not None
-    fillers, absent = replacements.find(good, bank, recipe)
-    assert fillers.cells is not None
+    found, absent = replacements.find(good, bank, recipe)
     assert len(absent) > 0
     patches = made_up(12, 3, 7)
     radius = max(brute_force(image, bank, window).max() for image in patches)
-    filled = bank.with_entries(fillers.features, fillers.origins, fillers.cells, None)
+    filled = bank.with_entries(found.features, found.image_ids, found.cells, None)
     for image in range(12):
-        if np.count_nonzero(absent == image) >= np.count_nonzero(bank.origins == image):
+        if np.count_nonzero(absent == image) >= np.count_nonzero(bank.image_ids == image):
             continue  # it stopped because there were as many, not because nothing was left to cover
-        shown = np.concatenate([bank.origins != image, absent == image])
+        shown = np.concatenate([bank.image_ids != image, absent == image])
         others = [brute_force(patches[i], filled, window, shown) for i in range(12) if i != image]
         assert np.max(others) <= radius * (1 + 1e-4)
 
@@ -471,8 +473,8 @@ def test_what_stands_in_is_within_the_window_and_covers_what_the_others_lack() -
 def test_folds_have_windows_too() -> None:
     recipe = Recipe(**EXACT, position_window=10, sampling_ratio=0.2)
     good = good_features(6, 4, 8, recipe)
-    window = windows.window_of(recipe, GRID)
-    assert window is not None
+    window = window_of(recipe, GRID)
+    assert isinstance(window, Window)
     rest = good.eligible & (np.arange(6) >= 2)[:, None]
     bank = choose(good.features, rest, recipe, grid=GRID)
     scored = {one.index: one for one in leave_one_out.score_by_folds(good, recipe, 3, workers=1, tell=silent)}
@@ -489,13 +491,12 @@ def test_learning_on_keeps_cells(sampling: str, limit: int) -> None:
     bank = bank_of(old, recipe)
     everywhere = np.ones((4, CELLS), dtype=bool)
     grown = extend(bank, exact(new, recipe), everywhere, recipe, first_image=8, grid=GRID)
-    assert grown.cells is not None
     both = np.concatenate([old, new])
-    assert (np.diff(grown.origins) >= 0).all()
-    assert (grown.origins >= 8).any()
+    assert (np.diff(grown.image_ids) >= 0).all()
+    assert (grown.image_ids >= 8).any()
     window = Window(GRID, (1, 1))
     assert window.sees(whole(window), grown.cells).any(axis=1).all()
-    same = (both[grown.origins, grown.cells] == grown.features).all(axis=1)
+    same = (both[grown.image_ids, grown.cells] == grown.features).all(axis=1)
     assert np.count_nonzero(~same) <= 6  # those that are repeated where a cell would see none
     if not limit:
         assert len(grown.features) >= len(bank.features) + 24
@@ -533,7 +534,6 @@ def test_a_model_comes_back_with_its_cells(windowed: Inspector, mini_dataset: Pa
     loaded = Inspector.load(path)
     assert loaded.model.identity == windowed.model.identity
     cells_ = windowed.model.bank.cells
-    assert cells_ is not None
     np.testing.assert_array_equal(loaded.model.bank.cells, cells_)
     for sample in read_dataset(mini_dataset).test[:3]:
         pixels = read_image(sample.path)
@@ -543,11 +543,12 @@ def test_a_model_comes_back_with_its_cells(windowed: Inspector, mini_dataset: Pa
 def test_without_a_window_a_model_has_no_cells(windowed_recipe: Recipe, mini_dataset: Path) -> None:
     for pixels in (0, 64):  # off, or as wide as the image
         inspector = Inspector(windowed_recipe.replace({"position_window": pixels})).fit(mini_dataset)
-        assert inspector.model.bank.cells is None
+        assert not inspector.model.bank.cells.any()
 
 
 def test_a_model_that_lost_its_cells_is_damaged(windowed: Inspector, tmp_path: Path) -> None:
-    bank = replace(windowed.model.bank, cells=None)
+    whole_bank = windowed.model.bank
+    bank = replace(whole_bank, cells=np.zeros_like(whole_bank.cells))
     path = model_file.save(replace(windowed.model, bank=bank), tmp_path / "part")
     with pytest.raises(ModelError, match="lacks the cells that position_window asks for"):
         model_file.load(path)
@@ -617,7 +618,7 @@ def test_learns_on_within_the_window(windowed_recipe: Recipe, mini_dataset: Path
     inspector = Inspector(windowed_recipe).fit(images[:8])
     before = inspector.model
     inspector.update(images[8:])
-    assert inspector.model.bank.cells is not None
+    assert inspector.model.bank.cells.any()
     assert len(inspector.model.bank.cells) == len(inspector.model.bank.features)
     assert len(inspector.model.bank.features) > len(before.bank.features)
     assert max(inspector.model.calibration.scores) < 1e6
@@ -628,9 +629,8 @@ def test_the_search_finds_what_brute_force_finds_within_the_window_on_real_image
     root = shared / "mvtec_ad" / "metal_nut"
     inspector = Inspector(Recipe(position_window=24, precision="f32")).fit(root)
     model = inspector.model
-    bank, window = model.bank, windows.window_of(model.recipe, model.grid)
-    assert window is not None
-    assert bank.cells is not None
+    bank, window = model.bank, window_of(model.recipe, model.grid)
+    assert isinstance(window, Window)
     assert bank.int8
     extractor = Extractor(model.backbone, model.recipe, model.whitening)
     norms = (bank.features.astype(np.float64) ** 2).sum(axis=1)
@@ -643,11 +643,11 @@ def test_the_search_finds_what_brute_force_finds_within_the_window_on_real_image
         )
         squared[~window.sees(whole(window), bank.cells)] = np.inf
         found = inspector.inspect(pixels).distance_grid.ravel()
-        assert bank.spacing is not None
+        assert bank.local_scale is not None
         nearest = squared.argsort(axis=1)[:, : model.recipe.score_neighbours]
         distances = np.sqrt(np.take_along_axis(squared, nearest, axis=1))
         there = np.isfinite(distances)
-        expected = np.where(there, distances / bank.spacing[nearest[:, :1]], 0).sum(axis=1) / there.sum(
+        expected = np.where(there, distances / bank.local_scale[nearest[:, :1]], 0).sum(axis=1) / there.sum(
             axis=1
         )
         order = np.sort(squared, axis=1)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from exact_features import everything, exact
+from exact_features import everything, good_features_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,8 +16,6 @@ from goodparts.bank.sampling import choose, extend
 from goodparts.decision import leave_one_out, replacements
 from goodparts.errors import DatasetError
 from goodparts.features.extract import GoodFeatures
-from goodparts.preprocessing.framing import frame_of
-from goodparts.preprocessing.statistics import measure
 from goodparts.recipe.recipe import Recipe
 
 GRID = (4, 4)
@@ -39,17 +37,7 @@ def good_features(images: int, d: int, seed: int, *, spread: float = 1.0) -> Goo
     features = centres[rng.integers(6, size=(images, patches))] + spread * rng.normal(
         size=(images, patches, d)
     )
-    pixels = np.zeros((32, 32, 3), dtype=np.uint8)
-    return GoodFeatures(
-        features=exact(features.astype(np.float32), RECIPE),
-        valid=np.ones((images, patches), dtype=bool),
-        frames=(frame_of((32, 32), RECIPE),) * images,
-        grid=GRID,
-        digests=tuple(str(index) for index in range(images)),
-        statistics=(measure(pixels),) * images,
-        cells=np.zeros((images, 3, 64), dtype=np.float32),
-        left_out=np.zeros(images, dtype=bool),
-    )
+    return good_features_of(features.astype(np.float32), RECIPE, GRID)
 
 
 def scores_of(scored: Iterator[leave_one_out.HeldOut]) -> NDArray[np.float64]:
@@ -68,25 +56,25 @@ def brute_force(good: GoodFeatures, index: int, entries: NDArray[np.float32]) ->
 def test_a_random_bank_is_searched_without_an_images_own_entries() -> None:
     good = good_features(7, 5, seed=0)
     recipe = RECIPE.replace({"sampling": "random"})
-    bank = choose(good.features, good.valid, recipe)
+    bank = choose(good.features, good.patch_mask, recipe)
     scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
     for index, score in enumerate(scores):
-        others = bank.features[bank.origins != index]
+        others = bank.features[bank.image_ids != index]
         assert score == pytest.approx(brute_force(good, index, others), rel=1e-5)
 
 
 @given(st.integers(3, 12), st.integers(2, 8), st.integers(0, 10_000))
 @settings(max_examples=15, deadline=None)
-def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
+def test_replacements_cover_what_the_others_lack_and_are_never_the_images_own(
     images: int, d: int, seed: int
 ) -> None:
     good = good_features(images, d, seed)
-    bank = choose(good.features, good.valid, RECIPE)
-    fillers, absent = replacements.find(good, bank, RECIPE)
-    entries, origins = fillers.features, fillers.origins
-    assert len(entries) == len(origins) == len(absent)
-    assert not np.any(origins == absent)
-    for entry, origin in zip(entries, origins, strict=True):
+    bank = choose(good.features, good.patch_mask, RECIPE)
+    found, absent = replacements.find(good, bank, RECIPE)
+    entries, image_ids = found.features, found.image_ids
+    assert len(entries) == len(image_ids) == len(absent)
+    assert not np.any(image_ids == absent)
+    for entry, origin in zip(entries, image_ids, strict=True):
         assert (good.features.image(origin) == entry).all(axis=1).any()
 
     def reach(points: NDArray[np.float32], kept: NDArray[np.float32]) -> float:
@@ -98,51 +86,51 @@ def test_stand_ins_cover_what_the_others_lack_and_are_never_the_images_own(
         own = bank.of_image(image)
         assert np.count_nonzero(absent == image) <= own.stop - own.start
         others = np.delete(patches, image, axis=0).reshape(-1, d)
-        left = np.concatenate([bank.features[bank.origins != image], entries[absent == image]])
+        left = np.concatenate([bank.features[bank.image_ids != image], entries[absent == image]])
         if (
             np.count_nonzero(absent == image) < own.stop - own.start
         ):  # it stopped because nothing was left to cover
             assert reach(others, left) <= radius * (1 + 1e-4)
 
 
-def test_scores_are_those_of_the_bank_with_stand_ins() -> None:
+def test_scores_are_those_of_the_bank_with_replacements() -> None:
     good = good_features(8, 6, seed=3)
-    bank = choose(good.features, good.valid, RECIPE)
-    fillers, absent = replacements.find(good, bank, RECIPE)
-    entries = fillers.features
-    assert len(fillers.features)
+    bank = choose(good.features, good.patch_mask, RECIPE)
+    found, absent = replacements.find(good, bank, RECIPE)
+    entries = found.features
+    assert len(found.features)
     scores = scores_of(leave_one_out.score(good, bank, RECIPE, workers=2, tell=silent))
     for index, score in enumerate(scores):
-        others = np.concatenate([bank.features[bank.origins != index], entries[absent == index]])
+        others = np.concatenate([bank.features[bank.image_ids != index], entries[absent == index]])
         assert score == pytest.approx(brute_force(good, index, others), rel=1e-5)
 
 
 @pytest.mark.parametrize("limit", [0, 1.02])
-def test_spacing_of_stand_ins_is_that_to_entries_of_other_images(limit: float) -> None:
+def test_local_scale_of_replacements_is_that_to_entries_of_other_images(limit: float) -> None:
     good = good_features(8, 6, seed=3)
     recipe = RECIPE.replace({"score_neighbours": 2, "density_neighbours": 3, "density_limit": limit})
-    bank = choose(good.features, good.valid, recipe)
-    assert bank.spacing is not None
-    fillers, absent = replacements.find(good, bank, recipe)
-    assert len(fillers.features)
-    assert not limit or bank.spacing.max() == pytest.approx(limit * bank.spacing.min())
+    bank = choose(good.features, good.patch_mask, recipe)
+    assert bank.local_scale is not None
+    found, absent = replacements.find(good, bank, recipe)
+    assert len(found.features)
+    assert not limit or bank.local_scale.max() == pytest.approx(limit * bank.local_scale.min())
     scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
     for index, score in enumerate(scores):
-        left = bank.origins != index
-        own = fillers.features[absent == index]
+        left = bank.image_ids != index
+        own = found.features[absent == index]
         apart = np.linalg.norm(own[:, None] - bank.features[left], axis=2)
         apart.sort(axis=1)
-        usual = np.median(bank.spacing)
+        usual = np.median(bank.local_scale)
         units = np.clip(apart[:, :3].mean(axis=1), usual, limit * usual if limit else np.inf)
         others = np.concatenate([bank.features[left], own])
-        spacing = np.concatenate([bank.spacing[left], units])
+        local_scale = np.concatenate([bank.local_scale[left], units])
         distances = np.linalg.norm(good.features.image(index)[:, None] - others, axis=2)
         nearest = distances.argsort(axis=1)[:, :2]
-        expected = np.take_along_axis(distances / spacing, nearest, axis=1).mean(axis=1).max()
+        expected = np.take_along_axis(distances / local_scale, nearest, axis=1).mean(axis=1).max()
         assert score == pytest.approx(expected, rel=1e-4)
 
 
-def test_stand_ins_bring_held_out_scores_nearer_to_those_of_new_images() -> None:
+def test_replacements_bring_held_out_scores_nearer_to_those_of_new_images() -> None:
     biased, filled = [], []
     for seed in range(5):
         every = good_features(80, 4, seed, spread=0.6)
@@ -163,7 +151,7 @@ def test_folds_score_every_image_once_against_a_bank_without_its_fold() -> None:
     good = good_features(9, 5, seed=4)
     scored = list(leave_one_out.score_by_folds(good, RECIPE, 3, workers=2, tell=silent))
     assert sorted(one.index for one in scored) == list(range(9))
-    without = good.valid.copy()
+    without = good.patch_mask.copy()
     without[3:6] = False
     bank = choose(good.features, without, RECIPE)
     for one in scored:
@@ -174,7 +162,7 @@ def test_folds_score_every_image_once_against_a_bank_without_its_fold() -> None:
 def test_a_bank_of_one_image_falls_back_to_refits() -> None:
     good = good_features(4, 5, seed=5)
     recipe = RECIPE.replace({"sampling_ratio": 1e-6})  # one entry, so all of the bank is one image's
-    bank = choose(good.features, good.valid, recipe)
+    bank = choose(good.features, good.patch_mask, recipe)
     scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
     assert len(scores) == 4
     assert (scores < 100).all()  # and not the distance to nothing
@@ -183,11 +171,11 @@ def test_a_bank_of_one_image_falls_back_to_refits() -> None:
 def test_new_images_leave_out_their_own_entries_of_an_extended_bank() -> None:
     old, new = good_features(5, 5, seed=6), good_features(3, 5, seed=7)
     recipe = RECIPE.replace({"sampling": "random"})
-    bank = choose(old.features, old.valid, recipe)
-    grown = extend(bank, new.features, new.valid, recipe, first_image=5)
+    bank = choose(old.features, old.patch_mask, recipe)
+    grown = extend(bank, new.features, new.patch_mask, recipe, first_image=5)
     scores = scores_of(leave_one_out.score(new, grown, recipe, first_image=5, workers=2, tell=silent))
     for index, score in enumerate(scores):
-        others = grown.features[grown.origins != index + 5]
+        others = grown.features[grown.image_ids != index + 5]
         assert score == pytest.approx(brute_force(new, index, others), rel=1e-5)
 
 
@@ -195,8 +183,8 @@ def test_new_images_leave_out_their_own_entries_of_an_extended_bank() -> None:
 def test_a_bank_of_one_new_image_alone_has_nothing_to_judge_it_by(sampling: str) -> None:
     recipe = RECIPE.replace({"sampling": sampling, "sampling_limit": 1, "sampling_ratio": 1e-6})
     new = good_features(1, 6, seed=4)
-    bank = choose(new.features, new.valid, recipe)
-    bank = replace(bank, origins=bank.origins + np.int32(5))
+    bank = choose(new.features, new.patch_mask, recipe)
+    bank = replace(bank, image_ids=bank.image_ids + np.int32(5))
     with pytest.raises(DatasetError, match=r"one good image alone \(1\).*sampling_limit"):
         list(leave_one_out.score(new, bank, recipe, first_image=5, workers=1, tell=silent))
     two = good_features(2, 6, seed=4)

@@ -395,7 +395,7 @@ def test_with_everything_held_out_distances_are_huge_but_numbers(entries: int, n
 @pytest.mark.parametrize("held_out", [False, True])
 @pytest.mark.parametrize(("density_neighbours", "limit"), [(0, 1.1), (4, 0), (4, 1.1)])
 @pytest.mark.parametrize(("entries", "neighbours"), [(1, 3), (2, 3), (8, 1), (40, 3), (600, 5), (2300, 3)])
-def test_a_patch_distance_is_the_mean_of_several_in_units_of_the_entries_spacing(
+def test_a_patch_distance_is_the_mean_of_several_divided_by_the_entries_local_scale(
     entries: int, neighbours: int, density_neighbours: int, limit: float, held_out: bool
 ) -> None:
     keys = {"density_neighbours": density_neighbours, "density_limit": limit}
@@ -408,10 +408,12 @@ def test_a_patch_distance_is_the_mean_of_several_in_units_of_the_entries_spacing
     to_entries = distances(patches, bank.features)
     between = distances(bank.features, bank.features)
     between.sort(axis=1)
-    spacing = between[:, 1 : 1 + density_neighbours].mean(axis=1) if density_neighbours and entries > 1 else 1
+    local_scale = (
+        between[:, 1 : 1 + density_neighbours].mean(axis=1) if density_neighbours and entries > 1 else 1
+    )
     nearest = to_entries.argsort(axis=1)[:, :neighbours]
-    usual = np.median(spacing)
-    units = np.broadcast_to(np.clip(spacing, usual, limit * usual if limit else np.inf), (entries,))
+    usual = np.median(local_scale)
+    units = np.broadcast_to(np.clip(local_scale, usual, limit * usual if limit else np.inf), (entries,))
     expected = (np.take_along_axis(to_entries, nearest, axis=1) / units[nearest]).mean(axis=1)
     np.testing.assert_allclose(found["distance_grid"].ravel(), expected, rtol=1e-4)
     np.testing.assert_array_equal(found["score"], found["distance_grid"].max(axis=(1, 2)))
@@ -422,8 +424,8 @@ def test_of_several_neighbours_those_count_that_are_not_held_out() -> None:
     graph = search_graph(bank, (2, 2), scoring(score_neighbours=3, density_neighbours=2), held_out=True)
     excluded = np.array([FAR] * 4 + [0] * 2, dtype=np.float32)
     patches = cloud(1, 2, 2, 4, seed=1)
-    assert bank.spacing is not None
-    left = distances(patches, bank.features[4:]) / bank.spacing[4:]
+    assert bank.local_scale is not None
+    left = distances(patches, bank.features[4:]) / bank.local_scale[4:]
     found = run(graph, patch_features=patches, excluded=excluded)["distance_grid"].ravel()
     np.testing.assert_allclose(found, left.mean(axis=1), rtol=1e-5)
 

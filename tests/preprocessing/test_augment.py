@@ -217,7 +217,7 @@ def test_a_bank_with_copies_knows_the_turned_part(mini_backbone: Path, mini_data
     without = Inspector(plain).fit(paths)
     with_copies = Inspector(replace(plain, augment=("rotate90",))).fit(paths)
     assert len(with_copies.model.bank.features) == min(4000, 4 * len(without.model.bank.features))
-    assert set(with_copies.model.bank.origins.tolist()) == {0, 1, 2, 3}
+    assert set(with_copies.model.bank.image_ids.tolist()) == {0, 1, 2, 3}
     assert with_copies.inspect(turned).score < 0.7 * without.inspect(turned).score
     assert len(with_copies.model.calibration.scores) == 4
     assert with_copies.model.calibration.digests == without.model.calibration.digests

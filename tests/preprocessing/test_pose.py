@@ -297,7 +297,7 @@ def test_what_would_be_sent_back_has_no_part_in_bank_and_threshold(aligning_reci
     assert sum(model.provenance.not_aligned.values()) == 2
     assert model.calibration.left_out == ("image 10", "image 11")
     assert len(model.calibration.learnt.scores) == 10
-    assert not np.isin(model.bank.origins, (10, 11)).any()
+    assert not np.isin(model.bank.image_ids, (10, 11)).any()
     with pytest.raises(DatasetError, match="no new good image is aligned"):
         inspector.update(odd[2:])
     inspector.update([*some(3, 300, 0.1), odd[2]])

@@ -103,9 +103,9 @@ def test_one_tile_is_the_plain_system(tiled_recipe: Recipe, good_plates: list[ND
 def test_the_bank_knows_which_image_an_entry_came_from(
     tiled: Inspector, good_plates: list[NDArray[np.uint8]]
 ) -> None:
-    origins = tiled.model.bank.origins
-    assert set(origins.tolist()) == set(range(len(good_plates)))
-    assert (np.diff(origins) >= 0).all()
+    image_ids = tiled.model.bank.image_ids
+    assert set(image_ids.tolist()) == set(range(len(good_plates)))
+    assert (np.diff(image_ids) >= 0).all()
 
 
 def test_a_held_out_score_is_about_that_of_a_refit(

@@ -32,13 +32,13 @@ def features_of(inspector: Inspector, image: NDArray[np.uint8]) -> NDArray[np.fl
 def brute_force(
     patches: NDArray[np.float32], bank: MemoryBank, hidden: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float64]:
-    """Mean distance to the three nearest entries that are not hidden, in units of their spacing."""
+    """Mean distance to the three nearest entries that are not hidden, divided by their local scale."""
     apart = np.linalg.norm(patches[:, None].astype(np.float64) - bank.features, axis=2)
     if hidden is not None:
         apart[:, hidden] = np.inf
     nearest = np.argsort(apart, axis=1)[:, :3]
-    assert bank.spacing is not None
-    return np.asarray((np.take_along_axis(apart, nearest, axis=1) / bank.spacing[nearest]).mean(axis=1))
+    assert bank.local_scale is not None
+    return np.asarray((np.take_along_axis(apart, nearest, axis=1) / bank.local_scale[nearest]).mean(axis=1))
 
 
 def test_each_place_has_the_bank_that_its_patches_make(
@@ -62,11 +62,11 @@ def test_each_place_has_the_bank_that_its_patches_make(
         of_tile = bank.of_tile(tile)
         assert len(alone.features) == round(0.1 * valid[:, part].sum())
         np.testing.assert_array_equal(of_tile.features, alone.features)
-        np.testing.assert_array_equal(of_tile.origins, alone.origins)
-        apart.append(alone.spacing)
+        np.testing.assert_array_equal(of_tile.image_ids, alone.image_ids)
+        apart.append(alone.local_scale)
     expected = np.concatenate(apart)
     usual = np.median(expected)
-    np.testing.assert_allclose(bank.spacing, np.clip(expected, usual, 1.1 * usual), rtol=1e-6)
+    np.testing.assert_allclose(bank.local_scale, np.clip(expected, usual, 1.1 * usual), rtol=1e-6)
 
 
 def test_a_tile_is_compared_with_its_own_place(tiled_by_place: Inspector) -> None:
@@ -116,12 +116,12 @@ def test_held_out_an_image_meets_nothing_of_itself(tiled_recipe: Recipe, samplin
 
     def without_own(tile: int) -> tuple[NDArray[np.float32], float]:
         of_tile = bank.of_tile(tile)
-        found = brute_force(features[tile], of_tile, of_tile.origins == 2)
+        found = brute_force(features[tile], of_tile, of_tile.image_ids == 2)
         return found.reshape(GRID).astype(np.float32), 0.0
 
     _, alone = searched(tiling, without_own, np.ones(tiling.grid, dtype=bool), recipe)
     score = inspector.model.calibration.scores[2]
-    if sampling == "random":  # which has no stand-ins
+    if sampling == "random":  # which has no replacements
         assert score == pytest.approx(alone, rel=2e-3)
     else:
         assert 0.6 * alone < score < 1.001 * alone
@@ -170,9 +170,9 @@ def test_a_place_of_one_patch_and_one_that_never_varies_measure_like_the_others(
 
     recipe = tiled_recipe.replace({"tile_bank": "position"})
     inspector = Inspector(recipe).fit([blank(seed) for seed in range(8)])
-    spacing = inspector.model.bank.spacing
-    assert spacing is not None
-    assert spacing.min() == np.median(spacing)
+    local_scale = inspector.model.bank.local_scale
+    assert local_scale is not None
+    assert local_scale.min() == np.median(local_scale)
     speck = blank(40)
     speck[100, 60] = 250
     assert inspector.inspect(speck).distance_grid[:, :20].max() < inspector.model.calibration.threshold
@@ -224,7 +224,7 @@ def test_update_keeps_other_images_scores_while_no_place_is_full(tiled_recipe: R
     inspector = Inspector(recipe).fit([half_bright(seed) for seed in range(5)])
     inspector.calibrate([half_bright(seed) for seed in range(20, 26)])
     inspector.update([half_bright(5), half_bright(6)])
-    assert len(inspector.model.bank.features) > 200 > inspector.model.bank.most_met
+    assert len(inspector.model.bank.features) > 200 > inspector.model.bank.most_compared
     assert inspector.model.calibration.separate is not None
 
 
@@ -251,11 +251,11 @@ def test_banks_of_places_learn_on(tiled_recipe: Recipe, limit: int) -> None:
     after = inspector.model.bank
     assert before.tiles is not None
     assert after.tiles is not None
-    assert set(after.origins.tolist()) == set(range(9))
+    assert set(after.image_ids.tolist()) == set(range(9))
     assert len(inspector.model.calibration.scores) == 9
     for tile in np.unique(before.tiles):
         old, new = before.of_tile(tile), after.of_tile(tile)
-        assert (np.diff(new.origins) >= 0).all()
+        assert (np.diff(new.image_ids) >= 0).all()
         if limit:
             assert len(old.features) < len(new.features) == limit
         else:
