@@ -124,23 +124,25 @@ def score_against(
         tell: called with (stage, done, total), of images or of their tiles.
         first_image: index that the first of these images has among the bank's image ids.
     """
-    preprocessor, tiling = good.preprocessor, good.preprocessor.tiling
-    if tiling.several:  # where scores other than `reweighted` are made of the merged distances
+    preprocessor = good.preprocessor
+    if preprocessor.whole_in_one:  # padding, or a region of interest
+        masked = not all(good.of_crops(index).all() for index in range(len(good)))
+    else:  # scores other than `reweighted` are made of the merged distances
         masked = recipe.image_score == "reweighted"
-    else:  # padding, or a region of interest
-        masked = not all(good.of_tiles(index).all() for index in range(len(good)))
     by_tile = None
     if bank.tiles is not None:
         by_tile = dict(zip(bank.tiles_served.tolist(), bank.by_tile, strict=True))
     graph = search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
-    engine = open_engine(graph, throughput=not tiling.several and side_by_side(bank, good.grid, recipe))
+    engine = open_engine(
+        graph, throughput=preprocessor.whole_in_one and side_by_side(bank, good.grid, recipe)
+    )
     steps = parallel.Steps(len(images) * len(preprocessor.tiles_looked_at))
 
     def one(index: int) -> HeldOut:
         own = index + first_image
         hidden = (bank.image_ids == own) | ((only_for >= 0) & (only_for != own))
         excluded = np.where(hidden, np.float32(FAR), np.float32(0))
-        masks = good.of_tiles(index)
+        masks = good.of_crops(index)
 
         def pieces() -> Iterator[Piece]:
             for tile in preprocessor.tiles_looked_at:
@@ -149,7 +151,7 @@ def score_against(
                 yield Piece(tile, features, masks[tile], {"excluded": of_tile})
                 steps.take()
 
-        distances, found = search(engine, pieces(), tiling.joined(masks), preprocessor)
+        distances, found = search(engine, pieces(), preprocessor.joined_mask(masks), preprocessor)
         return HeldOut(index, found, distances, preprocessor.to_image(distances, good.frames[index]))
 
     def so_far() -> None:

@@ -66,11 +66,11 @@ class GoodFeatures:
         """Which patches may enter the bank, (n, views x patches) bool."""
         return np.asarray(self.patch_mask & ~self.left_out[:, None])
 
-    def of_tiles(self, index: int) -> NDArray[np.bool_]:
-        """Which patches of each tile of an image count, (tiles, h, w) bool."""
-        tiles = len(self.preprocessor.tiling)
-        of_tiles: NDArray[np.bool_] = self.patch_mask[index].reshape(-1, *self.grid)[:tiles]
-        return of_tiles
+    def of_crops(self, index: int) -> NDArray[np.bool_]:
+        """Which patches of each crop of an image count, (crops, h, w) bool."""
+        crops = self.preprocessor.crops_an_image
+        of_crops: NDArray[np.bool_] = self.patch_mask[index].reshape(-1, *self.grid)[:crops]
+        return of_crops
 
     def of_tile(self, tile: int) -> GoodFeatures:
         """The same, but only patches of one tile may enter the bank."""
@@ -131,7 +131,7 @@ def learn_whitening(good: GoodImages, extractor: Extractor, preprocessor: Prepro
     tiles = preprocessor.tiles_looked_at
     count = len(good) * len(tiles)
     sample: Sequence[int] = range(0, count, -(-count // whitening.SAMPLE))
-    if preprocessor.tiling.several:  # of every so many tiles all might lie at the same place
+    if not preprocessor.whole_in_one:  # of every so many tiles all might lie at the same place
         rng = np.random.default_rng(recipe.seed)
         drawn = rng.choice(count, min(count, whitening.SAMPLE), replace=False, shuffle=False)
         sample = np.sort(drawn).tolist()
@@ -160,7 +160,7 @@ def extract(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) 
         OutputError: no room for their features in the temporary folder.
     """
     n, patches = len(good), extractor.grid[0] * extractor.grid[1]
-    views, tiles = preprocessor.views, len(preprocessor.tiling)
+    views, crops = preprocessor.views, preprocessor.crops_an_image
     measuring = [step for step in preprocessor.steps if type(step).measure is not Step.measure]
     with patch_features((n, patches, extractor.dimensions), preprocessor.recipe, views) as features:
         patch_mask = np.zeros((n, views, patches), dtype=bool)
@@ -172,7 +172,7 @@ def extract(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) 
             for crop in preprocessor.crops_to_learn_from(image):
                 patch_mask[index, crop.view] = crop.patch_mask.ravel()
                 features.put(index, extractor(crop.pixels), crop.view)
-                if crop.view < tiles:
+                if crop.view < crops:
                     steps.take()
             return image, image.digest, looks, [step.measure(image) for step in measuring]
 

@@ -54,7 +54,7 @@ class Model:
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w) of the patch grid of a working image, or of a tile."""
-        return self.preprocessor.tiling.tile_grid
+        return self.preprocessor.crop_grid
 
     def with_calibration(self, calibration: Calibration) -> Model:
         """The same with another decision."""
@@ -75,17 +75,15 @@ class Model:
 
         preprocessor, recipe = self.preprocessor, self.recipe
         to_features = backbone_graph(self.backbone, recipe, self.whitening, preprocessor.steps)
-        several = preprocessor.tiling.several
         found = search_graph(
             self.bank,
             self.grid,
             recipe,
-            masked=recipe.image_score == "reweighted" if several else preprocessor.masked,
+            masked=preprocessor.masked if preprocessor.whole_in_one else recipe.image_score == "reweighted",
             opset=to_features.model.opset_import[0].version,
         )
-        if not preprocessor.roi.everywhere and not several:
-            looked_at = preprocessor.roi.looked_at(recipe, self.grid)
-            found.constants["valid"] = looked_at[None].astype(np.float32)
+        if (mask := preprocessor.constant_mask) is not None:
+            found.constants["valid"] = mask[None].astype(np.float32)
         return pipeline_graph(to_features, found)
 
     @property

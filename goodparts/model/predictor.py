@@ -60,7 +60,7 @@ class Predictor:
         model = self.model
         throughput = (
             not latency
-            and not model.preprocessor.tiling.several
+            and model.preprocessor.whole_in_one
             and side_by_side(model.bank, model.grid, model.recipe)
         )
         with self._lock:

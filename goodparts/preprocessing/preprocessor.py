@@ -93,6 +93,21 @@ class Preprocessor:
         return self.tiling.grid
 
     @property
+    def crop_grid(self) -> tuple[int, int]:
+        """(h, w) of the patches of one crop."""
+        return self.tiling.tile_grid
+
+    @property
+    def crops_an_image(self) -> int:
+        """How many crops an image has."""
+        return len(self.tiling)
+
+    @property
+    def whole_in_one(self) -> bool:
+        """Whether an image is one crop, so that distances and score of the crop are those of the image."""
+        return not self.tiling.several
+
+    @property
     def masked(self) -> bool:
         """Whether there are patches that must not count: of padding, beyond the border, or of no interest."""
         return (
@@ -101,9 +116,16 @@ class Preprocessor:
             or any(step.masks for step in self.steps)
         )
 
+    @property
+    def constant_mask(self) -> NDArray[np.bool_] | None:
+        """Which patches count in every image alike, (h, w) bool: those of a region of interest; None: that differs."""
+        if self.roi.everywhere or not self.whole_in_one:
+            return None
+        return self.roi.looked_at(self.recipe, self.grid)
+
     def max_parallel_images(self, workers: int) -> int:
         """Images that are worked on at a time: few where they are tiled, since each takes memory."""
-        return min(workers, MAX_PARALLEL_IMAGES) if self.tiling.several else workers
+        return workers if self.whole_in_one else min(workers, MAX_PARALLEL_IMAGES)
 
     # ---- forth
 
@@ -169,6 +191,10 @@ class Preprocessor:
         return image.picture[self.roi.judged(self.whole, self.grid)]
 
     # ---- back
+
+    def joined_mask(self, patch_masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The patches of the whole image that count in any of its crops, (crops, h, w) bool to (h, w)."""
+        return self.tiling.joined(patch_masks)
 
     def merge(
         self, grids: Mapping[int, NDArray[np.float32]], patch_mask: NDArray[np.bool_]

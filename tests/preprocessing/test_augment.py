@@ -172,7 +172,7 @@ def test_copies_stand_behind_their_image(mini_backbone: Path, mini_dataset: Path
     with extract(images, extractor, Preprocessor.learn(images, recipe, extractor.grid, EVERYWHERE)) as good:
         patches = good.grid[0] * good.grid[1]
         assert good.features.shape[:2] == (3, 5 * patches)
-        assert good.of_tiles(0).shape == (1, *good.grid)
+        assert good.of_crops(0).shape == (1, *good.grid)
         frame = framing.frame_of(read_image(paths[1]).shape[:2], recipe)
         working = framing.apply(frame, read_image(paths[1]))
         step = good.features.image(1, 1).max() / 32767
