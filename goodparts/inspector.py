@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
@@ -22,9 +21,9 @@ from goodparts.data.good_images import Good, GoodImages, Progress
 from goodparts.data.images import PIXEL_LIMIT, ImageLike, path_of, read_image
 from goodparts.decision.inspection import Inspection
 from goodparts.errors import ImageError, ModelError
-from goodparts.model import file, fit, recalibrate, update
+from goodparts.model import export, file, fit, recalibrate, update
 from goodparts.model.model import Model
-from goodparts.model.predictor import Images, OnError, Predictor, Then, check_precision
+from goodparts.model.predictor import Images, OnError, Predictor, Then
 from goodparts.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -83,9 +82,7 @@ class Inspector:
 
     def export(self, path: str | Path, *, format: str = "onnx", precision: str = "f32") -> Path:
         """Write what `inspect` runs as a file for other programs; see `goodparts.model.export.export`."""
-        from goodparts.model.export import export
-
-        return export(self.model, path, format=format, precision=precision)
+        return export.export(self.model, path, format=format, precision=precision)
 
     # ---- learning
 
@@ -104,7 +101,7 @@ class Inspector:
             RecipeError: the threshold's rule needs more images.
         """
         images = self._good_images(good, progress)
-        self._learn(fit.fit(good, images, self.recipe, offline=self.offline), images)
+        self._set_model(fit.fit(good, images, self.recipe, offline=self.offline))
         if calibrate_on is not None:
             more = self._good_images(calibrate_on, progress, least=2)
             self._set_decision(recalibrate.first_decision(self._ready, more))
@@ -121,8 +118,7 @@ class Inspector:
             DatasetError: no image that is new.
             ImageError: one of them can't be read.
         """
-        images = self._good_images(good, progress)
-        self._learn(update.update(self.model, good, images), images)
+        self._set_model(update.update(self.model, good, self._good_images(good, progress)))
         return self
 
     def calibrate(
@@ -186,7 +182,6 @@ class Inspector:
         """Inspect several images at a time; results in order. Faster than `inspect` in a loop.
 
         Args:
-            images: as `inspect` takes them.
             then: called in the worker with (index, pixels (H, W, 3) uint8, inspection); its result comes out instead.
             on_error: what becomes of an image that can't be read or inspected: "raise" ends it all with its ImageError,
                 "return" gives that error in the image's place and goes on.
@@ -215,29 +210,22 @@ class Inspector:
 
         test_set = evaluation.read_test_set(data) if isinstance(data, str | os.PathLike) else data
         if self.recipe.threshold_rule == "f1":
-            self._adopt_oracle(evaluation.oracle_threshold(self, test_set, progress=progress))
+            threshold = evaluation.oracle_threshold(self, test_set, progress=progress)
+            self._set_decision(self.model.with_calibration(self.model.calibration.with_oracle(threshold)))
         seen = evaluation.inspect_test_set(self, test_set, observe=observe, progress=progress)
         self._ready.close()  # the metrics want the memory
         return seen.measured()
 
     def drift(self, *, seed: int = 0) -> Drift:
-        """Watch a stream of inspections for change against calibration.
+        """Watch a stream of inspections for change against calibration; ModelError where that has too few good images.
 
-        Feed it `drift.add(inspection.score, inspection.statistics)` for every part; statistics come with the quality
-        gate on.
-
-        Raises:
-            ModelError: too few good images to tell change from chance.
+        Feed it `drift.add(inspection.score, inspection.statistics)` for every part; statistics need the quality gate.
         """
         from goodparts.decision.drift import Drift
 
         return Drift.of(self.model.calibration, seed=seed)
 
     # ---- inside
-
-    def _adopt_oracle(self, threshold: float) -> None:
-        """Decide with the F1-optimal threshold of a labelled set from now on."""
-        self._set_decision(self.model.with_calibration(self.model.calibration.with_oracle(threshold)))
 
     @property
     def _ready(self) -> Predictor:
@@ -246,10 +234,6 @@ class Inspector:
                 "this inspector has learnt nothing yet: call fit(good_images) or Inspector.load(path)"
             )
         return self._predictor
-
-    def _learn(self, model: Model, good: GoodImages) -> None:
-        self._set_model(model)
-        self._set_model(replace(model, precision=check_precision(model, good)))
 
     def _set_model(self, model: Model) -> None:
         """Inspect with this model from now on."""

@@ -30,6 +30,7 @@ from goodparts.decision.leave_one_out import HeldOut
 from goodparts.errors import DatasetError
 from goodparts.features.extract import Extractor, GoodFeatures, extract, learn_whitening
 from goodparts.model.model import Model
+from goodparts.model.predictor import with_precision_check
 from goodparts.model.records import Clock, FitRecord, Provenance
 from goodparts.preprocessing.pose import require_use
 from goodparts.preprocessing.preprocessor import Preprocessor
@@ -90,7 +91,7 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
             learnt = _scores_of_copies(good, names[0], alone, bank, preprocessor)
         clock.lap("calibration")
     kept = ~features.left_out
-    return Model(
+    model = Model(
         recipe=recipe,
         backbone=backbone,
         preprocessor=preprocessor.settled({name: of[kept] for name, of in features.measured.items()}),
@@ -107,6 +108,7 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
         provenance=Provenance.of(good, features),
         fit_record=FitRecord.of(source, clock),
     )
+    return with_precision_check(model, good)
 
 
 def with_a_verdict(features: GoodFeatures, recipe: Recipe) -> GoodFeatures:

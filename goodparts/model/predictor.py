@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -151,10 +152,10 @@ class Predictor:
         return margin(self.precision, self.model.precision)
 
 
-def check_precision(model: Model, good: GoodImages) -> PrecisionCheck:
-    """How far bf16 moves the scores of some good images; not measured where it would not be used."""
+def with_precision_check(model: Model, good: GoodImages) -> Model:
+    """The model that knows how far bf16 moves scores, of some good images; not measured where it would not be used."""
     if model.recipe.precision == "f32" or not has_bf16():
-        return UNCHECKED
+        return replace(model, precision=UNCHECKED)
     predictors = [Predictor(model, precision) for precision in ("f32", "bf16")]
     sample = range(0, len(good), -(-len(good) // SAMPLE))
 
@@ -166,4 +167,4 @@ def check_precision(model: Model, good: GoodImages) -> PrecisionCheck:
     for pair in good.map(scores, sample, workers=model.preprocessor.max_parallel_images(good.workers)):
         found.append(pair)
         good.progress("precision", len(found), len(sample))
-    return PrecisionCheck.compare(*zip(*found, strict=True))
+    return replace(model, precision=PrecisionCheck.compare(*zip(*found, strict=True)))

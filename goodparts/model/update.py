@@ -12,6 +12,7 @@ from goodparts.errors import DatasetError
 from goodparts.features.extract import Extractor, extract
 from goodparts.model.fit import collected, with_a_verdict
 from goodparts.model.model import Model
+from goodparts.model.predictor import with_precision_check
 from goodparts.model.records import Clock, FitRecord, Provenance
 
 
@@ -54,17 +55,17 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
         learnt, statistics = collected(scored, features, good.names)
         clock.lap("calibration")
     full = 0 < recipe.sampling_limit <= bank.most_compared  # so that entries may have gone
-    grown = bank.local_scale is None and not full  # else distances may have risen
+    only_fell = bank.local_scale is None and not full  # else distances may have risen
     if before.learnt.source != COPIES:  # which stood in for what there is now
         learnt = before.learnt.joined(learnt)
     calibration = replace(
         before,
         learnt=learnt,
-        separate=before.separate if grown else None,
+        separate=before.separate if only_fell else None,
         digests=before.digests + features.digests,
         statistics=before.statistics + statistics,
     )
-    return replace(
+    grown = replace(
         model,
         preprocessor=preprocessor.widened(features.measured),
         bank=bank,
@@ -72,3 +73,4 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
         provenance=model.provenance.joined(Provenance.of(good, features), model.identity),
         fit_record=FitRecord.of(source, clock),
     )
+    return with_precision_check(grown, good)
