@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from goodparts.backbones.store import sha256_of
 from goodparts.errors import BackboneError
+from goodparts.files import JsonRecord
 from goodparts.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Backbone:
         first = [name for name in (*self.short_names, *outputs) if name in available]
         return list(dict.fromkeys((*first, *available)))
 
-    def usual_layers(self) -> dict[str, Any]:
+    def usual_layers(self) -> JsonRecord:
         """The layers that suit it, as recipe keys: layers, and perhaps layer_weights and grid_layer.
 
         Those it was kept with, else the usual ones of a known architecture, else its outputs.

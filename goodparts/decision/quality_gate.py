@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from goodparts.files import JsonRecord
 from goodparts.preprocessing.statistics import ImageStatistics
 
 MINIMUM_IMAGES = 5
@@ -40,7 +41,7 @@ class Limits:
     highest: ImageStatistics
     images: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonRecord:
         """As a dictionary of plain numbers, for JSON."""
         return asdict(self)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, Self
+from typing import Self
 
+from goodparts.files import JsonRecord
 from goodparts.recipe.recipe import Recipe
 
 LIMIT = 0.01
@@ -42,7 +43,7 @@ class PrecisionCheck:
         moved = [abs(b - a) / max(abs(a), 1e-30) for a, b in zip(exact, fast, strict=True)]
         return cls(largest_difference=max(moved), images=len(moved))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonRecord:
         """As JSON takes it."""
         return asdict(self)
 

@@ -32,7 +32,7 @@ from goodparts.decision.calibration import Calibration
 from goodparts.engines.precision import PrecisionCheck
 from goodparts.errors import ModelError, RecipeError
 from goodparts.features.whitening import Whitening
-from goodparts.files import replacing
+from goodparts.files import JsonRecord, replacing
 from goodparts.model.model import FORMAT, Model, hashes, identity_of, members
 from goodparts.model.records import FitRecord, Provenance
 from goodparts.preprocessing.preprocessor import Preprocessor
@@ -93,7 +93,7 @@ def load(path: str | Path) -> Model:
     return model
 
 
-def read_manifest(path: str | Path) -> dict[str, Any]:
+def read_manifest(path: str | Path) -> JsonRecord:
     """What a model says of itself; cheap, and not checked against the rest. Errors as `load`."""
     path = Path(path)
     with _told_of(path), zipfile.ZipFile(path) as archive:

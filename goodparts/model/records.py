@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from goodparts.data.good_images import Good, GoodImages
 from goodparts.features.extract import GoodFeatures
+from goodparts.files import JsonRecord
 from goodparts.recipe.values import size_text
 
 PACKAGES = ("goodparts", "numpy", "openvino", "onnx", "pillow")
@@ -72,7 +73,7 @@ class Provenance:
             parent=parent,
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonRecord:
         """As JSON takes it, without what does not apply."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
@@ -114,7 +115,7 @@ class FitRecord:
             versions=versions,
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonRecord:
         """As JSON takes it."""
         return asdict(self)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from goodparts.errors import RecipeError
+from goodparts.files import JsonRecord
 from goodparts.recipe.keys import KEYS, MACHINE, SECTIONS, Keys, keys_of
 from goodparts.recipe.presets import PRESETS
 from goodparts.recipe.rules import RULES
@@ -92,7 +93,7 @@ class Recipe(Keys):
                 raise RecipeError(f"{name}: no such recipe key; {hint}", key=name)
         return replace(self, **values)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonRecord:
         """Keys and values as TOML and JSON take them."""
         values: dict[str, Any] = {}
         for key in KEYS:
@@ -103,7 +104,7 @@ class Recipe(Keys):
         return values
 
     @property
-    def product(self) -> dict[str, Any]:
+    def product(self) -> JsonRecord:
         """Keys and values that belong to the product: all but those of the machine that runs it."""
         values = self.to_dict()
         return {key: values[key] for key, item in KEYS.items() if item.metadata["section"] is not MACHINE}
