@@ -21,12 +21,13 @@ from goodparts import Dataset, Inspector, Recipe, read_dataset
 from goodparts.backbones.backbone import cut_down, with_layers
 from goodparts.backbones.catalogue import load_backbone
 from goodparts.bank import sampling
+from goodparts.data.good_images import GoodImages, silent
 from goodparts.data.images import read_image
 from goodparts.decision import leave_one_out
 from goodparts.evaluation import metrics
 from goodparts.features import extract as features
-from goodparts.model.fit import silent
-from goodparts.preprocessing.preprocessor import Viewing
+from goodparts.preprocessing.preprocessor import Preprocessor
+from goodparts.preprocessing.roi import EVERYWHERE
 
 WORKERS = 2
 
@@ -55,16 +56,18 @@ def bias(data: Dataset, recipe: Recipe) -> Iterator[str]:
     recipe = with_layers(recipe, backbone)
     backbone = cut_down(backbone, recipe)
     plain = features.Extractor(backbone, recipe)
-    viewing = Viewing(recipe, read_image, WORKERS, silent)
-    ways = ("own entries left out", "the same with stand-ins", "five refits")
+    good = GoodImages.of(data.train, read=read_image, workers=WORKERS)
+    preprocessor = Preprocessor.learn(good, recipe, plain.grid, EVERYWHERE)
+    ways = ("own entries left out", "the same with replacements", "five refits")
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-    images = list(data.train)
+    images = good.images
     for seed in range(4):
         half = np.zeros(len(images), dtype=bool)
         half[np.random.default_rng(seed).permutation(len(images))[: len(images) // 2]] = True
         some = [image for image, of_half in zip(images, half, strict=True) if of_half]
-        extractor = features.Extractor(backbone, recipe, features.learn_whitening(some, plain, viewing))
-        with features.extract(images, extractor, viewing) as everything:
+        whitening = features.learn_whitening(good.only(some), plain, preprocessor)
+        extractor = features.Extractor(backbone, recipe, whitening)
+        with features.extract(good, extractor, preprocessor) as everything:
             learnt, new = everything.without(~half), np.flatnonzero(~half)
             bank = sampling.choose(learnt.features, learnt.eligible, recipe)
             nobody = np.full(len(bank.features), -1, dtype=np.int32)

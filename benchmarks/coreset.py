@@ -27,10 +27,11 @@ from goodparts.backbones.backbone import cut_down, with_layers
 from goodparts.backbones.catalogue import load_backbone
 from goodparts.bank import coreset
 from goodparts.bank.sampling import ProjectedPoints
+from goodparts.data.good_images import GoodImages
 from goodparts.data.images import read_image
 from goodparts.features.extract import Extractor, extract
-from goodparts.model.fit import good_images, silent
-from goodparts.preprocessing.preprocessor import Viewing
+from goodparts.preprocessing.preprocessor import Preprocessor
+from goodparts.preprocessing.roi import EVERYWHERE
 from goodparts.recipe.recipe import Recipe
 
 POINTS, DIMENSIONS, LOOP_PICKS = 172_480, 128, 300
@@ -101,10 +102,11 @@ def real_points(data: Path, recipe: Recipe) -> NDArray[np.float32]:
     backbone = load_backbone(recipe.backbone)
     recipe = with_layers(recipe, backbone)
     extractor = Extractor(cut_down(backbone, recipe), recipe)
-    workers = parallel.default_workers()
-    with extract(good_images(data), extractor, Viewing(recipe, read_image, workers, silent)) as good:
-        rows = np.flatnonzero(good.eligible)
-        return ProjectedPoints.of(good.features, rows)[np.arange(len(rows))]
+    good = GoodImages.of(data, read=read_image, workers=parallel.default_workers())
+    preprocessor = Preprocessor.learn(good, recipe, extractor.grid, EVERYWHERE)
+    with extract(good, extractor, preprocessor) as found:
+        rows = np.flatnonzero(found.eligible)
+        return ProjectedPoints.of(found.features, rows)[np.arange(len(rows))]
 
 
 def seconds_of_loop(points: NDArray[np.float32], count: int) -> float:

@@ -25,7 +25,12 @@ from PIL import Image
 from goodparts import Inspector, Recipe, parallel, read_dataset
 from goodparts.data import demo_defects, demo_part
 from goodparts.data.demo_part import Flaw, Scene
-from goodparts.preprocessing import pose
+from goodparts.data.good_images import GoodImages
+from goodparts.data.images import read_image
+from goodparts.preprocessing import framing
+from goodparts.preprocessing.framing import Pose
+from goodparts.preprocessing.pose import Alignment
+from goodparts.preprocessing.step import Prepared
 
 SIZE = 400  # pixels of the rendered pictures
 TRAIN, TEST = 30, 20  # parts to learn from; good, and bad, parts to test with
@@ -118,16 +123,14 @@ def truth() -> None:
     ):
         recipe = Recipe(pose=kind, pose_angle=limit)
         good = parts(learnt, TRAIN, half=half, seed=1)
-        reference = pose.learn(
-            [part.pixels for part in good], recipe, read=lambda pixels: pixels, workers=2, tell=silent
-        )
-        zero = where_it_lies(reference, good, recipe)
+        images = GoodImages.of([part.pixels for part in good], read=read_image, workers=2)
+        alignment = Alignment.learn(images, recipe)
+        zero = where_it_lies(alignment, good)
         for bad in (False, True):
             tried = parts(tested, TEST, bad=bad, half=half, seed=2)
             angles, shifts, wrong, failed = [], [], 0, 0
             for part in tried:
-                found = pose.place(part.pixels, recipe, reference).pose
-                assert found is not None
+                found = pose_of(part, alignment)
                 if found.failure:
                     failed += 1
                     continue
@@ -144,19 +147,28 @@ def truth() -> None:
             )
 
 
-def where_it_lies(reference: pose.Reference, good: list[Part], recipe: Recipe) -> tuple[float, float, float]:
+def pose_of(part: Part, alignment: Alignment) -> Pose:
+    """What is found of a part, believed or not."""
+    frame = framing.frame_of(part.pixels.shape[:2], alignment.recipe)
+    picture = framing.apply(frame, part.pixels)
+    found = alignment.apply(Prepared(frame, picture, picture)).pose
+    assert found is not None
+    return found
+
+
+def where_it_lies(alignment: Alignment, good: list[Part]) -> tuple[float, float, float]:
     """Angle and place of the reference itself, medians of what the good parts say."""
     said = []
     for part in good:
-        found = pose.place(part.pixels, recipe, reference).pose
-        if found is not None and not found.failure:
+        found = pose_of(part, alignment)
+        if not found.failure:
             x, y = turned(-found.angle, part.x - found.shift[0], part.y - found.shift[1])
             said.append(((part.angle - found.angle + 180) % 360 - 180, x, y))
     angle, x, y = np.median(said, axis=0).tolist() if said else (0.0, 0.0, 0.0)
     return angle, x, y
 
 
-def off(part: Part, found: pose.Pose, zero: tuple[float, float, float]) -> tuple[float, float]:
+def off(part: Part, found: Pose, zero: tuple[float, float, float]) -> tuple[float, float]:
     """Degrees and pixels by which a pose is off."""
     x, y = turned(found.angle, zero[1], zero[2])
     angle = abs((part.angle - zero[0] - found.angle + 180) % 360 - 180)
@@ -213,12 +225,13 @@ def row(name: str, root: Path, recipe: Recipe) -> None:
     inspector = Inspector(recipe).fit(root)
     data = read_dataset(root, require_train=False)
     found = inspector.evaluate(data)
-    learnt = sum(inspector.model.data.get("not_aligned", {}).values())
+    provenance = inspector.model.provenance
+    learnt = sum((provenance.not_aligned or {}).values())
     tested = sum(image.pose is not None and bool(image.pose.failure) for image in found.images)
     counts, values = found.counts, found.metrics
     print(
         f"| {name} | {recipe.pose}{f', {recipe.pose_angle:g}°' if recipe.pose == 'rigid' else ''} "
-        f"| {learnt} of {inspector.model.data['good_images']}, {tested} of {len(found.images)} "
+        f"| {learnt} of {provenance.good_images}, {tested} of {len(found.images)} "
         f"| {100 * (values['image_auroc'] or 0):.2f} / {100 * (values['pixel_auroc'] or 0):.2f} "
         f"| {counts['false_bad']} of {counts['false_bad'] + counts['true_good']} "
         f"| {counts['false_good']} of {counts['false_good'] + counts['true_bad']} "
@@ -229,16 +242,12 @@ def row(name: str, root: Path, recipe: Recipe) -> None:
 
 def milliseconds(inspector: Inspector, path: Path) -> float:
     """CPU time of finding a pose and straightening, one image after the other."""
-    pixels = inspector._read(path)
+    pixels, preprocessor = read_image(path), inspector.model.preprocessor
     with parallel.small_products():
         began = time.process_time()
         for _ in range(10):
-            pose.place(pixels, inspector.recipe, inspector.model.reference)
+            preprocessor.prepare(pixels, path)
         return 100 * (time.process_time() - began)
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    pass
 
 
 def main() -> None:

@@ -33,9 +33,9 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "whitening 1": {"whitening": 1.0},
     "nearest entry alone": {"score_neighbours": 1},
     "5 neighbours": {"score_neighbours": 5},
-    "no spacing": {"density_neighbours": 0},
-    "spacing of 3": {"density_neighbours": 3},
-    "spacing without limit": {"density_limit": 0.0},
+    "no local scale": {"density_neighbours": 0},
+    "local scale of 3": {"density_neighbours": 3},
+    "local scale without limit": {"density_limit": 0.0},
     "96 components": {"feature_dimensions": 96},
     "layers 3 and 5": {"layers": "stage3,stage5", "layer_weights": "1,0.7"},
     "layers 2 to 5": {

@@ -49,13 +49,14 @@ from goodparts import Dataset, GoodpartsError, Inspector, Recipe, parallel, read
 from goodparts.backbones.backbone import cut_down
 from goodparts.backbones.catalogue import load_backbone
 from goodparts.bank import coreset
+from goodparts.data.good_images import GoodImages
 from goodparts.data.images import read_image
 from goodparts.evaluation.metrics import auroc
 from goodparts.features.extract import Extractor, extract
 from goodparts.features.projection import Projection
-from goodparts.model import fit as fitting
 from goodparts.preprocessing import framing
-from goodparts.preprocessing.preprocessor import Viewing
+from goodparts.preprocessing.preprocessor import Preprocessor
+from goodparts.preprocessing.roi import EVERYWHERE
 
 RATIO = 0.1
 OURS, OURS_LIMITED = "goodparts", "goodparts, default bank"
@@ -165,8 +166,9 @@ def run(options: argparse.Namespace, stack: ExitStack) -> None:
 def all_features(data: Dataset, backbone: Any, recipe: Recipe) -> np.ndarray:
     """Patch features of all good images, (n, d) float32."""
     extractor = Extractor(backbone, recipe)
-    viewing = Viewing(recipe, read_image, parallel.default_workers(), fitting.silent)
-    with extract(data.train, extractor, viewing) as found:
+    good = GoodImages.of(data.train, read=read_image, workers=parallel.default_workers())
+    preprocessor = Preprocessor.learn(good, recipe, extractor.grid, EVERYWHERE)
+    with extract(good, extractor, preprocessor) as found:
         return np.concatenate([found.features.image(index) for index in range(len(found))])
 
 
