@@ -9,9 +9,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.bank import coreset, memory_bank, search_space
+from goodparts.bank import memory_bank, search_space
 from goodparts.bank.coreset import Progress
 from goodparts.bank.memory_bank import MemoryBank, local_scale_of
+from goodparts.bank.sampling_rules import RULES
 from goodparts.bank.search_space import RecallTest
 from goodparts.bank.window import EVERYWHERE, Neighbourhood, window_of
 from goodparts.features.projection import Projection
@@ -244,16 +245,17 @@ def _keep(
     progress: Progress | None,
 ) -> NDArray[np.int64]:
     """Those of some rows of patches that a bank keeps, ascending."""
-    rng = np.random.default_rng(recipe.seed)
     if count == len(rows):
         return rows
-    if recipe.sampling == "random":
-        return rows[coreset.random(len(rows), count, rng)]
-    cells = neighbourhood.cells_of(rows)
-    start, positions = neighbourhood.start(cells, rng)[:count], neighbourhood.positions(cells)
-    points = ProjectedPoints.of(features, rows)
-    picks = coreset.greedy(points, count, start=start, positions=positions, progress=progress)
-    return np.sort(rows[picks])
+    picks = RULES[recipe.sampling].pick(
+        lambda: ProjectedPoints.of(features, rows),
+        count,
+        neighbourhood.cells_of(rows),
+        neighbourhood,
+        np.random.default_rng(recipe.seed),
+        progress=progress,
+    )
+    return rows[picks]
 
 
 def _keep_more(
@@ -268,14 +270,16 @@ def _keep_more(
     count = _share(len(rows), recipe)
     if count == len(rows):
         return rows
-    if recipe.sampling == "random":
-        return rows[coreset.random(len(rows), count, np.random.default_rng(recipe.seed))]
-    points = ProjectedPoints.of(features, rows, bank.features)
-    positions = neighbourhood.positions(bank.cells, neighbourhood.cells_of(rows))
-    old = len(bank.features)
-    start = np.arange(old)
-    picks = coreset.greedy(points, old + count, start=start, positions=positions, progress=progress)
-    return np.sort(rows[picks[old:] - old])
+    picks = RULES[recipe.sampling].pick(
+        lambda: ProjectedPoints.of(features, rows, bank.features),
+        count,
+        np.concatenate([bank.cells, neighbourhood.cells_of(rows)]),
+        neighbourhood,
+        np.random.default_rng(recipe.seed),
+        given=len(bank.features),
+        progress=progress,
+    )
+    return rows[picks]
 
 
 def _joined(bank: MemoryBank, more: Entries, recipe: Recipe, neighbourhood: Neighbourhood) -> Entries:
@@ -297,14 +301,14 @@ def _wanted(patches: int, recipe: Recipe, least: int = 1) -> int:
 
 def _among(entries: Entries, count: int, recipe: Recipe, neighbourhood: Neighbourhood) -> NDArray[np.int64]:
     """`count` of the entries, ascending, by the recipe's sampling."""
+
+    def points() -> NDArray[np.float32]:
+        projected = Projection.draw(entries.features.shape[1], recipe).of(entries.features)
+        projected -= projected.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return projected
+
     rng = np.random.default_rng(recipe.seed)
-    n, d = entries.features.shape
-    if recipe.sampling == "random":
-        return coreset.random(n, count, rng)
-    points = Projection.draw(d, recipe).of(entries.features)
-    points -= points.mean(axis=0, dtype=np.float64).astype(np.float32)
-    start, positions = neighbourhood.start(entries.cells, rng)[:count], neighbourhood.positions(entries.cells)
-    return np.sort(coreset.greedy(points, count, start=start, positions=positions))
+    return RULES[recipe.sampling].pick(points, count, entries.cells, neighbourhood, rng)
 
 
 def _test_patches(

@@ -20,6 +20,7 @@ from goodparts.bank.coreset import Points
 from goodparts.bank.grid_positions import Positions
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.sampling import Entries
+from goodparts.bank.sampling_rules import RULES
 from goodparts.bank.window import Neighbourhood, window_of
 from goodparts.errors import DatasetError
 from goodparts.features.extract import GoodFeatures
@@ -83,7 +84,7 @@ def find(
     neighbourhood = window_of(recipe, good.grid)
     kept = np.empty(0, dtype=np.int64)
     absent = np.empty(0, dtype=np.int32)
-    if recipe.sampling == "greedy":
+    if RULES[recipe.sampling].joint:
         kept, absent = _in_holes(good, bank, neighbourhood, first_image)
     elif len(np.unique(bank.image_ids)) == 1:
         kept = _of_others(good, bank, recipe, first_image)

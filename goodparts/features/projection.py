@@ -24,12 +24,13 @@ class Projection:
 
     @classmethod
     def draw(cls, d: int, recipe: Recipe) -> Self:
-        """The projection of a recipe (projection_dimensions, seed) for features of d dimensions.
+        """The projection of a recipe (sampling, projection_dimensions, seed) for features of d dimensions.
 
-        None where it would not at least halve them: it saves little then, and costs some choices their quality.
+        None where it would not at least halve them: it saves little then, and costs some choices their quality; nor
+        where a random choice looks at no features.
         """
         dimensions = recipe.projection_dimensions
-        if not 0 < dimensions <= d // 2:
+        if recipe.sampling == "random" or not 0 < dimensions <= d // 2:
             return cls(None)
         rng = np.random.default_rng((recipe.seed, d, dimensions))
         return cls((rng.standard_normal((d, dimensions)) / np.sqrt(dimensions)).astype(np.float32))

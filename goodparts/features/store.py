@@ -88,7 +88,7 @@ def patch_features(shape: tuple[int, int, int], recipe: Recipe, views: int = 1) 
     with ExitStack() as stack:
         room = recipe.memory_limit * 2**30
         projected = None
-        if recipe.sampling == "greedy" and projection.matrix is not None:
+        if projection.matrix is not None:
             projected = FeatureStore((n, patches, projection.matrix.shape[1]), room)
             stack.enter_context(closing(projected))
             room = min(room - projected.in_memory, room * _SHARE)

@@ -121,7 +121,7 @@ def test_features_that_are_not_projected_may_take_all_of_the_limit(temporary: Pa
 
 
 @pytest.mark.parametrize(
-    ("sampling", "dimensions", "q"), [("greedy", 2, 2), ("greedy", 0, 6), ("greedy", 5, 6), ("random", 2, 2)]
+    ("sampling", "dimensions", "q"), [("greedy", 2, 2), ("greedy", 0, 6), ("greedy", 5, 6), ("random", 2, 6)]
 )
 @pytest.mark.parametrize("limit", [0, 1])
 def test_projections_are_those_of_the_features(sampling: str, dimensions: int, q: int, limit: float) -> None:
