@@ -78,8 +78,10 @@ def bias(data: Dataset, recipe: Recipe) -> Iterator[str]:
             alone = _scores(
                 leave_one_out.score_against(learnt, bank, nobody, members, recipe, WORKERS, silent)
             )
-            filled = _scores(leave_one_out.score(learnt, bank, recipe, workers=WORKERS, tell=silent))[half]
-            folds = leave_one_out.score_by_folds(learnt, recipe, 5, workers=WORKERS, tell=silent)
+            filled = _scores(leave_one_out.score(learnt, bank, recipe, workers=WORKERS, progress=silent))[
+                half
+            ]
+            folds = leave_one_out.score_by_folds(learnt, recipe, 5, workers=WORKERS, progress=silent)
             refits = _scores(sorted(folds, key=lambda one: one.index))[half]
             for way, scores in zip(ways, (alone, filled, refits), strict=True):
                 found[way].append(
@@ -99,7 +101,9 @@ def threshold(scores: NDArray[np.float64]) -> float:
     return float(scores.mean() + 3 * scores.std(ddof=1))
 
 
-def _scores(scored: Iterator[leave_one_out.HeldOut] | Sequence[leave_one_out.HeldOut]) -> NDArray[np.float64]:
+def _scores(
+    scored: Iterator[leave_one_out.HeldOutScore] | Sequence[leave_one_out.HeldOutScore],
+) -> NDArray[np.float64]:
     return np.array([one.score for one in scored])
 
 

@@ -63,11 +63,11 @@ SPOILT: dict[str, Callable[[Pixels], Pixels]] = {
 
 
 def statistics(inspector: Inspector, images: Iterable[Pixels]) -> list[ImageStatistics]:
-    def one(_: int, pixels: Pixels, inspection: Inspection) -> ImageStatistics:
+    def measured(_: int, pixels: Pixels, inspection: Inspection) -> ImageStatistics:
         working = framing.apply(framing.frame_of(pixels.shape[:2], inspector.recipe), pixels)
         return measure(working, inspection.distance_grid)
 
-    return list(inspector.inspect_many(images, then=one))
+    return list(inspector.inspect_many(images, then=measured))
 
 
 def caught(measured: list[ImageStatistics], limits: Limits) -> str:

@@ -1,4 +1,4 @@
-"""Feeding: work on many images side by side, results in order, memory bounded."""
+"""Work on many images side by side: results in order, memory bounded."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ def _blas() -> Any:
     return ThreadpoolController()
 
 
-def ordered(
+def parallel_map(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     *,
     workers: int,
-    meanwhile: Callable[[], object] | None = None,
+    while_waiting: Callable[[], object] | None = None,
 ) -> Generator[Result]:
     """`map` with threads: results in the order of the items, at most 2 x workers of them in the air.
 
-    While a result is awaited `meanwhile` is called a few times a second, in the caller's thread.
+    While a result is awaited `while_waiting` is called a few times a second, in the caller's thread.
 
     The first error of `function` is raised where its result would have come; what had not begun is cancelled. The
     same holds when the caller stops early (an interrupt, or a generator that is closed). When it ends, however it
     ends, no call of `function` is running any more.
     """
     with small_products():
-        if workers <= 1 and meanwhile is None:
+        if workers <= 1 and while_waiting is None:
             yield from map(function, items)
             return
         calls = _Calls()
@@ -74,15 +74,15 @@ def ordered(
             for item in items:
                 waiting.append(pool.submit(calls.make, function, item))
                 if len(waiting) >= 2 * workers:
-                    yield _awaited(waiting.popleft(), meanwhile)
+                    yield _awaited(waiting.popleft(), while_waiting)
             while waiting:
-                yield _awaited(waiting.popleft(), meanwhile)
+                yield _awaited(waiting.popleft(), while_waiting)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             calls.end()  # of a thread that was being started when an interrupt came, the pool does not know
 
 
-class Steps:
+class StepCounter:
     """Counts the steps that several threads take, for progress that is told in one of them.
 
     Attributes:
@@ -100,9 +100,9 @@ class Steps:
             self.done += 1
 
 
-def _awaited(future: Future[Result], meanwhile: Callable[[], object] | None) -> Result:
-    while meanwhile is not None and not wait([future], timeout=_PATIENCE).done:
-        meanwhile()
+def _awaited(future: Future[Result], while_waiting: Callable[[], object] | None) -> Result:
+    while while_waiting is not None and not wait([future], timeout=_PATIENCE).done:
+        while_waiting()
     return future.result()
 
 

@@ -159,15 +159,15 @@ def test_where_features_were_kept_is_not_part_of_the_identity(
 
 
 def test_progress_counts_up_to_the_end(recipe: Recipe, mini_dataset: Path) -> None:
-    told: dict[str, list[tuple[int, int]]] = {}
+    reported: dict[str, list[tuple[int, int]]] = {}
     Inspector(recipe).fit(
-        mini_dataset, progress=lambda stage, done, total: told.setdefault(stage, []).append((done, total))
+        mini_dataset, progress=lambda stage, done, total: reported.setdefault(stage, []).append((done, total))
     )
     for stage in ("features", "memory bank", "calibration"):
-        done = [step[0] for step in told[stage]]
+        done = [step[0] for step in reported[stage]]
         assert done == sorted(done)
-        assert told[stage][-1][0] == told[stage][-1][1], stage
-    assert told["features"][-1] == (16, 16)
+        assert reported[stage][-1][0] == reported[stage][-1][1], stage
+    assert reported["features"][-1] == (16, 16)
 
 
 def interrupt(*arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""Feeding: order, bounded work in the air, errors and interrupts."""
+"""Parallel map: order, bounded work in the air, errors and interrupts."""
 
 from __future__ import annotations
 
@@ -46,33 +46,33 @@ def test_results_come_in_the_order_of_the_items(delays: list[int], workers: int)
         time.sleep(delay / 5000)
         return index
 
-    assert list(parallel.ordered(work, enumerate(delays), workers=workers)) == list(range(len(delays)))
+    assert list(parallel.parallel_map(work, enumerate(delays), workers=workers)) == list(range(len(delays)))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_the_caller_is_heard_while_a_result_is_awaited(workers: int) -> None:
     heard: list[tuple[int, threading.Thread]] = []
-    steps, go = parallel.Steps(2 * workers), threading.Event()
+    steps, go = parallel.StepCounter(2 * workers), threading.Event()
 
     def work(item: int) -> int:
         steps.take()
         assert go.wait(timeout=20)
         return item
 
-    def meanwhile() -> None:
+    def while_waiting() -> None:
         heard.append((steps.done, threading.current_thread()))
         if len(heard) == 3:
             go.set()
 
     items = list(range(2 * workers))
-    assert list(parallel.ordered(work, items, workers=workers, meanwhile=meanwhile)) == items
+    assert list(parallel.parallel_map(work, items, workers=workers, while_waiting=while_waiting)) == items
     assert heard[2] == (workers, threading.current_thread())
     assert steps.done == steps.total
 
 
 def test_items_are_worked_on_side_by_side() -> None:
     meeting = threading.Barrier(3, timeout=20)  # passed only by three at the same time
-    results = list(parallel.ordered(lambda item: (meeting.wait(), item)[1], range(9), workers=3))
+    results = list(parallel.parallel_map(lambda item: (meeting.wait(), item)[1], range(9), workers=3))
     assert results == list(range(9))
 
 
@@ -93,7 +93,7 @@ def test_no_more_than_twice_the_workers_are_in_the_air(workers: int) -> None:
             time.sleep(0.0005)
             return item
 
-    for result in parallel.ordered(work, items(), workers=workers):
+    for result in parallel.parallel_map(work, items(), workers=workers):
         handed_out += 1
         assert result == handed_out - 1
         assert taken - handed_out < 2 * workers
@@ -103,7 +103,7 @@ def test_no_more_than_twice_the_workers_are_in_the_air(workers: int) -> None:
 
 def test_nothing_begins_before_it_is_asked_for() -> None:
     ledger = Ledger()
-    results = parallel.ordered(ledger.begin, range(5), workers=2)
+    results = parallel.parallel_map(ledger.begin, range(5), workers=2)
     time.sleep(0.01)
     assert ledger.begun == []
     next(results)
@@ -121,7 +121,7 @@ def test_the_first_error_comes_in_its_place_and_stops_the_rest(workers: int) -> 
             raise KeyError(item)
         return item
 
-    results = parallel.ordered(work, range(1000), workers=workers)
+    results = parallel.parallel_map(work, range(1000), workers=workers)
     assert [next(results) for _ in range(5)] == list(range(5))
     with pytest.raises(KeyError, match="5"):
         next(results)
@@ -140,7 +140,7 @@ def test_what_waits_when_an_error_comes_is_never_begun() -> None:
         time.sleep(0.3)  # both workers are busy with 1 and 2 while 3 waits
 
     with pytest.raises(KeyError):
-        list(parallel.ordered(work, range(10), workers=2))
+        list(parallel.parallel_map(work, range(10), workers=2))
     assert sorted(ledger.begun) in ([0, 1], [0, 1, 2])
 
 
@@ -152,7 +152,7 @@ def test_an_error_among_the_items_comes_through(workers: int) -> None:
 
     results = []
     with pytest.raises(OSError, match="the disk is gone"):
-        results.extend(parallel.ordered(abs, items(), workers=workers))
+        results.extend(parallel.parallel_map(abs, items(), workers=workers))
     assert threads_left() == 0
 
 
@@ -164,7 +164,7 @@ def test_a_caller_that_stops_early_stops_the_work(workers: int) -> None:
         ledger.begin(item)
         return item
 
-    results = parallel.ordered(work, range(1000), workers=workers)
+    results = parallel.parallel_map(work, range(1000), workers=workers)
     assert [next(results), next(results)] == [0, 1]
     results.close()  # type: ignore[attr-defined]
     begun = len(ledger.begun)
@@ -181,7 +181,7 @@ def test_an_interrupt_stops_the_work() -> None:
         return item
 
     with pytest.raises(KeyboardInterrupt):
-        list(parallel.ordered(work, range(100), workers=2))
+        list(parallel.parallel_map(work, range(100), workers=2))
     assert threads_left() == 0
 
 
@@ -197,7 +197,7 @@ def blas_threads() -> set[int]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_matrix_products_stay_in_their_thread_meanwhile(workers: int) -> None:
     before = blas_threads()
-    seen = list(parallel.ordered(lambda _: blas_threads(), range(4), workers=workers))
+    seen = list(parallel.parallel_map(lambda _: blas_threads(), range(4), workers=workers))
     assert seen == [{1}] * 4
     assert blas_threads() == before
     with parallel.small_products():

@@ -133,7 +133,7 @@ class _Cover:
         while True:
             level = _level(self.bound, awake)
             rows = np.flatnonzero(self.bound > level)
-            self._look_at(rows, level)
+            self._compare(rows, level)
             rows = rows[
                 self.bound[rows] > level
             ]  # farther than all others, whatever those were not compared with yet
@@ -150,7 +150,7 @@ class _Cover:
             return rows[[bound.argmax()]], awake
         return self._choose_among(rows[bound > level], level, most), awake
 
-    def _look_at(self, rows: NDArray[np.int64], level: np.float32) -> None:
+    def _compare(self, rows: NDArray[np.int64], level: np.float32) -> None:
         """Compare these points with the picks they were not compared with, until their bounds fall to `level`."""
         rows = rows[np.argsort(self.compared[rows], kind="stable")]
         groups = self.positions.by_region(rows)
@@ -158,7 +158,7 @@ class _Cover:
 
         scratch = threading.local()  # new memory for every product would cost as much as the product
 
-        def look(block: NDArray[np.int64]) -> None:
+        def compare(block: NDArray[np.int64]) -> None:
             if not hasattr(scratch, "distances"):
                 scratch.distances = np.empty(_ROWS * _PICKS, dtype=np.float32)
             x = np.ones((len(block), self.centres.shape[1]), dtype=np.float32)
@@ -181,8 +181,8 @@ class _Cover:
                 if not len(block):
                     break
 
-        with closing(parallel.ordered(look, blocks, workers=parallel.cores())) as looked:
-            for _ in looked:
+        with closing(parallel.parallel_map(compare, blocks, workers=parallel.cores())) as compared:
+            for _ in compared:
                 pass
 
     def _choose_among(self, candidates: NDArray[np.int64], level: np.float32, most: int) -> NDArray[np.int64]:

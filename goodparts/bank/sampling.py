@@ -181,8 +181,8 @@ def _choose_by_tile(
     banks: dict[int, MemoryBank] = {}
     done = 0
     for tile, some in parts.items():
-        told = _further(progress, done, sum(counts.values()))
-        kept = _keep(features, some, counts[tile], recipe, EVERYWHERE, told)
+        tile_progress = _progress_of_part(progress, done, sum(counts.values()))
+        kept = _keep(features, some, counts[tile], recipe, EVERYWHERE, tile_progress)
         entries = Entries.of(features, kept, EVERYWHERE)
         banks[tile] = _bank(entries, _local_scale(entries, recipe, EVERYWHERE))
         done += len(kept)
@@ -204,7 +204,9 @@ def _extend_by_tile(
     done = 0
     for tile, some in parts.items():  # the same tiles as before, since the region of interest is
         before = bank.of_tile(tile)
-        kept = _keep_more(before, features, some, recipe, EVERYWHERE, _further(progress, done, wanted))
+        kept = _keep_more(
+            before, features, some, recipe, EVERYWHERE, _progress_of_part(progress, done, wanted)
+        )
         entries = _joined(before, Entries.of(features, kept, EVERYWHERE, first_image), recipe, EVERYWHERE)
         banks[tile] = _bank(entries, _local_scale(entries, recipe, EVERYWHERE))
         done += len(before.features) + len(kept)
@@ -231,7 +233,7 @@ def _by_tile(features: PatchFeatures, rows: NDArray[np.int64]) -> dict[int, NDAr
     return {int(one): rows[tile == one] for one in np.unique(tile)}
 
 
-def _further(progress: Progress | None, before: int, wanted: int) -> Progress | None:
+def _progress_of_part(progress: Progress | None, before: int, wanted: int) -> Progress | None:
     """Progress of a part, as that of the whole."""
     return None if progress is None else lambda done, total: progress(before + done, wanted)
 

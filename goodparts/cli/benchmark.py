@@ -81,10 +81,10 @@ def benchmark(
         click.echo(f"Layout   {layout_summary(choose(find_categories(root, layout), names, root))}")
     finished = 0
 
-    def observe(row: Row, kept: bool, so_far: Benchmark) -> None:
+    def observe(row: Row, kept: bool, found: Benchmark) -> None:
         nonlocal finished
         finished += row.error is None
-        write_tables(out, so_far)
+        write_tables(out, found)
         if as_json:
             emit({**dataclasses.asdict(row), "kept": kept})
         else:

@@ -47,7 +47,7 @@ def progress_bars(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
 
     bars: dict[tuple[str, int], Any] = {}
 
-    def tell(stage: str, done: int, total: int) -> None:
+    def update_bar(stage: str, done: int, total: int) -> None:
         key = stage, total
         if key not in bars:
             for bar in bars.values():
@@ -62,7 +62,7 @@ def progress_bars(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
         bars[key].update(done - bars[key].n)
 
     try:
-        yield tell
+        yield update_bar
     finally:
         for bar in bars.values():
             bar.close()

@@ -57,7 +57,7 @@ def check_dataset(
     paths = [*files.images(), *masks]
     looks: Looks = {}
     failures: dict[Path, str] = {}
-    found = parallel.ordered(examine, paths, workers=workers or parallel.default_workers())
+    found = parallel.parallel_map(examine, paths, workers=workers or parallel.default_workers())
     for done, (path, look) in enumerate(zip(paths, found, strict=True), 1):
         if isinstance(look, ImageError):
             failures[path] = str(look).removeprefix(f"{path}: ")

@@ -93,11 +93,14 @@ class GoodImages:
         indices: Sequence[int],
         *,
         workers: int | None = None,
-        meanwhile: Callable[[], object] | None = None,
+        while_waiting: Callable[[], object] | None = None,
     ) -> Generator[Result]:
         """What a function makes of indices of images, several at a time, in order."""
-        return parallel.ordered(
-            function, indices, workers=self.workers if workers is None else workers, meanwhile=meanwhile
+        return parallel.parallel_map(
+            function,
+            indices,
+            workers=self.workers if workers is None else workers,
+            while_waiting=while_waiting,
         )
 
     @property

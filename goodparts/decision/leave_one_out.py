@@ -27,7 +27,7 @@ from goodparts.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
+class HeldOutScore:
     """One good image against a bank without it.
 
     Attributes:
@@ -50,8 +50,8 @@ def score(
     *,
     first_image: int = 0,
     workers: int,
-    tell: Progress,
-) -> Generator[HeldOut]:
+    progress: Progress,
+) -> Generator[HeldOutScore]:
     """Every good image against the bank without its own entries, in order.
 
     `first_image` is the index that the first of these images has among the bank's image ids.
@@ -62,7 +62,8 @@ def score(
     of_one = len(np.unique(bank.image_ids)) < 2  # so that without it nothing would be left
     if of_one and bank.tiles is None and not first_image:
         yield from sorted(
-            score_by_folds(good, recipe, 2, workers=workers, tell=tell), key=lambda one: one.index
+            score_by_folds(good, recipe, 2, workers=workers, progress=progress),
+            key=lambda held_out: held_out.index,
         )
         return
     filled, only_for = replacements.filled(good, bank, recipe, first_image)
@@ -73,14 +74,14 @@ def score(
         range(len(good)),
         recipe,
         workers,
-        tell,
+        progress,
         first_image,
     )
 
 
 def score_by_folds(
-    good: GoodFeatures, recipe: Recipe, folds: int, *, workers: int, tell: Progress
-) -> Generator[HeldOut]:
+    good: GoodFeatures, recipe: Recipe, folds: int, *, workers: int, progress: Progress
+) -> Generator[HeldOutScore]:
     """Every good image against a bank that was chosen without its fold, fold by fold: as costly as `folds` fits.
 
     Image i is in fold (i x folds) // n: neighbours in time, which look alike, are held out together.
@@ -96,10 +97,10 @@ def score_by_folds(
         with closing(
             score_against(good, bank, everyone, members.tolist(), recipe, workers, silent)
         ) as scored:
-            for one in scored:
+            for held_out in scored:
                 done += 1
-                tell("calibration", done, n)
-                yield one
+                progress("calibration", done, n)
+                yield held_out
 
 
 def score_against(
@@ -109,9 +110,9 @@ def score_against(
     images: Sequence[int],
     recipe: Recipe,
     workers: int,
-    tell: Progress,
+    progress: Progress,
     first_image: int = 0,
-) -> Generator[HeldOut]:
+) -> Generator[HeldOutScore]:
     """Images against a bank without their own entries.
 
     Args:
@@ -121,7 +122,7 @@ def score_against(
         images: which of `good`, by index.
         recipe: image_score, framing, smoothing_sigma.
         workers: threads.
-        tell: called with (stage, done, total), of images or of their tiles.
+        progress: called with (stage, done, total), of images or of their tiles.
         first_image: index that the first of these images has among the bank's image ids.
     """
     preprocessor = good.preprocessor
@@ -136,9 +137,9 @@ def score_against(
     engine = open_engine(
         graph, throughput=preprocessor.whole_in_one and side_by_side(bank, good.grid, recipe)
     )
-    steps = parallel.Steps(len(images) * len(preprocessor.tiles_looked_at))
+    steps = parallel.StepCounter(len(images) * len(preprocessor.tiles_looked_at))
 
-    def one(index: int) -> HeldOut:
+    def score_one(index: int) -> HeldOutScore:
         own = index + first_image
         hidden = (bank.image_ids == own) | ((only_for >= 0) & (only_for != own))
         excluded = np.where(hidden, np.float32(FAR), np.float32(0))
@@ -152,13 +153,15 @@ def score_against(
                 steps.take()
 
         distances, found = search(engine, pieces(), preprocessor.joined_mask(masks), preprocessor)
-        return HeldOut(index, found, distances, preprocessor.to_image(distances, good.frames[index]))
+        return HeldOutScore(index, found, distances, preprocessor.to_image(distances, good.frames[index]))
 
-    def so_far() -> None:
-        tell("calibration", steps.done, steps.total)
+    def report_progress() -> None:
+        progress("calibration", steps.done, steps.total)
 
-    abreast = preprocessor.max_parallel_images(workers)
-    with closing(parallel.ordered(one, images, workers=abreast, meanwhile=so_far)) as scored:
+    max_parallel_images = preprocessor.max_parallel_images(workers)
+    with closing(
+        parallel.parallel_map(score_one, images, workers=max_parallel_images, while_waiting=report_progress)
+    ) as scored:
         for held_out in scored:
-            so_far()
+            report_progress()
             yield held_out

@@ -16,7 +16,7 @@ from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.search import Piece, search
 from goodparts.bank.search_graph import search_graph
 from goodparts.data.good_images import Progress
-from goodparts.decision.leave_one_out import HeldOut
+from goodparts.decision.leave_one_out import HeldOutScore
 from goodparts.engines.engine import open_engine
 from goodparts.features.extract import Extractor
 from goodparts.preprocessing import augment, framing
@@ -39,8 +39,8 @@ def score(
     extractor: Extractor,
     bank: MemoryBank,
     preprocessor: Preprocessor,
-    tell: Progress,
-) -> Iterator[tuple[Copy, HeldOut]]:
+    progress: Progress,
+) -> Iterator[tuple[Copy, HeldOutScore]]:
     """Copies of the one good image against the bank; distances are carried back to where the part was in the image.
 
     Args:
@@ -48,7 +48,7 @@ def score(
         extractor: of the recipe.
         bank: learnt from that image alone.
         preprocessor: of the recipe, without tiles.
-        tell: called with (stage, done, total).
+        progress: called with (stage, done, total).
     """
     recipe, roi, grid = preprocessor.recipe, preprocessor.roi, preprocessor.grid
     frame = framing.frame_of((pixels.shape[0], pixels.shape[1]), recipe)
@@ -67,8 +67,8 @@ def score(
         distances[~patch_mask] = np.nan
         anomaly_map = preprocessor.to_image(distances, frame)
         anomaly_map[~augment.valid_cells(copy.back, whole, picture)] = np.nan
-        yield copy, HeldOut(index, score, distances, anomaly_map)
-        tell("calibration", index + 1, len(copies))
+        yield copy, HeldOutScore(index, score, distances, anomaly_map)
+        progress("calibration", index + 1, len(copies))
 
 
 def judges(zones: NDArray[np.bool_], frame: Frame) -> tuple[Copy, ...]:

@@ -251,7 +251,7 @@ def _two_nearest_images(
     owner = np.zeros(n, dtype=np.int32)
     radius = np.float32(-1)  # at least so large
 
-    def look(rows: NDArray[np.int64]) -> np.float32:
+    def compare(rows: NDArray[np.int64]) -> np.float32:
         x = points[rows]
         own_norms = np.einsum("nd,nd->n", x, x)
         x = _beside(x, positions.here(rows))
@@ -277,8 +277,8 @@ def _two_nearest_images(
                 break
         return np.float32(first[rows].max(initial=-1))
 
-    with closing(parallel.ordered(look, blocks, workers=parallel.cores())) as looked:
-        for largest in looked:
+    with closing(parallel.parallel_map(compare, blocks, workers=parallel.cores())) as radii:
+        for largest in radii:
             radius = max(radius, largest)
     return first, second, owner
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.data.dataset import Dataset, TestSample, read_dataset
-from goodparts.data.good_images import Progress
+from goodparts.data.good_images import Progress, silent
 from goodparts.data.images import PIXEL_LIMIT, ImageLike, image_size, read_mask
 from goodparts.decision.binomial import clopper_pearson
 from goodparts.decision.calibration import Calibration
@@ -213,9 +213,9 @@ def inspect_test_set(
         ImageError: an image or mask can't be read.
     """
     samples = _test_samples(data)
-    tell = progress or (lambda stage, done, total: None)
+    progress = progress or silent
 
-    def look(
+    def with_truth(
         index: int, pixels: NDArray[np.uint8], inspection: Inspection
     ) -> tuple[Inspection, NDArray[np.bool_] | None]:
         sample = samples[index]
@@ -229,7 +229,7 @@ def inspect_test_set(
     unseen = learnt_from = 0
     pixel_metrics = PixelMetrics()
     began = time.perf_counter()
-    inspected = inspector.inspect_many([sample.path for sample in samples], look, recognise=True)
+    inspected = inspector.inspect_many([sample.path for sample in samples], with_truth, recognise=True)
     for sample, (inspection, truth) in zip(samples, inspected, strict=True):
         learnt_from += inspection.learnt_from
         rows.append(
@@ -250,7 +250,7 @@ def inspect_test_set(
             pixel_metrics.add(inspection.anomaly_map, truth, inspection.mask)
         if truth is not None and truth.any():
             unseen += bool(np.isnan(inspection.anomaly_map[truth]).all())
-        tell("evaluation", len(rows), len(samples))
+        progress("evaluation", len(rows), len(samples))
     return InspectedTestSet(
         name=data.name,
         images=tuple(rows),

@@ -136,19 +136,19 @@ def learn_whitening(good: GoodImages, extractor: Extractor, preprocessor: Prepro
         drawn = rng.choice(count, min(count, whitening.SAMPLE), replace=False, shuffle=False)
         sample = np.sort(drawn).tolist()
 
-    def one(index: int) -> NDArray[np.float32]:
+    def features_of(index: int) -> NDArray[np.float32]:
         image = preprocessor.prepare_good(good, index // len(tiles))
         crop = preprocessor.crop(image, tiles[index % len(tiles)])
         return extractor(crop.pixels)[crop.patch_mask.ravel()]
 
-    def told() -> Iterator[NDArray[np.float32]]:
+    def reporting() -> Iterator[NDArray[np.float32]]:
         workers = preprocessor.max_parallel_images(good.workers)
-        with closing(good.map(one, sample, workers=workers)) as extracted:
+        with closing(good.map(features_of, sample, workers=workers)) as extracted:
             for done, patches in enumerate(extracted, 1):
                 good.progress("whitening", done, len(sample))
                 yield patches
 
-    return Whitening.learn(told(), recipe)
+    return Whitening.learn(reporting(), recipe)
 
 
 @contextmanager
@@ -164,9 +164,11 @@ def extract(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) 
     measuring = [step for step in preprocessor.steps if type(step).measure is not Step.measure]
     with patch_features((n, patches, extractor.dimensions), preprocessor.recipe, views) as features:
         patch_mask = np.zeros((n, views, patches), dtype=bool)
-        steps = parallel.Steps(n * len(preprocessor.tiles_looked_at))
+        steps = parallel.StepCounter(n * len(preprocessor.tiles_looked_at))
 
-        def one(index: int) -> tuple[Prepared, str, ImageStatistics, list[NDArray[np.float32] | None]]:
+        def extract_one(
+            index: int,
+        ) -> tuple[Prepared, str, ImageStatistics, list[NDArray[np.float32] | None]]:
             image = preprocessor.prepare_good(good, index)
             looks = image_statistics.measure(preprocessor.judged(image))
             for crop in preprocessor.crops_to_learn_from(image):
@@ -178,18 +180,20 @@ def extract(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) 
 
         frames, digests, statistics, measured, failures = [], [], [], [], []
 
-        def tell() -> None:
+        def report_progress() -> None:
             good.progress("features", steps.done, steps.total)
 
         workers = preprocessor.max_parallel_images(good.workers)
-        with closing(good.map(one, range(n), workers=workers, meanwhile=tell)) as extracted:
+        with closing(
+            good.map(extract_one, range(n), workers=workers, while_waiting=report_progress)
+        ) as extracted:
             for image, digest, looks, values in extracted:
                 frames.append(image.frame)
                 digests.append(digest)
                 statistics.append(looks)
                 measured.append(values)
                 failures.append(image.pose.failure if image.pose else "")
-                tell()
+                report_progress()
         by_step = zip(*measured, strict=True)
         yield GoodFeatures(
             features,

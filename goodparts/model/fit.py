@@ -26,7 +26,7 @@ from goodparts.decision.good_scores import (
     zone_names,
     zone_parts,
 )
-from goodparts.decision.leave_one_out import HeldOut
+from goodparts.decision.leave_one_out import HeldOutScore
 from goodparts.errors import DatasetError
 from goodparts.features.extract import Extractor, GoodFeatures, extract, learn_whitening
 from goodparts.model.model import Model
@@ -85,7 +85,7 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
         names = good.names
         statistics: tuple[ImageStatistics, ...] = ()
         if alone is None:
-            scored = leave_one_out.score(features, bank, recipe, workers=good.workers, tell=good.progress)
+            scored = leave_one_out.score(features, bank, recipe, workers=good.workers, progress=good.progress)
             learnt, statistics = collected(scored, features, names)
         else:
             learnt = _scores_of_copies(good, names[0], alone, bank, preprocessor)
@@ -119,7 +119,7 @@ def with_a_verdict(features: GoodFeatures, recipe: Recipe) -> GoodFeatures:
 
 
 def collected(
-    scored: Generator[HeldOut], features: GoodFeatures, names: Sequence[str]
+    scored: Generator[HeldOutScore], features: GoodFeatures, names: Sequence[str]
 ) -> tuple[GoodScores, tuple[ImageStatistics, ...]]:
     """Scores and statistics of good images that have a part in the bank, from held-out scores, which it closes."""
     preprocessor = features.preprocessor
@@ -156,7 +156,9 @@ def _unlike_the_rest(features: GoodFeatures, recipe: Recipe, good: GoodImages) -
     for done in range(_ROBUST_ROUNDS):
         rest = features.without(out)
         bank = sampling.choose(features.features, rest.eligible, recipe, grid=features.grid)
-        with closing(leave_one_out.score(rest, bank, recipe, workers=good.workers, tell=silent)) as scored:
+        with closing(
+            leave_one_out.score(rest, bank, recipe, workers=good.workers, progress=silent)
+        ) as scored:
             scores = np.array([one.score for one in scored])
         middle = np.median(scores[~out])
         spread = 1.4826 * np.median(np.abs(scores[~out] - middle))

@@ -125,7 +125,7 @@ class Predictor:
             raise ValueError(f"on_error: expected raise or return, found {on_error!r}")
         self.open()  # before there are threads
 
-        def one(item: tuple[int, ImageLike]) -> Any:
+        def inspect_one(item: tuple[int, ImageLike]) -> Any:
             index, image = item
             try:
                 pixels = read(image)
@@ -137,13 +137,13 @@ class Predictor:
             return inspection if then is None else then(index, pixels, inspection)
 
         workers = self.model.preprocessor.max_parallel_images(workers)
-        return parallel.ordered(one, enumerate(images), workers=workers)
+        return parallel.parallel_map(inspect_one, enumerate(images), workers=workers)
 
     def score_many(self, images: Images, read: Read, *, workers: int) -> Iterator[float]:
         """Only the anomaly scores, in order; needs no threshold."""
         self.open()
         workers = self.model.preprocessor.max_parallel_images(workers)
-        return parallel.ordered(
+        return parallel.parallel_map(
             lambda image: self.score(read(image), name_of(image)), images, workers=workers
         )
 

@@ -95,7 +95,7 @@ def separate_scores(predictor: Predictor, good: GoodImages, recipe: Recipe) -> G
     calibration.require_enough(recipe, len(good))
     preprocessor, known = predictor.model.preprocessor, set(predictor.model.calibration.digests)
 
-    def one(
+    def score_one(
         index: int,
     ) -> tuple[float, NDArray[np.float32], list[tuple[float, NDArray[np.float32]]], str] | None:
         measured = predictor.measure(good.pixels(index), name_of(good.images[index]))
@@ -112,7 +112,7 @@ def separate_scores(predictor: Predictor, good: GoodImages, recipe: Recipe) -> G
     taken: set[str] = set()
     sent_back = 0
     workers = preprocessor.max_parallel_images(good.workers)
-    for done, found in enumerate(good.map(one, range(len(good)), workers=workers), 1):
+    for done, found in enumerate(good.map(score_one, range(len(good)), workers=workers), 1):
         good.progress("calibration", done, len(good))
         if found is None:
             sent_back += 1

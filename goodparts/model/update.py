@@ -50,7 +50,7 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
         )
         clock.lap("memory bank")
         scored = leave_one_out.score(
-            features, bank, recipe, first_image=first, workers=good.workers, tell=good.progress
+            features, bank, recipe, first_image=first, workers=good.workers, progress=good.progress
         )
         learnt, statistics = collected(scored, features, good.names)
         clock.lap("calibration")

@@ -216,7 +216,7 @@ def learn(good: GoodImages, recipe: Recipe) -> Reference:
     sample = np.unique(np.linspace(0, len(good) - 1, SAMPLE).astype(int)).tolist()
     shape: list[tuple[int, int]] = []
 
-    def one(index: int) -> tuple[Edges, NDArray[np.uint8]]:
+    def edges_in(index: int) -> tuple[Edges, NDArray[np.uint8]]:
         pixels = good.pixels(index)
         frame = framing.frame_of((pixels.shape[0], pixels.shape[1]), recipe)
         if not shape:
@@ -224,17 +224,17 @@ def learn(good: GoodImages, recipe: Recipe) -> Reference:
         picture = framing.apply(frame, pixels)
         return edges_of(picture, frame, shape[0]), picture
 
-    looked_at = [one(sample[0])]  # its aspect is that of all of them
-    for more in good.map(one, sample[1:]):
+    looked_at = [edges_in(sample[0])]  # its aspect is that of all of them
+    for more in good.map(edges_in, sample[1:]):
         looked_at.append(more)
         good.progress("pose", len(looked_at), 2 * len(sample))
-    edges, pictures = [each for each, _ in looked_at], [picture for _, picture in looked_at]
+    edges, pictures = [of_image for of_image, _ in looked_at], [picture for _, picture in looked_at]
     pilot = _pilot(edges, recipe, good.workers)
     template = Template(edges[pilot])
     alike = template.alike(recipe)
     motions: list[Motion | None] = []
-    for best, second in parallel.ordered(
-        lambda one: template.search(one, recipe), edges, workers=good.workers
+    for best, second in parallel.parallel_map(
+        lambda of_image: template.search(of_image, recipe), edges, workers=good.workers
     ):
         failure = failure_of(best, second, before=-1.0, lowest=FLOOR, alike=alike, recipe=recipe)
         motions.append(None if failure else best.motion)
@@ -248,7 +248,7 @@ def _pilot(edges: Sequence[Edges], recipe: Recipe, workers: int) -> int:
     pilots = np.unique(np.linspace(0, len(edges) - 1, _PILOTS).astype(int))
     judges = np.unique(np.linspace(0, len(edges) - 1, _JUDGES).astype(int))
 
-    def one(pilot: int) -> float:
+    def median_quality(pilot: int) -> float:
         template = Template(edges[pilot])
         return float(
             np.median(
@@ -258,7 +258,7 @@ def _pilot(edges: Sequence[Edges], recipe: Recipe, workers: int) -> int:
 
     if len(edges) < 3:
         return 0
-    return int(pilots[np.argmax(list(parallel.ordered(one, pilots, workers=workers)))])
+    return int(pilots[np.argmax(list(parallel.parallel_map(median_quality, pilots, workers=workers)))])
 
 
 def _mean(

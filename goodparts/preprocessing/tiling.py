@@ -275,14 +275,14 @@ def _fall(weights: NDArray[np.float32], shared: int) -> None:
 def reduction_in_words(scale: Sequence[float]) -> str:
     """How much smaller images become, (down, across), in words."""
 
-    def one(value: float) -> str:
+    def in_words(value: float) -> str:
         if abs(value - 1) < 0.02:
             return "not reduced"
         return f"reduced by {value:.3g}" if value > 1 else f"enlarged by {1 / value:.3g}"
 
     if abs(scale[0] / scale[1] - 1) < 0.02:
-        return one(scale[1])
-    across, down = one(scale[1]), one(scale[0])
+        return in_words(scale[1])
+    across, down = in_words(scale[1]), in_words(scale[0])
     if min(scale) >= 1.02:
         down = down.removeprefix("reduced by ")  # which was said
     return f"{across} across and {down} down"

@@ -271,7 +271,7 @@ def _cost(picture: _Picture) -> int:
 def _encode(
     order: Sequence[int], panels: Mapping[int, Path], step: tuple[float, int]
 ) -> Iterator[tuple[int, _Picture]]:
-    encoded = parallel.ordered(lambda i: _web_picture(panels[i], *step), order, workers=parallel.cores())
+    encoded = parallel.parallel_map(lambda i: _web_picture(panels[i], *step), order, workers=parallel.cores())
     yield from zip(order, encoded, strict=False)
 
 

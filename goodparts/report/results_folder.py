@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.data.dataset import Dataset, TestSample
+from goodparts.data.good_images import Progress, silent
 from goodparts.decision.inspection import Inspection
 from goodparts.evaluation.evaluation import Evaluation
 from goodparts.files import replacing, write_text
@@ -33,7 +33,7 @@ def write_results(
     *,
     model_path: Path | None = None,
     zip_all: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a fitted inspector and fill the results folder.
 
@@ -64,16 +64,16 @@ def write_results(
     evaluation = inspector.evaluate(data, observe=observe, progress=progress)
     if model_path is not None and inspector.recipe.threshold_rule == "f1":
         inspector.save(model_path)  # the oracle's threshold is known only now
-    tell = progress or (lambda stage, done, total: None)
-    tell("report", 0, 3)
+    progress = progress or silent
+    progress("report", 0, 3)
     write_metrics(out / "metrics.json", evaluation)
     write_csv(out / "scores.csv", evaluation, root=data.root)
     write_plots(evaluation, out)
-    tell("report", 1, 3)
+    progress("report", 1, 3)
     write_report(out, evaluation, model=facts(inspector.model, evaluation), panels=out / "panels")
-    tell("report", 2, 3)
+    progress("report", 2, 3)
     write_zip(out, everything=zip_all)
-    tell("report", 3, 3)
+    progress("report", 3, 3)
     return evaluation
 
 

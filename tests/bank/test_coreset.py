@@ -170,14 +170,14 @@ def test_greedy_covers_better_than_chance() -> None:
 def test_greedy_reports_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coreset, "_CANDIDATES", 16)
     points = np.random.default_rng(2).standard_normal((200, 3)).astype(np.float32)
-    told: list[tuple[int, int]] = []
-    coreset.greedy(points, 50, progress=lambda done, total: told.append((done, total)))
-    done = [number for number, _ in told]
+    reported: list[tuple[int, int]] = []
+    coreset.greedy(points, 50, progress=lambda done, total: reported.append((done, total)))
+    done = [number for number, _ in reported]
     assert done[0] == 1
     assert done == sorted(set(done))
-    assert {total for _, total in told} == {50}
-    assert 3 <= len(told) < 50  # in batches, neither all at once nor one by one
-    assert told[-1] == (50, 50)
+    assert {total for _, total in reported} == {50}
+    assert 3 <= len(reported) < 50  # in batches, neither all at once nor one by one
+    assert reported[-1] == (50, 50)
 
 
 class Reads:

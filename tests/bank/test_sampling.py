@@ -123,12 +123,14 @@ def test_the_seed_decides(sampling: str) -> None:
 
 
 def test_progress_tells_of_the_greedy_picks() -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     features = features_of(4, 50, 3)
     valid = np.ones((4, 50), dtype=bool)
     recipe = Recipe(sampling="greedy", sampling_ratio=0.25, sampling_limit=0)
-    choose(exact(features, recipe), valid, recipe, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (50, 50)
+    choose(
+        exact(features, recipe), valid, recipe, progress=lambda done, total: reported.append((done, total))
+    )
+    assert reported[-1] == (50, 50)
 
 
 def test_learning_on_keeps_the_bank_and_goes_on_greedily() -> None:

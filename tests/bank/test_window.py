@@ -441,7 +441,7 @@ def test_held_out_scores_are_those_of_the_others_within_the_window(
     assert not np.any(found.image_ids == absent)
     filled = bank.with_entries(found.features, found.image_ids, found.cells, None)
     only_for = np.concatenate([np.full(len(bank.features), -1), absent])
-    scored = list(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
+    scored = list(leave_one_out.score(good, bank, recipe, workers=2, progress=silent))
     assert [one.index for one in scored] == list(range(9))
     for one in scored:
         shown = (filled.image_ids != one.index) & ((only_for < 0) | (only_for == one.index))
@@ -477,7 +477,9 @@ def test_folds_have_windows_too() -> None:
     assert isinstance(window, Window)
     rest = good.eligible & (np.arange(6) >= 2)[:, None]
     bank = choose(good.features, rest, recipe, grid=GRID)
-    scored = {one.index: one for one in leave_one_out.score_by_folds(good, recipe, 3, workers=1, tell=silent)}
+    scored = {
+        one.index: one for one in leave_one_out.score_by_folds(good, recipe, 3, workers=1, progress=silent)
+    }
     for index in (0, 1):
         expected = brute_force(good.features.image(index), bank, window)
         np.testing.assert_allclose(scored[index].distance_grid.ravel(), expected, rtol=1e-4)

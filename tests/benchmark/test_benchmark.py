@@ -319,10 +319,10 @@ def test_a_process_that_dies_is_a_row(root: Path, small_recipe: Recipe) -> None:
         Task(category, *layouts.read_category(category), Path()) for category in layouts.find_categories(root)
     ]
     executor = FakeExecutor("disc")
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
 
     settings = Settings(small_recipe, jobs=2)
-    rows = list(_measure_side_by_side(tasks, settings, executor, lambda *state: told.append(state)))
+    rows = list(_measure_side_by_side(tasks, settings, executor, lambda *state: reported.append(state)))
 
     assert [(task.category.name, row.category) for task, row in rows] == [("ring", "ring"), ("disc", "disc")]
     assert rows[0][1].error is None
@@ -330,7 +330,7 @@ def test_a_process_that_dies_is_a_row(root: Path, small_recipe: Recipe) -> None:
     assert rows[1][1].error is not None
     assert "exit code -9" in rows[1][1].error
     assert "--jobs" in rows[1][1].error
-    assert told == [("categories", done, 2) for done in range(3)]
+    assert reported == [("categories", done, 2) for done in range(3)]
     assert all(job.memory > 12 * 96 * 96 * 4 for job in executor.jobs)
     assert memory_needed(tasks[0], settings) == executor.jobs[0].memory
 

@@ -207,10 +207,10 @@ def test_update_compares_before_and_after(
     stages: list[str] = []
 
     @contextmanager
-    def told(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
+    def recorded_stages(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda stage, done, total: stages.append(stage)
 
-    monkeypatch.setattr("goodparts.cli.model.progress_bars", told)
+    monkeypatch.setattr("goodparts.cli.model.progress_bars", recorded_stages)
     parent = Inspector.load(model).model
     good = mini_dataset / "test" / "good"
     grown = model.with_name("grown.goodparts")

@@ -40,7 +40,7 @@ def good_features(images: int, d: int, seed: int, *, spread: float = 1.0) -> Goo
     return good_features_of(features.astype(np.float32), RECIPE, GRID)
 
 
-def scores_of(scored: Iterator[leave_one_out.HeldOut]) -> NDArray[np.float64]:
+def scores_of(scored: Iterator[leave_one_out.HeldOutScore]) -> NDArray[np.float64]:
     return np.array([one.score for one in sorted(scored, key=lambda one: one.index)])
 
 
@@ -57,7 +57,7 @@ def test_a_random_bank_is_searched_without_an_images_own_entries() -> None:
     good = good_features(7, 5, seed=0)
     recipe = RECIPE.replace({"sampling": "random"})
     bank = choose(good.features, good.patch_mask, recipe)
-    scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
+    scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, progress=silent))
     for index, score in enumerate(scores):
         others = bank.features[bank.image_ids != index]
         assert score == pytest.approx(brute_force(good, index, others), rel=1e-5)
@@ -99,7 +99,7 @@ def test_scores_are_those_of_the_bank_with_replacements() -> None:
     found, absent = replacements.find(good, bank, RECIPE)
     entries = found.features
     assert len(found.features)
-    scores = scores_of(leave_one_out.score(good, bank, RECIPE, workers=2, tell=silent))
+    scores = scores_of(leave_one_out.score(good, bank, RECIPE, workers=2, progress=silent))
     for index, score in enumerate(scores):
         others = np.concatenate([bank.features[bank.image_ids != index], entries[absent == index]])
         assert score == pytest.approx(brute_force(good, index, others), rel=1e-5)
@@ -114,7 +114,7 @@ def test_local_scale_of_replacements_is_that_to_entries_of_other_images(limit: f
     found, absent = replacements.find(good, bank, recipe)
     assert len(found.features)
     assert not limit or bank.local_scale.max() == pytest.approx(limit * bank.local_scale.min())
-    scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
+    scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, progress=silent))
     for index, score in enumerate(scores):
         left = bank.image_ids != index
         own = found.features[absent == index]
@@ -140,7 +140,9 @@ def test_replacements_bring_held_out_scores_nearer_to_those_of_new_images() -> N
         run = (RECIPE, 2, silent)
         new = scores_of(leave_one_out.score_against(learnt, bank, nobody, range(40, 80), *run)).mean()
         plain = scores_of(leave_one_out.score_against(learnt, bank, nobody, range(40), *run)).mean()
-        corrected = scores_of(leave_one_out.score(learnt, bank, RECIPE, workers=2, tell=silent))[:40].mean()
+        corrected = scores_of(leave_one_out.score(learnt, bank, RECIPE, workers=2, progress=silent))[
+            :40
+        ].mean()
         biased.append(plain / new - 1)
         filled.append(corrected / new - 1)
     assert np.mean(biased) > 0.02
@@ -149,7 +151,7 @@ def test_replacements_bring_held_out_scores_nearer_to_those_of_new_images() -> N
 
 def test_folds_score_every_image_once_against_a_bank_without_its_fold() -> None:
     good = good_features(9, 5, seed=4)
-    scored = list(leave_one_out.score_by_folds(good, RECIPE, 3, workers=2, tell=silent))
+    scored = list(leave_one_out.score_by_folds(good, RECIPE, 3, workers=2, progress=silent))
     assert sorted(one.index for one in scored) == list(range(9))
     without = good.patch_mask.copy()
     without[3:6] = False
@@ -163,7 +165,7 @@ def test_a_bank_of_one_image_falls_back_to_refits() -> None:
     good = good_features(4, 5, seed=5)
     recipe = RECIPE.replace({"sampling_ratio": 1e-6})  # one entry, so all of the bank is one image's
     bank = choose(good.features, good.patch_mask, recipe)
-    scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, tell=silent))
+    scores = scores_of(leave_one_out.score(good, bank, recipe, workers=2, progress=silent))
     assert len(scores) == 4
     assert (scores < 100).all()  # and not the distance to nothing
 
@@ -173,7 +175,7 @@ def test_new_images_leave_out_their_own_entries_of_an_extended_bank() -> None:
     recipe = RECIPE.replace({"sampling": "random"})
     bank = choose(old.features, old.patch_mask, recipe)
     grown = extend(bank, new.features, new.patch_mask, recipe, first_image=5)
-    scores = scores_of(leave_one_out.score(new, grown, recipe, first_image=5, workers=2, tell=silent))
+    scores = scores_of(leave_one_out.score(new, grown, recipe, first_image=5, workers=2, progress=silent))
     for index, score in enumerate(scores):
         others = grown.features[grown.image_ids != index + 5]
         assert score == pytest.approx(brute_force(new, index, others), rel=1e-5)
@@ -186,7 +188,7 @@ def test_a_bank_of_one_new_image_alone_has_nothing_to_judge_it_by(sampling: str)
     bank = choose(new.features, new.patch_mask, recipe)
     bank = replace(bank, image_ids=bank.image_ids + np.int32(5))
     with pytest.raises(DatasetError, match=r"one good image alone \(1\).*sampling_limit"):
-        list(leave_one_out.score(new, bank, recipe, first_image=5, workers=1, tell=silent))
+        list(leave_one_out.score(new, bank, recipe, first_image=5, workers=1, progress=silent))
     two = good_features(2, 6, seed=4)
-    scores = scores_of(leave_one_out.score(two, bank, recipe, first_image=5, workers=1, tell=silent))
+    scores = scores_of(leave_one_out.score(two, bank, recipe, first_image=5, workers=1, progress=silent))
     assert (scores < 1e6).all()

@@ -160,13 +160,13 @@ def test_whatever_inspects_can_be_evaluated_and_stays_as_it_is(
 
 
 def test_progress_counts_every_image(fitted: Inspector, mini_dataset: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
     evaluate(
         fitted,
         read_dataset(mini_dataset),
-        progress=lambda stage, done, total: told.append((stage, done, total)),
+        progress=lambda stage, done, total: reported.append((stage, done, total)),
     )
-    assert told == [("evaluation", done, 12) for done in range(1, 13)]
+    assert reported == [("evaluation", done, 12) for done in range(1, 13)]
 
 
 # ---- labels that are not there -------------------------------------------------------------------

@@ -78,12 +78,13 @@ def test_a_small_defect_is_found_where_it_is(tiled: Inspector) -> None:
 def test_progress_counts_tiles(
     tiled_recipe: Recipe, good_plates: list[NDArray[np.uint8]], workers: int
 ) -> None:
-    told: dict[str, list[tuple[int, int]]] = {}
+    reported: dict[str, list[tuple[int, int]]] = {}
     inspector = Inspector(tiled_recipe, workers=workers).fit(
-        good_plates[:4], progress=lambda stage, done, total: told.setdefault(stage, []).append((done, total))
+        good_plates[:4],
+        progress=lambda stage, done, total: reported.setdefault(stage, []).append((done, total)),
     )
     for stage in ("features", "calibration"):
-        done, totals = zip(*told[stage], strict=True)
+        done, totals = zip(*reported[stage], strict=True)
         assert set(totals) == {4 * len(inspector.model.preprocessor.tiling)}
         assert list(done) == sorted(done)
         assert done[-1] == totals[-1]

@@ -414,9 +414,9 @@ def test_pictures_left_out_are_linked(tmp_path: Path) -> None:
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    report(tmp_path, progress=lambda *state: told.append(state))
-    assert told == [("report", done, 7) for done in range(1, 8)]
+    reported: list[tuple[str, int, int]] = []
+    report(tmp_path, progress=lambda *state: reported.append(state))
+    assert reported == [("report", done, 7) for done in range(1, 8)]
 
 
 def test_the_same_evaluation_gives_the_same_page(tmp_path: Path) -> None:
