@@ -127,9 +127,9 @@ def rules(data: Dataset, recipe: Recipe) -> Iterator[str]:
         {"threshold_rule": "tail", "false_reject_rate": 0.001},
     ):
         decision = inspector.calibrate(changes=changes).model.calibration
-        promise = decision.promise()
+        bound = decision.false_reject_bound()
         rule = " ".join(str(value) for value in changes.values())
-        yield _row(rule, decision.threshold, labels, scores, f"≤ {100 * promise.rate:.1f} %")
+        yield _row(rule, decision.threshold, labels, scores, f"≤ {100 * bound.rate:.1f} %")
     yield _row("f1 (oracle)", oracle, labels, scores, "-")
     yield "\n| pixel rule | threshold | segmentation F1 | best possible |"
     yield "|---|---|---|---|"
@@ -172,8 +172,8 @@ def smuggled(data: Dataset, recipe: Recipe) -> Iterator[str]:
             if robust:
                 cells.append(f"{len(calibration.left_out)} ({len(names)})")
             else:
-                farthest = np.argsort(calibration.learnt.scores)[::-1][: max(count, 1)]
-                cells.append(str(sum("test/" in calibration.learnt.names[index] for index in farthest)))
+                farthest = np.argsort(calibration.training_set.scores)[::-1][: max(count, 1)]
+                cells.append(str(sum("test/" in calibration.training_set.names[index] for index in farthest)))
             cells += [
                 f"{100 * metrics.auroc(labels, scores):.2f}",
                 str(int(np.sum(labels & (scores <= calibration.threshold)))),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from goodparts import Inspection, Inspector, Recipe, read_dataset
 from goodparts.data.images import read_image
-from goodparts.decision.good_scores import SEPARATE
+from goodparts.decision.good_scores import CALIBRATION_SET
 from goodparts.errors import DatasetError, GoodpartsError, ImageError, ModelError, RecipeError
 
 Changed = Callable[..., Recipe]
@@ -247,7 +247,7 @@ def test_learning_from_arrays_is_learning_from_files(
     arrays = [np.array(Image.open(path).convert("RGB")) for path in files]
     learnt = Inspector(recipe).fit(arrays)
     np.testing.assert_array_equal(learnt.model.bank.features, fitted.model.bank.features)
-    assert learnt.model.calibration.learnt.names[0] == "image 0"
+    assert learnt.model.calibration.training_set.names[0] == "image 0"
     assert scores_of(learnt, test_paths) == scores_of(fitted, test_paths)
 
 
@@ -414,8 +414,8 @@ def test_another_rule_decides_from_the_scores_that_are_there(
     after = copy.model.calibration
     assert after.threshold == pytest.approx(expected(np.array(before.scores)))
     assert after.history == (before.decision,)
-    assert after.learnt == before.learnt
-    assert after.separate is None
+    assert after.training_set == before.training_set
+    assert after.calibration_set is None
     assert copy.model.bank is bank
     assert copy.model.identity != identity
     for key, value in changes.items():
@@ -441,16 +441,16 @@ def test_images_that_were_not_learnt_from_decide(
     before = copy.model.calibration
     copy.calibrate(other_good)
     after = copy.model.calibration
-    assert after.separate is not None
-    assert after.separate.source == SEPARATE
-    assert after.separate.names == tuple(path.name for path in other_good)
+    assert after.calibration_set is not None
+    assert after.calibration_set.source == CALIBRATION_SET
+    assert after.calibration_set.names == tuple(path.name for path in other_good)
     np.testing.assert_allclose(after.scores, scores_of(copy, other_good))
     assert after.decision.good == 6
     assert after.history == (before.decision,)
-    assert not before.promise().certified
-    assert after.promise().certified
+    assert not before.false_reject_bound().certified
+    assert after.false_reject_bound().certified
     copy.calibrate(changes={"threshold_sigma": 2.0})
-    assert copy.model.calibration.separate == after.separate  # no images: only the rule changes
+    assert copy.model.calibration.calibration_set == after.calibration_set  # no images: only the rule changes
     assert copy.model.calibration.threshold < after.threshold
 
 
@@ -538,10 +538,10 @@ def test_calibrate_on_certifies_from_the_start(
 ) -> None:
     inspector = Inspector(recipe).fit(mini_dataset, calibrate_on=other_good)
     calibration = inspector.model.calibration
-    assert calibration.promise().certified
-    assert calibration.decision.source == SEPARATE
+    assert calibration.false_reject_bound().certified
+    assert calibration.decision.source == CALIBRATION_SET
     assert calibration.history == ()
-    assert calibration.learnt == fitted.model.calibration.learnt
+    assert calibration.training_set == fitted.model.calibration.training_set
     np.testing.assert_array_equal(inspector.model.bank.features, fitted.model.bank.features)
 
 
@@ -600,8 +600,8 @@ def test_update_grows_the_bank_and_names_the_parent(
     old = model.bank.features[model.bank.image_ids < 16]
     np.testing.assert_array_equal(old, first.features)
     assert set(model.bank.image_ids[model.bank.image_ids >= 16]) <= set(range(16, 22))
-    assert model.calibration.learnt.scores[:16] == parent.calibration.learnt.scores
-    assert len(model.calibration.learnt.scores) == 22
+    assert model.calibration.training_set.scores[:16] == parent.calibration.training_set.scores
+    assert len(model.calibration.training_set.scores) == 22
     assert model.calibration.history == (parent.calibration.decision,)
     assert model.identity != parent.identity
     loaded = Inspector.load(copy.save(tmp_path / "grown"))
@@ -632,7 +632,7 @@ def test_an_image_given_twice_counts_once(copy: Inspector, other_good: list[Path
         calibrated.calibrate(other_good * 9, changes={"threshold_rule": "tail"})
     copy.update([*other_good, *other_good])
     assert copy.model.provenance.good_images == 16 + len(other_good)
-    assert len(copy.model.calibration.learnt.scores) == 16 + len(other_good)
+    assert len(copy.model.calibration.training_set.scores) == 16 + len(other_good)
 
 
 def test_update_from_known_images_only_is_an_error(copy: Inspector, mini_dataset: Path) -> None:
@@ -677,7 +677,7 @@ def test_robust_leaves_out_a_bad_image_and_names_it(
     trusting = Inspector(recipe).fit(good)
     calibration = robust.model.calibration
     assert calibration.left_out == ("smuggled.png",)
-    assert "smuggled.png" not in calibration.learnt.names
+    assert "smuggled.png" not in calibration.training_set.names
     assert 16 not in robust.model.bank.image_ids  # last by name
     assert trusting.model.calibration.left_out == ()
     assert 16 in trusting.model.bank.image_ids

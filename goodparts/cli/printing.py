@@ -34,7 +34,7 @@ def print_evaluation(
     began: float,
 ) -> None:
     """What an evaluation found, in words and figures, or as one JSON line."""
-    from goodparts.report.card import promise_sections, warnings
+    from goodparts.report.card import false_reject_sections, warnings
     from goodparts.report.page import in_words
 
     if as_json:
@@ -67,7 +67,7 @@ def print_evaluation(
         click.echo(
             f"  {first:36}{_figure(evaluation, first):>8}    {second:26}{_figure(evaluation, second):>8}"
         )
-    print_sections(promise_sections(inspector.model))
+    print_sections(false_reject_sections(inspector.model))
     click.echo()
     if out is not None:
         click.echo(f"Report   {out / 'report.html'}")

@@ -1,4 +1,4 @@
-"""Rates: what a count of good parts says about the share of good parts that a line would reject.
+"""Binomial: what a count of good parts says about the share of good parts that a line would reject.
 
     upper_rate(0, 59)                   # 0.0495: none of 59 rejected, so at most 5 % are, at 95 % confidence
     images_needed(0.01)                 # 299: so many good parts, none of them rejected, for 1 %
@@ -65,14 +65,14 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
     return lower, upper
 
 
-def in_so_many(share: float) -> str:
+def share_in_words(share: float) -> str:
     """Return a share in whole numbers, as people say it: "1 in 29", from about a tenth on "12 in 100"."""
     return f"{round(100 * share)} in 100" if share >= 0.095 or share <= 0 else f"1 in {round(1 / share):,}"
 
 
 def rarity(p_value: float) -> str:
     """Return a p-value in words: "1 good part in 221 scores this high", "30 good parts in 100 score this high"."""
-    parts, total = in_so_many(p_value).split(" in ")
+    parts, total = share_in_words(p_value).split(" in ")
     return f"{parts} good part{'s' * (parts != '1')} in {total} score{'s' * (parts == '1')} this high"
 
 

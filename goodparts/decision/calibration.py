@@ -1,4 +1,4 @@
-"""Calibration: from held-out scores of good images to thresholds, p-values and what they promise.
+"""Calibration: from held-out scores of good images to thresholds, p-values and a bound on false rejects.
 
 Held out means that no image is compared with itself (`goodparts.decision.leave_one_out`), or that it had no part in the
 memory bank at all. No test image takes part, unless the user asks for the oracle (`threshold_rule = "f1"`).
@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from goodparts.decision.binomial import images_needed, upper_rate
-from goodparts.decision.good_scores import COPIES, HELD_OUT, GoodMaps, GoodScores
+from goodparts.decision.good_scores import COPIES, LEAVE_ONE_OUT, GoodMaps, GoodScores
 from goodparts.decision.quality_gate import MINIMUM_IMAGES, Limits, learn_limits
 from goodparts.decision.thresholds import (
     TAIL_NEEDS,
@@ -29,6 +29,9 @@ from goodparts.decision.thresholds import (
 from goodparts.errors import ModelError, RecipeError
 from goodparts.preprocessing.statistics import ImageStatistics
 from goodparts.recipe.recipe import Recipe
+
+_MEMBERS = {"training_set": "learnt", "calibration_set": "separate"}
+"""What the model file calls some attributes; these names are part of a model's identity."""
 
 _USED_BY = {
     "threshold_sigma": ("sigma",),
@@ -43,8 +46,8 @@ _USED_BY = {
 
 
 @dataclass(frozen=True)
-class Promise:
-    """What the threshold means for good parts.
+class FalseRejectBound:
+    """What the threshold means for good parts: a bound on the share of them that is rejected.
 
     Attributes:
         good: images it rests on.
@@ -84,7 +87,7 @@ class Decision:
         pixel_threshold: a value of the anomaly map above it is bad.
         pixel_threshold_rule: a pixel rule of the recipe.
         interval: of the threshold at the recipe's confidence where the rule gives one (`tail`), else ().
-        kept: whether the rule could do what it was asked for (`rate`: enough images for the promise).
+        kept: whether the rule could do what it was asked for (`rate`: enough images for the bound).
         source: of the good scores it rests on.
         good: how many there are; 0 for a threshold that rests on none (`fixed`, `f1`).
         zones: of each zone, where there are several; a score is then a multiple of these.
@@ -96,7 +99,7 @@ class Decision:
     pixel_threshold_rule: str
     interval: tuple[float, ...] = ()
     kept: bool = True
-    source: str = HELD_OUT
+    source: str = LEAVE_ONE_OUT
     good: int = 0
     zones: tuple[ZoneDecision, ...] = ()
 
@@ -106,18 +109,18 @@ class Calibration:
     """Scores of good images and the decision that follows from them.
 
     Attributes:
-        learnt: held-out scores of the n good images that were learnt from.
-        separate: scores of good images that had no part in the bank; None if there are none.
+        training_set: held-out scores of the n good images that were learnt from.
+        calibration_set: scores of good images that had no part in the bank; None if there are none.
         decision: in force.
         history: earlier decisions, oldest first.
-        digests: of the working images that were learnt from, so that they are not taken for separate ones.
+        digests: of the working images that were learnt from, so that they are not taken for a calibration set.
         left_out: names of good images that were left out of the bank as too unlike the rest (`robust`).
         statistics: of the good images that were learnt from, with held-out distances; the quality gate's limits and
             `Drift` start from them.
     """
 
-    learnt: GoodScores
-    separate: GoodScores | None
+    training_set: GoodScores
+    calibration_set: GoodScores | None
     decision: Decision
     history: tuple[Decision, ...] = ()
     digests: tuple[str, ...] = ()
@@ -131,8 +134,8 @@ class Calibration:
 
     @property
     def used(self) -> GoodScores:
-        """The scores that the decision and p-values rest on: of separate images if there are any."""
-        return self.separate if self.separate is not None else self.learnt
+        """The scores that the decision and p-values rest on: of the calibration set if there is one."""
+        return self.calibration_set if self.calibration_set is not None else self.training_set
 
     @cached_property
     def scores(self) -> tuple[float, ...]:
@@ -182,12 +185,12 @@ class Calibration:
             return (1 + float(np.mean(np.array(self.scores) >= score))) / 2
         return (1 + int(np.count_nonzero(np.array(self.scores) >= score))) / (len(self.scores) + 1)
 
-    def promise(self, confidence: float = 0.95) -> Promise:
+    def false_reject_bound(self, confidence: float = 0.95) -> FalseRejectBound:
         """What the threshold means: the false-reject rate that the good images bound at this confidence."""
         scores = np.array(self.scores)
         images = self.used.images
         rejected = min(images, int(np.count_nonzero(scores > self.threshold)))
-        return Promise(
+        return FalseRejectBound(
             good=images,
             rejected=rejected,
             confidence=confidence,
@@ -195,14 +198,16 @@ class Calibration:
             certified=self.used.certifies,
         )
 
-    def decide(self, recipe: Recipe, *, separate: GoodScores | None = None) -> Self:
+    def decide(self, recipe: Recipe, *, calibration_set: GoodScores | None = None) -> Self:
         """The same with a new decision by the rules of a recipe, and the old one in the history.
 
         Args:
             recipe: threshold_*, false_reject_rate, confidence and pixel_threshold_*.
-            separate: scores of good images that had no part in the bank, from now on in place of earlier ones.
+            calibration_set: scores of good images that had no part in the bank, from now on in place of earlier ones.
         """
-        decided = replace(self, separate=separate if separate is not None else self.separate)
+        decided = replace(
+            self, calibration_set=calibration_set if calibration_set is not None else self.calibration_set
+        )
         decision = decide(decided.used, recipe)
         if decision.threshold_rule == self.decision.threshold_rule == "f1":  # what the oracle saw, it saw
             decision = replace(decision, threshold=self.decision.threshold)
@@ -216,15 +221,16 @@ class Calibration:
 
     def to_json(self) -> str:
         """As JSON."""
-        return json.dumps(_without_empty_zones(asdict(self)), indent=1)
+        values = {_MEMBERS.get(name, name): value for name, value in asdict(self).items()}
+        return json.dumps(_without_empty_zones(values), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """What `to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
         return cls(
-            learnt=_good_scores(values["learnt"]),
-            separate=_good_scores(values["separate"]) if values["separate"] else None,
+            training_set=_good_scores(values["learnt"]),
+            calibration_set=_good_scores(values["separate"]) if values["separate"] else None,
             decision=_decision(values["decision"]),
             history=tuple(_decision(earlier) for earlier in values["history"]),
             digests=tuple(values["digests"]),

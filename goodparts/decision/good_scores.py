@@ -1,4 +1,4 @@
-"""Scores of good images, none of which met itself: what calibration rests on."""
+"""Scores of good images, none of which was compared with itself: what calibration rests on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from goodparts.preprocessing.preprocessor import Preprocessor
 
 _VALUES_PER_MAP = 4096  # of each held-out map, kept for quantiles over pixels
 
-HELD_OUT = "held_out"
-SEPARATE = "separate"
+LEAVE_ONE_OUT = "held_out"
+CALIBRATION_SET = "separate"
 COPIES = "copies"
 
 
@@ -38,7 +38,7 @@ class GoodMaps:
 
 @dataclass(frozen=True)
 class GoodScores:
-    """Scores of n good images, none of which met itself.
+    """Scores of n good images, none of which was compared with itself.
 
     Attributes:
         scores: anomaly scores, (n,).
@@ -60,7 +60,7 @@ class GoodScores:
     @property
     def certifies(self) -> bool:
         """Whether these images had no part in the bank: only then is a bound on later parts certified."""
-        return self.source == SEPARATE
+        return self.source == CALIBRATION_SET
 
     @property
     def images(self) -> int:

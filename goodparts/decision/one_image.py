@@ -58,7 +58,7 @@ def score(
     picture = Frame(frame.image_size, frame.image_size, (0, 0), frame.image_size)
     whole = np.ones(frame.image_size, dtype=bool)
     engine = open_engine(search_graph(bank, grid, recipe, masked=True))
-    copies = IN_PLACE if recipe.position_window else judges(zones, frame)
+    copies = IN_PLACE if recipe.position_window else judging_copies(zones, frame)
     for index, copy in enumerate(copies):
         features = extractor(augment.apply(copy, working, frame)).reshape(*grid, -1)
         piece = Piece(0, features, augment.valid_cells(copy, patch_mask, frame), {})
@@ -71,7 +71,7 @@ def score(
         progress("calibration", index + 1, len(copies))
 
 
-def judges(zones: NDArray[np.bool_], frame: Frame) -> tuple[Copy, ...]:
+def judging_copies(zones: NDArray[np.bool_], frame: Frame) -> tuple[Copy, ...]:
     """The copies by which an image is judged: turns that keep enough of each zone, (zones, h, w) bool, in sight."""
     turned = tuple(
         copy

@@ -61,7 +61,7 @@ def judge(
     """
     recipe, roi, frame = preprocessor.recipe, preprocessor.roi, measured.image.frame
     score, zones = score_of(measured, calibration, preprocessor)
-    looks, reasons = _quality(measured, calibration, preprocessor)
+    image_statistics, reasons = _quality(measured, calibration, preprocessor)
     threshold = calibration.threshold
     anomaly_map = preprocessor.to_image(measured.distance_grid, frame)
     if roi.several:
@@ -86,7 +86,7 @@ def judge(
         mask=mask,
         regions=find_regions(mask, anomaly_map) if verdict == BAD else (),
         reasons=reasons,
-        statistics=looks,
+        statistics=image_statistics,
         zones=zones,
         pose=measured.image.pose,
         learnt_from=recognise and measured.image.digest in calibration.digests,
@@ -99,9 +99,9 @@ def score_of(
     """The score that decides, and those of the zones: of several the largest multiple of a zone's threshold."""
     roi, decision = preprocessor.roi, calibration.decision
     if not roi.several:
-        alone = decision.threshold
+        threshold = decision.threshold
         return measured.score, tuple(
-            ZoneScore(name, measured.score, alone) for name in roi.names if alone is not None
+            ZoneScore(name, measured.score, threshold) for name in roi.names if threshold is not None
         )
     cells = roi.cells(preprocessor.whole, preprocessor.grid)
     scores = zone_scores(measured.distance_grid, cells, preprocessor.whole)
@@ -133,16 +133,16 @@ def _quality(
 ) -> tuple[ImageStatistics | None, tuple[str, ...]]:
     """What the image looks like, with the quality gate on; and why it can't be judged."""
     image, recipe = measured.image, preprocessor.recipe
-    looks: ImageStatistics | None = None
+    found: ImageStatistics | None = None
     reasons: tuple[str, ...] = ()
     if recipe.quality_gate and calibration.limits is not None:
-        looks = statistics.measure(preprocessor.judged(image), measured.distance_grid)
-        reasons = quality_gate.reasons(looks, calibration.limits)
+        found = statistics.measure(preprocessor.judged(image), measured.distance_grid)
+        reasons = quality_gate.reasons(found, calibration.limits)
     if image.pose is not None and image.pose.failure and recipe.pose_failure == "recheck":
         reasons += (image.pose.failure,)
     if not image.patch_mask.any():
         reasons += (NOT_LOOKED_AT,)
-    return looks, reasons
+    return found, reasons
 
 
 def _bad_parts(

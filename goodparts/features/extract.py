@@ -170,13 +170,13 @@ def extract(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) 
             index: int,
         ) -> tuple[Prepared, str, ImageStatistics, list[NDArray[np.float32] | None]]:
             image = preprocessor.prepare_good(good, index)
-            looks = image_statistics.measure(preprocessor.judged(image))
+            measured_statistics = image_statistics.measure(preprocessor.judged(image))
             for crop in preprocessor.crops_to_learn_from(image):
                 patch_mask[index, crop.view] = crop.patch_mask.ravel()
                 features.put(index, extractor(crop.pixels), crop.view)
                 if crop.view < crops:
                     steps.take()
-            return image, image.digest, looks, [step.measure(image) for step in measuring]
+            return image, image.digest, measured_statistics, [step.measure(image) for step in measuring]
 
         frames, digests, statistics, measured, failures = [], [], [], [], []
 
@@ -187,10 +187,10 @@ def extract(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) 
         with closing(
             good.map(extract_one, range(n), workers=workers, while_waiting=report_progress)
         ) as extracted:
-            for image, digest, looks, values in extracted:
+            for image, digest, of_image, values in extracted:
                 frames.append(image.frame)
                 digests.append(digest)
-                statistics.append(looks)
+                statistics.append(of_image)
                 measured.append(values)
                 failures.append(image.pose.failure if image.pose else "")
                 report_progress()

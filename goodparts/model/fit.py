@@ -20,7 +20,7 @@ from goodparts.decision import leave_one_out, one_image
 from goodparts.decision.calibration import Calibration, decide, require_enough, require_zones
 from goodparts.decision.good_scores import (
     COPIES,
-    HELD_OUT,
+    LEAVE_ONE_OUT,
     GoodScores,
     GoodScoresCollector,
     zone_names,
@@ -66,13 +66,13 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
         extractor = Extractor(backbone, recipe, whitening)
         clock.lap("whitening")
     with extract(good, extractor, preprocessor) as features:
-        alone = extractor if len(good) == 1 else None  # copies of an only image are still to come
+        copy_extractor = extractor if len(good) == 1 else None  # copies of an only image are still to come
         del extractor
         clock.lap("features")
         require_use(features.failures, recipe)
-        features = with_a_verdict(features, recipe)
+        features = without_rechecked(features, recipe)
         if recipe.robust and len(good) > 1:
-            features = features.without(_unlike_the_rest(features, recipe, good))
+            features = features.without(_outliers(features, recipe, good))
             clock.lap("robust")
         bank = sampling.choose(
             features.features,
@@ -84,11 +84,11 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
         clock.lap("memory bank")
         names = good.names
         statistics: tuple[ImageStatistics, ...] = ()
-        if alone is None:
+        if copy_extractor is None:
             scored = leave_one_out.score(features, bank, recipe, workers=good.workers, progress=good.progress)
-            learnt, statistics = collected(scored, features, names)
+            training_set, statistics = collect_scores(scored, features, names)
         else:
-            learnt = _scores_of_copies(good, names[0], alone, bank, preprocessor)
+            training_set = _scores_of_copies(good, names[0], copy_extractor, bank, preprocessor)
         clock.lap("calibration")
     kept = ~features.left_out
     model = Model(
@@ -98,9 +98,9 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
         whitening=whitening,
         bank=bank,
         calibration=Calibration(
-            learnt=learnt,
-            separate=None,
-            decision=decide(learnt, recipe),
+            training_set=training_set,
+            calibration_set=None,
+            decision=decide(training_set, recipe),
             digests=features.digests,
             left_out=tuple(names[index] for index in np.flatnonzero(features.left_out)),
             statistics=statistics,
@@ -111,26 +111,27 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
     return with_precision_check(model, good)
 
 
-def with_a_verdict(features: GoodFeatures, recipe: Recipe) -> GoodFeatures:
+def without_rechecked(features: GoodFeatures, recipe: Recipe) -> GoodFeatures:
     """Images that would be RECHECK for their pose have no part in the bank and in its threshold."""
     if recipe.pose_failure != "recheck":
         return features
     return features.without(np.array([bool(why) for why in features.failures], dtype=bool))
 
 
-def collected(
+def collect_scores(
     scored: Generator[HeldOutScore], features: GoodFeatures, names: Sequence[str]
 ) -> tuple[GoodScores, tuple[ImageStatistics, ...]]:
     """Scores and statistics of good images that have a part in the bank, from held-out scores, which it closes."""
     preprocessor = features.preprocessor
-    collector = GoodScoresCollector(HELD_OUT, zone_names(preprocessor))
+    collector = GoodScoresCollector(LEAVE_ONE_OUT, zone_names(preprocessor))
     statistics = []
     with closing(scored):  # no worker may read the features once they are gone
-        for one in scored:
-            if not features.left_out[one.index]:
-                zones = zone_parts(preprocessor, one.distance_grid, one.anomaly_map)
-                collector.add(names[one.index], one.score, one.anomaly_map, zones)
-                statistics.append(with_distance(features.statistics[one.index], one.distance_grid))
+        for held_out in scored:
+            index, distance_grid, anomaly_map = held_out.index, held_out.distance_grid, held_out.anomaly_map
+            if not features.left_out[index]:
+                zones = zone_parts(preprocessor, distance_grid, anomaly_map)
+                collector.add(names[index], held_out.score, anomaly_map, zones)
+                statistics.append(with_distance(features.statistics[index], distance_grid))
     return collector.result(preprocessor.recipe.pixel_threshold_quantile), tuple(statistics)
 
 
@@ -144,7 +145,7 @@ def _roi_of(recipe: Recipe, good: GoodImages) -> Roi:
     return roi
 
 
-def _unlike_the_rest(features: GoodFeatures, recipe: Recipe, good: GoodImages) -> NDArray[np.bool_]:
+def _outliers(features: GoodFeatures, recipe: Recipe, good: GoodImages) -> NDArray[np.bool_]:
     """Which good images look too unlike the rest, (n,) bool.
 
     Those whose held-out score lies more than `_ROBUST_DEVIATIONS` robust standard deviations (1.4826 median absolute
@@ -152,23 +153,23 @@ def _unlike_the_rest(features: GoodFeatures, recipe: Recipe, good: GoodImages) -
     that are alike shield each other. At most a fifth of the images is left out, beside those that are already.
     """
     before = features.left_out
-    out = before
+    outliers = before
     for done in range(_ROBUST_ROUNDS):
-        rest = features.without(out)
-        bank = sampling.choose(features.features, rest.eligible, recipe, grid=features.grid)
+        others = features.without(outliers)
+        bank = sampling.choose(features.features, others.eligible, recipe, grid=features.grid)
         with closing(
-            leave_one_out.score(rest, bank, recipe, workers=good.workers, progress=silent)
+            leave_one_out.score(others, bank, recipe, workers=good.workers, progress=silent)
         ) as scored:
-            scores = np.array([one.score for one in scored])
-        middle = np.median(scores[~out])
-        spread = 1.4826 * np.median(np.abs(scores[~out] - middle))
+            scores = np.array([held_out.score for held_out in scored])
+        middle = np.median(scores[~outliers])
+        spread = 1.4826 * np.median(np.abs(scores[~outliers] - middle))
         most = np.sort(scores)[-1 - int(_ROBUST_SHARE * len(scores))]
         found = before | (scores > max(middle + _ROBUST_DEVIATIONS * spread, most))
         good.progress("robust", done + 1, _ROBUST_ROUNDS)
-        if np.array_equal(found, out):
+        if np.array_equal(found, outliers):
             break
-        out = found
-    return out
+        outliers = found
+    return outliers
 
 
 def _scores_of_copies(
@@ -177,7 +178,7 @@ def _scores_of_copies(
     """Scores of copies of the only good image that there is."""
     collector = GoodScoresCollector(COPIES, zone_names(preprocessor))
     scored = one_image.score(good.pixels(0), extractor, bank, preprocessor, good.progress)
-    for copy, one in scored:
-        zones = zone_parts(preprocessor, np.nan_to_num(one.distance_grid), one.anomaly_map)
-        collector.add(one_image.name(copy, name), one.score, one.anomaly_map, zones)
+    for copy, found in scored:
+        zones = zone_parts(preprocessor, np.nan_to_num(found.distance_grid), found.anomaly_map)
+        collector.add(one_image.name(copy, name), found.score, found.anomaly_map, zones)
     return collector.result(preprocessor.recipe.pixel_threshold_quantile)

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from goodparts.data.good_images import GoodImages
 from goodparts.data.images import name_of
 from goodparts.decision import calibration
-from goodparts.decision.good_scores import SEPARATE, GoodScores, GoodScoresCollector, zone_names, zone_parts
+from goodparts.decision.good_scores import (
+    CALIBRATION_SET,
+    GoodScores,
+    GoodScoresCollector,
+    zone_names,
+    zone_parts,
+)
 from goodparts.errors import DatasetError, RecipeError
 from goodparts.model.model import Model
 from goodparts.model.predictor import Predictor
@@ -54,20 +60,20 @@ def recalibrate(predictor: Predictor, good: GoodImages | None, changes: Mapping[
             "pixel_threshold_quantile: pixels are not kept, so another quantile of them has to be counted anew; "
             "give good images too, or take peak_quantile"
         )
-    separate = None if good is None else separate_scores(predictor, good, recipe)
+    calibration_set = None if good is None else calibration_set_scores(predictor, good, recipe)
     return replace(
         model,
         recipe=recipe,
         preprocessor=replace(model.preprocessor, recipe=recipe),
-        calibration=model.calibration.decide(recipe, separate=separate),
+        calibration=model.calibration.decide(recipe, calibration_set=calibration_set),
     )
 
 
 def first_decision(predictor: Predictor, good: GoodImages) -> Model:
     """The model as it decides by good images that had no part in the bank, without the decision nobody has used yet."""
     model = predictor.model
-    separate = separate_scores(predictor, good, model.recipe)
-    decided = model.calibration.decide(model.recipe, separate=separate)
+    calibration_set = calibration_set_scores(predictor, good, model.recipe)
+    decided = model.calibration.decide(model.recipe, calibration_set=calibration_set)
     return model.with_calibration(replace(decided, history=()))
 
 
@@ -89,7 +95,7 @@ def _changed(model: Model, changes: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def separate_scores(predictor: Predictor, good: GoodImages, recipe: Recipe) -> GoodScores:
+def calibration_set_scores(predictor: Predictor, good: GoodImages, recipe: Recipe) -> GoodScores:
     """Scores of good images that had no part in the bank, each once; DatasetError if some had."""
     names = good.names
     calibration.require_enough(recipe, len(good))
@@ -107,7 +113,7 @@ def separate_scores(predictor: Predictor, good: GoodImages, recipe: Recipe) -> G
         return measured.score, anomaly_map, zones, image.digest
 
     predictor.open()  # once, before there are threads
-    collector = GoodScoresCollector(SEPARATE, zone_names(preprocessor))
+    collector = GoodScoresCollector(CALIBRATION_SET, zone_names(preprocessor))
     learnt_from = []
     taken: set[str] = set()
     sent_back = 0

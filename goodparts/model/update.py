@@ -10,7 +10,7 @@ from goodparts.decision import leave_one_out
 from goodparts.decision.good_scores import COPIES
 from goodparts.errors import DatasetError
 from goodparts.features.extract import Extractor, extract
-from goodparts.model.fit import collected, with_a_verdict
+from goodparts.model.fit import collect_scores, without_rechecked
 from goodparts.model.model import Model
 from goodparts.model.predictor import with_precision_check
 from goodparts.model.records import Clock, FitRecord, Provenance
@@ -25,7 +25,7 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
     new = [index for digest, index in given.items() if digest not in known]
     if not new:
         raise DatasetError(f"{good.source}: no good image that this model has not learnt from already")
-    if before.learnt.source == COPIES and len(new) < 2:
+    if before.training_set.source == COPIES and len(new) < 2:
         raise DatasetError(
             f"{good.source}: 1 new good image; a model that was learnt from a single one needs at least 2 more, since "
             "its copies no longer stand in for others then"
@@ -36,7 +36,7 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
     with extract(good, extractor, preprocessor) as features:
         del extractor
         clock.lap("features")
-        features = with_a_verdict(features, recipe)
+        features = without_rechecked(features, recipe)
         if features.left_out.all():
             raise DatasetError(f"{good.source}: no new good image is aligned ({features.failures[0]})")
         bank = sampling.extend(
@@ -52,16 +52,16 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
         scored = leave_one_out.score(
             features, bank, recipe, first_image=first, workers=good.workers, progress=good.progress
         )
-        learnt, statistics = collected(scored, features, good.names)
+        training_set, statistics = collect_scores(scored, features, good.names)
         clock.lap("calibration")
     full = 0 < recipe.sampling_limit <= bank.most_compared  # so that entries may have gone
     only_fell = bank.local_scale is None and not full  # else distances may have risen
-    if before.learnt.source != COPIES:  # which stood in for what there is now
-        learnt = before.learnt.joined(learnt)
+    if before.training_set.source != COPIES:  # which stood in for what there is now
+        training_set = before.training_set.joined(training_set)
     calibration = replace(
         before,
-        learnt=learnt,
-        separate=before.separate if only_fell else None,
+        training_set=training_set,
+        calibration_set=before.calibration_set if only_fell else None,
         digests=before.digests + features.digests,
         statistics=before.statistics + statistics,
     )

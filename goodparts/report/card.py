@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from goodparts.decision.binomial import images_needed, in_so_many
+from goodparts.decision.binomial import images_needed, share_in_words
 from goodparts.decision.calibration import Calibration, Decision, zone_recipe
-from goodparts.decision.good_scores import COPIES, SEPARATE
+from goodparts.decision.good_scores import CALIBRATION_SET, COPIES
 from goodparts.engines import precision
 from goodparts.files import JsonRecord
 from goodparts.model.model import Model
@@ -73,7 +73,7 @@ def card(model: Model) -> tuple[Section, ...]:
     """The sections of a model's card: what matters most at the line comes first."""
     calibration = model.calibration
     sections = [
-        *promise_sections(model),
+        *false_reject_sections(model),
         Section(DECISION, tuple(_decision(model)), _zones(calibration.decision)),
         Section(RARITY, tuple(_rarity(calibration))),
         *_least_alike(calibration),
@@ -123,12 +123,12 @@ def card_record(model: Model, name: str) -> JsonRecord:
         "zones": [asdict(zone) for zone in calibration.decision.zones],
     }
     if calibration.decision.threshold is not None:
-        promise = calibration.promise(model.recipe.confidence)
+        bound = calibration.false_reject_bound(model.recipe.confidence)
         record |= {
-            "rejected": promise.rejected,
-            "false_reject_rate_at_most": promise.rate,
-            "confidence": promise.confidence,
-            "certified": promise.certified,
+            "rejected": bound.rejected,
+            "false_reject_rate_at_most": bound.rate,
+            "confidence": bound.confidence,
+            "certified": bound.certified,
         }
     return record
 
@@ -153,24 +153,24 @@ def rule_in_words(decision: Decision, recipe: Recipe) -> str:
     }[decision.threshold_rule]
 
 
-def promise_sections(model: Model) -> tuple[Section, ...]:
+def false_reject_sections(model: Model) -> tuple[Section, ...]:
     """What the threshold means for good parts, and what a lower rate needs; nothing while there is no threshold."""
     calibration, recipe = model.calibration, model.recipe
     if calibration.decision.threshold is None:
         return ()
-    promise = calibration.promise(recipe.confidence)
-    lies = "lies" if promise.rejected == 1 else "lie"
+    bound = calibration.false_reject_bound(recipe.confidence)
+    lies = "lies" if bound.rejected == 1 else "lie"
     copied = calibration.used.source == COPIES
     lines = [
-        f"At most {_percent(promise.rate)} of good parts are rejected, about {in_so_many(promise.rate)}.",
-        f"No more can be said from one good image, with {_percent(promise.confidence)} confidence. It was not scored: "
+        f"At most {_percent(bound.rate)} of good parts are rejected, about {share_in_words(bound.rate)}.",
+        f"No more can be said from one good image, with {_percent(bound.confidence)} confidence. It was not scored: "
         f"{len(calibration.scores)} copies of it were."
         if copied
-        else f"{promise.rejected} of {_parts(promise.good)} {lies} above the threshold, which is "
-        f"{_percent(promise.rejected / promise.good)}. Such a count is partly luck. The figure above allows for that, "
-        f"and is right in {_percent(promise.confidence)} of cases (the confidence).",
+        else f"{bound.rejected} of {_parts(bound.good)} {lies} above the threshold, which is "
+        f"{_percent(bound.rejected / bound.good)}. Such a count is partly luck. The figure above allows for that, "
+        f"and is right in {_percent(bound.confidence)} of cases (the confidence).",
         "Certified, because the model never learnt from these images."
-        if promise.certified
+        if bound.certified
         else "Estimated, because the model knows no other good image. Some that it has never seen certify the rate: "
         "`goodparts calibrate MODEL FOLDER`."
         if copied
@@ -181,12 +181,12 @@ def promise_sections(model: Model) -> tuple[Section, ...]:
     if calibration.decision.threshold_rule == "f1":
         lines.append("The threshold itself was chosen on labelled test images: expect worse from new parts.")
     few = [Section(FEW_IMAGES, tuple(warnings(model)))] if warnings(model) else []
-    meaning = Section(MEANING, tuple(lines), badge="certified" if promise.certified else "estimated")
+    meaning = Section(MEANING, tuple(lines), badge="certified" if bound.certified else "estimated")
     zones = max(1, len(calibration.decision.zones))  # each has to keep its share, at its share of the doubt
     needs = [
-        (rate, images_needed(rate / zones, 1 - (1 - promise.confidence) / zones))
+        (rate, images_needed(rate / zones, 1 - (1 - bound.confidence) / zones))
         for rate in WANTED
-        if rate < promise.rate
+        if rate < bound.rate
     ]
     if not needs:
         return (*few, meaning)
@@ -195,17 +195,17 @@ def promise_sections(model: Model) -> tuple[Section, ...]:
         lines.append(
             f"Each of {zones} zones has to keep its share of it, so these are more than for a whole part."
         )
-    reached = [rate for rate, images in needs if images <= promise.good]
+    reached = [rate for rate, images in needs if images <= bound.good]
     if reached:
         lines.append(
             f"There are enough for {_percent(reached[-1])}: `goodparts calibrate MODEL --false-reject-rate "
             f"{reached[-1]:g}` raises the threshold that far. More bad parts may then be missed."
         )
     rows = (
-        (_percent(rate), f"{n:,}", "enough" if n <= promise.good else f"{n - promise.good:,} more")
+        (_percent(rate), f"{n:,}", "enough" if n <= bound.good else f"{n - bound.good:,} more")
         for rate, n in needs
     )
-    head = ("rejected, at most", "images needed", f"you have {promise.good:,}")
+    head = ("rejected, at most", "images needed", f"you have {bound.good:,}")
     return *few, meaning, Section(FEWER, tuple(lines), Table(head, tuple(rows)))
 
 
@@ -215,7 +215,7 @@ def warnings(model: Model) -> list[str]:
     images = calibration.used.images
     if not calibration.decision.good or images >= FEW:
         return []
-    rate = calibration.promise(recipe.confidence).rate
+    rate = calibration.false_reject_bound(recipe.confidence).rate
     enough = images_needed(WANTED[0], recipe.confidence)
     lines = [
         f"The threshold rests on {_parts(images)}: it is a guess: bad parts may pass, or good ones be rejected. Up to "
@@ -239,9 +239,9 @@ def warnings(model: Model) -> list[str]:
 
 def least_alike(calibration: Calibration, most: int) -> list[tuple[str, float]]:
     """Names and held-out scores of the good images that lie farthest from the rest, farthest first."""
-    if calibration.learnt.source == COPIES:
+    if calibration.training_set.source == COPIES:
         return []
-    names, scores = calibration.learnt.names, calibration.as_inspected(calibration.learnt)
+    names, scores = calibration.training_set.names, calibration.as_inspected(calibration.training_set)
     order = np.argsort(-np.array(scores), kind="stable")[:most]
     return [(names[index], scores[index]) for index in order]
 
@@ -315,7 +315,7 @@ def _decision(model: Model) -> list[str]:
     calibration, recipe = model.calibration, model.recipe
     decision, scores = calibration.decision, np.array(calibration.scores)
     how = {
-        SEPARATE: "never learnt from",
+        CALIBRATION_SET: "never learnt from",
         COPIES: f"of which {len(scores)} copies were judged",
     }.get(calibration.used.source, "each compared with the others only")
     lines = ["The score of an image says how unlike all good images its most unusual spot is."]

@@ -153,7 +153,7 @@ def test_calibrate_writes_what_it_decided(goodparts: Run, model: Path, mini_data
     assert Inspector.load(model).model.identity == after.identity
     third = Inspector.load(model.with_name("b.goodparts")).model
     assert third.calibration.decision.threshold_rule == "rate"
-    assert third.calibration.promise().certified
+    assert third.calibration.false_reject_bound().certified
     assert len(third.calibration.history) == 2
 
 

@@ -8,14 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goodparts.decision.calibration import Calibration, decide
-from goodparts.decision.good_scores import HELD_OUT, SEPARATE, GoodMaps, GoodScores, GoodScoresCollector
+from goodparts.decision.good_scores import (
+    CALIBRATION_SET,
+    LEAVE_ONE_OUT,
+    GoodMaps,
+    GoodScores,
+    GoodScoresCollector,
+)
 from goodparts.errors import ModelError, RecipeError
 from goodparts.recipe.recipe import Recipe
 
 MAPS = GoodMaps(peaks=(2.0, 4.0, 3.0), mean=1.0, std=0.5, quantile=1.75)
 
 
-def good(scores: list[float], source: str = HELD_OUT) -> GoodScores:
+def good(scores: list[float], source: str = LEAVE_ONE_OUT) -> GoodScores:
     return GoodScores(tuple(scores), tuple(f"{i}.png" for i in range(len(scores))), MAPS, source)
 
 
@@ -74,12 +80,16 @@ def test_tail_needs_images_and_gives_an_interval() -> None:
 
 def test_the_promise_counts_those_above_and_says_what_it_rests_on() -> None:
     scores = [float(value) for value in range(100)]
-    estimated = calibrated(scores, threshold_rule="fixed", threshold_value=98.5).promise()
+    estimated = calibrated(scores, threshold_rule="fixed", threshold_value=98.5).false_reject_bound()
     assert (estimated.good, estimated.rejected, estimated.certified) == (100, 1, False)
     assert estimated.rate == pytest.approx(0.0466, abs=1e-4)
     assert estimated.needed(0.01) == 299
-    separate = calibrated(scores).decide(Recipe(), separate=good(scores, SEPARATE)).promise()
-    assert separate.certified
+    certified = (
+        calibrated(scores)
+        .decide(Recipe(), calibration_set=good(scores, CALIBRATION_SET))
+        .false_reject_bound()
+    )
+    assert certified.certified
 
 
 @pytest.mark.parametrize(
@@ -105,18 +115,20 @@ def test_p_values_of_good_parts_are_not_too_small(n: int, seed: int) -> None:
 def test_decisions_are_kept_in_the_history() -> None:
     first = calibrated([1.0, 2.0, 3.0])
     second = first.decide(Recipe(threshold_rule="fixed", threshold_value=5.0))
-    third = second.decide(Recipe(), separate=good([2.0, 4.0, 6.0, 8.0], SEPARATE))
+    third = second.decide(Recipe(), calibration_set=good([2.0, 4.0, 6.0, 8.0], CALIBRATION_SET))
     assert [decision.threshold for decision in third.history] == [first.threshold, 5.0]
-    assert third.decision.source == SEPARATE
+    assert third.decision.source == CALIBRATION_SET
     assert third.scores == (2.0, 4.0, 6.0, 8.0)
-    assert third.learnt.scores == (1.0, 2.0, 3.0)
-    assert third.decide(Recipe()).scores == third.scores  # separate scores stay until there are others
+    assert third.training_set.scores == (1.0, 2.0, 3.0)
+    assert (
+        third.decide(Recipe()).scores == third.scores
+    )  # scores of the calibration set stay until there are others
 
 
 def test_json_keeps_everything() -> None:
     before = calibrated(
         np.random.default_rng(1).gamma(5, size=40).tolist(), threshold_rule="tail", false_reject_rate=0.01
-    ).decide(Recipe(), separate=good([1.0, 2.5], SEPARATE))
+    ).decide(Recipe(), calibration_set=good([1.0, 2.5], CALIBRATION_SET))
     assert Calibration.from_json(before.to_json()) == before
     oracle = calibrated([1.0, 2.0], threshold_rule="f1")
     assert Calibration.from_json(oracle.to_json()) == oracle
@@ -134,7 +146,7 @@ def test_maps_are_gathered_without_what_was_not_looked_at() -> None:
     rng = np.random.default_rng(2)
     maps = rng.gamma(3, size=(4, 30, 40)).astype(np.float32)
     maps[:, :5] = np.nan
-    collector = GoodScoresCollector(HELD_OUT)
+    collector = GoodScoresCollector(LEAVE_ONE_OUT)
     for index, anomaly_map in enumerate(maps):
         collector.add(f"{index}.png", float(index), anomaly_map)
     gathered = collector.result(0.9)
@@ -151,7 +163,7 @@ def test_joined_scores_are_those_of_all_images() -> None:
     maps = rng.gamma(3, size=(5, 20, 20)).astype(np.float32)
     parts = []
     for members in (range(2), range(2, 5), range(5)):
-        collector = GoodScoresCollector(HELD_OUT)
+        collector = GoodScoresCollector(LEAVE_ONE_OUT)
         for index in members:
             collector.add(f"{index}.png", float(index), maps[index])
         parts.append(collector.result(0.99))
@@ -167,7 +179,7 @@ def test_joined_scores_are_those_of_all_images() -> None:
 
 
 def in_zones(*scores: list[float]) -> GoodScores:
-    collector = GoodScoresCollector(HELD_OUT, [f"z{i}" for i in range(len(scores))])
+    collector = GoodScoresCollector(LEAVE_ONE_OUT, [f"z{i}" for i in range(len(scores))])
     for index, of_image in enumerate(zip(*scores, strict=True)):
         maps = [np.full((2, 2), score, dtype=np.float32) for score in of_image]
         collector.add(f"{index}.png", max(of_image), maps[0], list(zip(of_image, maps, strict=True)))
@@ -181,7 +193,7 @@ def test_zones_are_decided_each_by_itself_and_kept_in_json() -> None:
     assert [zone.threshold for zone in calibration.decision.zones] == [2.0, 10.0]
     assert calibration.decision.threshold == 1.0
     assert calibration.scores == (1.0, 1.0, 1.5)
-    assert calibration.promise().rejected == 1
+    assert calibration.false_reject_bound().rejected == 1
     assert calibration.p_value(1.5) == 2 / 4
     assert gathered.zones[1].names == ()
     assert Calibration.from_json(calibration.to_json()) == calibration

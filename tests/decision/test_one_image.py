@@ -10,7 +10,7 @@ import pytest
 
 from goodparts import Inspector, Recipe, read_dataset
 from goodparts.decision import one_image
-from goodparts.decision.good_scores import COPIES, HELD_OUT
+from goodparts.decision.good_scores import COPIES, LEAVE_ONE_OUT
 from goodparts.errors import DatasetError, RecipeError
 from goodparts.preprocessing import framing
 from goodparts.preprocessing.framing import Frame
@@ -64,9 +64,9 @@ def test_p_values_claim_no_more_than_one_image_can_show(alone: Inspector) -> Non
     assert calibration.p_value(2 * scores[-1]) == 0.5
     assert calibration.p_value(scores[0]) == 1
     assert calibration.p_value(scores[4]) == 0.5 + 0.5 * 4 / 8
-    promise = calibration.promise(0.95)
-    assert (promise.good, promise.rejected) == (1, 0)
-    assert promise.rate == pytest.approx(0.95)
+    bound = calibration.false_reject_bound(0.95)
+    assert (bound.good, bound.rejected) == (1, 0)
+    assert bound.rate == pytest.approx(0.95)
 
 
 def test_no_more_is_said_than_is_known(alone: Inspector, tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_copies_make_way_for_a_second_image(
     inspector = Inspector(one_image_recipe)
     inspector._set_model(alone.model)
     after = inspector.update(paths[1:4]).model.calibration
-    assert after.learnt.source == HELD_OUT
-    assert after.learnt.names == tuple(path.name for path in paths[1:4])
+    assert after.training_set.source == LEAVE_ONE_OUT
+    assert after.training_set.names == tuple(path.name for path in paths[1:4])
     assert len(after.statistics) == 3
     assert len(after.digests) == 4
 
@@ -144,7 +144,7 @@ def test_within_a_window_copies_that_stay_in_place_are_judged(
     one_image_recipe: Recipe, paths: list[Path]
 ) -> None:
     model = Inspector(one_image_recipe.replace({"position_window": 8})).fit(paths[:1]).model
-    assert len(model.calibration.learnt.names) == len(one_image.IN_PLACE)
+    assert len(model.calibration.training_set.names) == len(one_image.IN_PLACE)
 
 
 @pytest.mark.parametrize(("images", "bound"), [(2, "77.6 %"), (4, "52.7 %"), (8, "31.2 %"), (16, "17.1 %")])
@@ -157,7 +157,7 @@ def test_a_few_images_are_warned_of(
     assert first.startswith(f"The threshold rests on {images} good images: it is a guess")
     assert f" Up to {bound} of good parts may be rejected" in first
     assert first.endswith(f"59 images, none of them rejected, would put it at 5 %: {59 - images} more.")
-    assert card.promise_sections(model)[0].title == card.FEW_IMAGES
+    assert card.false_reject_sections(model)[0].title == card.FEW_IMAGES
     assert model.calibration.p_value(np.inf) == 1 / (images + 1)
 
 
@@ -177,8 +177,8 @@ def test_turns_keep_a_zone_in_sight() -> None:
     middle, corner = np.zeros((2, 16, 16), dtype=bool)
     middle[6:10, 6:10] = True
     corner[:2, :2] = True
-    assert one_image.judges(middle[None], frame) == one_image.TURNS
-    assert one_image.judges(np.stack([middle, corner]), frame) == one_image.IN_PLACE
+    assert one_image.judging_copies(middle[None], frame) == one_image.TURNS
+    assert one_image.judging_copies(np.stack([middle, corner]), frame) == one_image.IN_PLACE
     assert Copy(brightness=0.8) in one_image.IN_PLACE
 
 

@@ -296,17 +296,17 @@ def test_what_would_be_sent_back_has_no_part_in_bank_and_threshold(aligning_reci
     model = inspector.model
     assert sum(model.provenance.not_aligned.values()) == 2
     assert model.calibration.left_out == ("image 10", "image 11")
-    assert len(model.calibration.learnt.scores) == 10
+    assert len(model.calibration.training_set.scores) == 10
     assert not np.isin(model.bank.image_ids, (10, 11)).any()
     with pytest.raises(DatasetError, match="no new good image is aligned"):
         inspector.update(odd[2:])
     inspector.update([*some(3, 300, 0.1), odd[2]])
     assert sum(inspector.model.provenance.not_aligned.values()) == 3
-    assert len(inspector.model.calibration.learnt.scores) == 13
+    assert len(inspector.model.calibration.training_set.scores) == 13
     fresh = some(4, 400, 0.1)
     inspector.calibrate([*fresh, part(seed=9, kind="washer")])
-    assert inspector.model.calibration.separate is not None
-    assert len(inspector.model.calibration.separate.scores) == 4
+    assert inspector.model.calibration.calibration_set is not None
+    assert len(inspector.model.calibration.calibration_set.scores) == 4
     with pytest.raises(DatasetError, match="1 of 2 images are not aligned"):
         inspector.calibrate([fresh[0], part(seed=8, kind="washer")])
 

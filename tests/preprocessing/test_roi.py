@@ -388,7 +388,7 @@ def test_held_out_maps_and_scores_are_of_the_inside(masked: Inspector, mini_data
     np.testing.assert_allclose(
         again.model.calibration.scores, masked.model.calibration.scores, rtol=2e-3
     )  # features are kept in 16 bits
-    maps, before = again.model.calibration.learnt.maps, masked.model.calibration.learnt.maps
+    maps, before = again.model.calibration.training_set.maps, masked.model.calibration.training_set.maps
     np.testing.assert_allclose(maps.peaks, before.peaks, rtol=2e-3)
     assert maps.mean == pytest.approx(before.mean, rel=2e-3)
 
@@ -477,7 +477,7 @@ def test_each_zone_has_a_threshold_and_one_bad_zone_is_enough(zoned: Inspector, 
     decision = zoned.model.calibration.decision
     assert decision.threshold == decision.pixel_threshold == 1.0
     assert [zone.name for zone in decision.zones] == ["left", "right"]
-    for good, zone in zip(zoned.model.calibration.learnt.zones, decision.zones, strict=True):
+    for good, zone in zip(zoned.model.calibration.training_set.zones, decision.zones, strict=True):
         scores = np.array(good.scores)
         assert zone.threshold == pytest.approx(scores.mean() + 3 * scores.std(ddof=1))
         peaks = np.array(good.maps.peaks)
@@ -516,7 +516,7 @@ def test_scores_order_and_p_values_are_of_the_multiples(zoned: Inspector, mini_d
     thresholds = [zone.threshold for zone in calibration.decision.zones]
     expected = [
         max(score / threshold for score, threshold in zip(pair, thresholds, strict=True))
-        for pair in zip(*(zone.scores for zone in calibration.learnt.zones), strict=True)
+        for pair in zip(*(zone.scores for zone in calibration.training_set.zones), strict=True)
     ]
     np.testing.assert_allclose(calibration.scores, expected)
     assert calibration.p_value(100.0) == 1 / 17
@@ -588,12 +588,12 @@ def test_rate_divides_the_false_rejects_among_the_zones(zoned: Inspector, tmp_pa
     copy = Inspector.load(zoned.save(tmp_path / "copy"))
     copy.calibrate(changes={"threshold_rule": "rate", "false_reject_rate": 0.4, "confidence": 0.8})
     decision = copy.model.calibration.decision
-    for good, zone in zip(copy.model.calibration.learnt.zones, decision.zones, strict=True):
+    for good, zone in zip(copy.model.calibration.training_set.zones, decision.zones, strict=True):
         threshold, kept = rate_threshold(np.array(good.scores), 0.2, 0.9)
         assert zone.threshold == threshold
     assert decision.kept == kept
     rejected = np.count_nonzero(np.array(copy.model.calibration.scores) > 1)
-    assert copy.model.calibration.promise().rejected == rejected
+    assert copy.model.calibration.false_reject_bound().rejected == rejected
 
 
 def test_other_good_images_decide_zone_by_zone(zoned: Inspector, tmp_path: Path, mini_dataset: Path) -> None:
@@ -601,8 +601,8 @@ def test_other_good_images_decide_zone_by_zone(zoned: Inspector, tmp_path: Path,
     other = sorted((mini_dataset / "test" / "good").iterdir())
     copy.calibrate(other)
     calibration = copy.model.calibration
-    assert calibration.promise().certified
-    for index, zone in enumerate(calibration.separate.zones):
+    assert calibration.false_reject_bound().certified
+    for index, zone in enumerate(calibration.calibration_set.zones):
         scores = [copy.inspect(path).zones[index].score for path in other]
         np.testing.assert_allclose(zone.scores, scores, rtol=1e-3)
     with pytest.raises(DatasetError, match="were learnt from"):
@@ -614,7 +614,7 @@ def test_update_learns_on_in_the_zones(zoned: Inspector, tmp_path: Path, mini_da
     copy.update(sorted((mini_dataset / "test" / "good").iterdir()))
     calibration = copy.model.calibration
     assert len(calibration.scores) == 22
-    assert [len(zone.scores) for zone in calibration.learnt.zones] == [22, 22]
+    assert [len(zone.scores) for zone in calibration.training_set.zones] == [22, 22]
     assert len(calibration.decision.zones) == 2
     assert copy.model.provenance.parent == zoned.model.identity
     assert Inspector.load(copy.save(tmp_path / "grown")).model.calibration == calibration

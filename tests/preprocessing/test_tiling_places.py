@@ -225,7 +225,7 @@ def test_update_keeps_other_images_scores_while_no_place_is_full(tiled_recipe: R
     inspector.calibrate([half_bright(seed) for seed in range(20, 26)])
     inspector.update([half_bright(5), half_bright(6)])
     assert len(inspector.model.bank.features) > 200 > inspector.model.bank.most_compared
-    assert inspector.model.calibration.separate is not None
+    assert inspector.model.calibration.calibration_set is not None
 
 
 def test_two_images_are_enough_for_banks_of_places(tiled_recipe: Recipe) -> None:

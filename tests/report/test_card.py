@@ -84,13 +84,13 @@ def test_says_how_it_decides(inspector: Inspector, changes: dict[str, Any], said
 def test_says_what_the_threshold_means(inspector: Inspector) -> None:
     middle = float(np.median(inspector.model.calibration.scores))
     inspector.calibrate(changes={"threshold_rule": "fixed", "threshold_value": middle, "confidence": 0.9})
-    promise = inspector.model.calibration.promise(0.9)
-    assert promise.rejected == 8
+    bound = inspector.model.calibration.false_reject_bound(0.9)
+    assert bound.rejected == 8
     said = sections(inspector.model)
     assert "8 of 16 good images lie above the threshold, which is 50 %" in said[MEANING]
-    assert f"At most {100 * promise.rate:.3g} % of good parts are rejected" in said[MEANING]
+    assert f"At most {100 * bound.rate:.3g} % of good parts are rejected" in said[MEANING]
     assert "90 %" in said[MEANING]
-    assert f"1 % | {promise.needed(0.01):,} | {promise.needed(0.01) - 16:,} more" in said[FEWER]
+    assert f"1 % | {bound.needed(0.01):,} | {bound.needed(0.01) - 16:,} more" in said[FEWER]
 
 
 def test_a_rate_that_the_images_suffice_for_is_offered(inspector: Inspector) -> None:
@@ -123,7 +123,7 @@ def test_separate_images_certify(inspector: Inspector, mini_dataset: Path) -> No
 
 
 def test_names_the_good_images_that_look_least_alike(inspector: Inspector) -> None:
-    learnt = inspector.model.calibration.learnt
+    learnt = inspector.model.calibration.training_set
     named = least_alike(inspector.model.calibration, LEAST_ALIKE)
     assert [score for _, score in named] == sorted(learnt.scores, reverse=True)[:LEAST_ALIKE]
     for name, score in named:
@@ -219,13 +219,13 @@ def test_the_record_is_json_and_agrees(inspector: Inspector) -> None:
     inspector.calibrate(changes={"confidence": 0.9})
     model = inspector.model
     record = json.loads(json.dumps(card_record(model, "disc"), allow_nan=False))
-    promise = model.calibration.promise(0.9)
+    bound = model.calibration.false_reject_bound(0.9)
     assert record["name"] == "disc"
     assert record["identity"] == model.identity
     assert record["parent"] is None
     assert record["good_images"] == record["scores"] == 16
     assert record["threshold"] == model.calibration.threshold
-    assert record["false_reject_rate_at_most"] == promise.rate
+    assert record["false_reject_rate_at_most"] == bound.rate
     assert record["confidence"] == 0.9
     assert record["certified"] is False
     assert record["decisions_before"] == 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_page import ROWS, evaluation, report
 
-from goodparts.decision.binomial import in_so_many, rarity
+from goodparts.decision.binomial import rarity, share_in_words
 from goodparts.decision.calibration import Calibration, Decision
 from goodparts.decision.good_scores import GoodMaps, GoodScores
 from goodparts.evaluation.evaluation import Evaluation, TestImage
@@ -27,8 +27,8 @@ from goodparts.report.card import (
     UNTESTED,
     Section,
     Table,
+    false_reject_sections,
 )
-from goodparts.report.card import promise_sections as promised
 from goodparts.report.strips import Strip, draw_strips
 
 CARD = (
@@ -51,24 +51,24 @@ CARD = (
 )
 
 
-class Told:
-    """A model with nothing but what the promise needs."""
+class ModelOf:
+    """A model with nothing but what the bound needs."""
 
-    def __init__(self, good: int, above: int, *, separate: bool = False, rule: str = "sigma") -> None:
+    def __init__(self, good: int, above: int, *, calibrated: bool = False, rule: str = "sigma") -> None:
         scores = GoodScores(
             (1.0,) * (good - above) + (3.0,) * above,
             tuple(map(str, range(good))),
             GoodMaps((1.0,) * good, 1.0, 0.1, 1.0),
-            "separate" if separate else "held_out",
+            "separate" if calibrated else "held_out",
         )
         self.calibration = Calibration(
-            scores, scores if separate else None, Decision(2.0, rule, 2.0, "fixed")
+            scores, scores if calibrated else None, Decision(2.0, rule, 2.0, "fixed")
         )
         self.recipe = Recipe()
 
 
-def told(*args: int, **options: object) -> tuple[Section, ...]:
-    return promised(Told(*args, **options))  # type: ignore[arg-type]
+def sections_of(*args: int, **options: object) -> tuple[Section, ...]:
+    return false_reject_sections(ModelOf(*args, **options))  # type: ignore[arg-type]
 
 
 def rechecked() -> Evaluation:
@@ -208,7 +208,7 @@ def test_every_image_is_judged_or_there_is_no_filter_for_it(tmp_path: Path) -> N
 def test_a_lower_rate_is_told_with_what_it_needs(
     good: int, above: int, first: str, rows: list[str] | None
 ) -> None:
-    meaning, *fewer = told(good, above)
+    meaning, *fewer = sections_of(good, above)
     assert meaning.lines[0] == first
     assert [row[2] for section in fewer for row in (section.table.rows if section.table else ())] == (
         rows or []
@@ -220,9 +220,9 @@ def test_a_lower_rate_is_told_with_what_it_needs(
 
 
 def test_certified_is_said_only_of_images_never_learnt_from() -> None:
-    assert told(220, 3)[0].heading == f"{MEANING} (estimated)"
-    assert told(220, 3, separate=True)[0].heading == f"{MEANING} (certified)"
-    assert "expect worse" in told(220, 3, rule="f1")[0].lines[-1]
+    assert sections_of(220, 3)[0].heading == f"{MEANING} (estimated)"
+    assert sections_of(220, 3, calibrated=True)[0].heading == f"{MEANING} (certified)"
+    assert "expect worse" in sections_of(220, 3, rule="f1")[0].lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_certified_is_said_only_of_images_never_learnt_from() -> None:
     ],
 )
 def test_shares_are_said_in_whole_numbers(share: float, words: str) -> None:
-    assert in_so_many(share) == words
+    assert share_in_words(share) == words
 
 
 def test_rarity_is_a_sentence() -> None:
