@@ -251,8 +251,8 @@ def _built_in_info() -> BackboneInfo:
 
 
 def _kept_info(entry: Entry) -> BackboneInfo:
-    whole = entry.path.is_file() and entry.path.stat().st_size == entry.size
-    status = "local" if whole else "damaged"
+    intact = entry.path.is_file() and entry.path.stat().st_size == entry.size
+    status = "local" if intact else "damaged"
     return BackboneInfo(entry.name, entry.source, entry.licence, entry.sha256, entry.size, entry.path, status)
 
 

@@ -349,9 +349,9 @@ def _searchable(
         chosen = chosen.only(order)
         if local_scale is not None:
             local_scale = np.concatenate([local_scale, local_scale[which]])[order]
-    whole = _bank(chosen, local_scale)
-    test = RecallTest.of(whole, patches.features, own, recipe, patches.cells, neighbourhood)
-    return search_space.choose_search_space(whole, test, recipe)
+    full_space = _bank(chosen, local_scale)
+    test = RecallTest.of(full_space, patches.features, own, recipe, patches.cells, neighbourhood)
+    return search_space.choose_search_space(full_space, test, recipe)
 
 
 def _bank(entries: Entries, local_scale: NDArray[np.float32] | None) -> MemoryBank:

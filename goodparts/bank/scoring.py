@@ -1,7 +1,7 @@
 """Scoring: from patch distances to the score of an image and of each zone, in numpy and as nodes of a graph.
 
-    image_score(distances, recipe)               # of the patches that count, (k,)
-    zone_scores(distance_grid, cells, recipe)    # of each zone's patches, (zones, h, w)
+    image_score(distances, recipe)                    # of the patches that count, (k,)
+    zone_scores(distance_grid, zone_masks, recipe)    # of each zone's patches, (zones, h, w)
 
 `score_nodes` and `zone_nodes` are the same inside a graph. There the patches that do not count are told by the input
 `valid`, and there alone is `image_score = reweighted`, which asks the memory bank.
@@ -47,10 +47,10 @@ def image_score(distances: NDArray[np.float32], recipe: Recipe) -> float:
 
 
 def zone_scores(
-    distance_grid: NDArray[np.float32], cells: NDArray[np.bool_], recipe: Recipe
+    distance_grid: NDArray[np.float32], zone_masks: NDArray[np.bool_], recipe: Recipe
 ) -> tuple[float, ...]:
-    """The anomaly score of each zone, from patch distances (h, w) float32 and the zones' cells (zones, h, w) bool."""
-    return tuple(image_score(distance_grid[zone], recipe) for zone in cells)
+    """The anomaly score of each zone, from patch distances (h, w) float32 and its patch mask, (zones, h, w) bool."""
+    return tuple(image_score(distance_grid[zone], recipe) for zone in zone_masks)
 
 
 # ---- in a graph
@@ -104,8 +104,8 @@ def score_nodes(
     per_image = build.node("Reshape", distances, build.ints([-1, patches]))
     counted = None
     if masked:
-        valid = build.input("valid", TensorProto.FLOAT, ["n", *grid])
-        counted = build.node("Reshape", valid, build.ints([-1, patches]))
+        patch_mask = build.input("valid", TensorProto.FLOAT, ["n", *grid])
+        counted = build.node("Reshape", patch_mask, build.ints([-1, patches]))
         hidden = build.node("Mul", build.node("Sub", counted, build.floats([1])), build.floats([FAR]))
         per_image = build.node("Add", per_image, hidden)  # invalid patches fall to -FAR
     if recipe.image_score == "top_mean":
@@ -118,7 +118,7 @@ def score_nodes(
 
 def zone_nodes(
     distances: str,
-    cells: NDArray[np.bool_],
+    zone_masks: NDArray[np.bool_],
     thresholds: Sequence[float],
     recipe: Recipe,
 ) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
@@ -126,7 +126,7 @@ def zone_nodes(
 
     Args:
         distances: name of the distance grid, (n, h, w) float32.
-        cells: the patches of each zone, (zones, h, w) bool.
+        zone_masks: the patches of each zone, (zones, h, w) bool.
         thresholds: of each zone.
         recipe: image_score, which is `max` or `top_mean`, and top_share.
 
@@ -134,13 +134,13 @@ def zone_nodes(
         (nodes, their constants by name); all names but those of the two outputs begin with `zones/`.
     """
     constants: dict[str, NDArray[Any]] = {
-        "zones/shape": np.array([-1, cells[0].size], dtype=np.int64),
+        "zones/shape": np.array([-1, zone_masks[0].size], dtype=np.int64),
         "zones/axis": np.array([1], dtype=np.int64),
         "zones/thresholds": np.array(thresholds, dtype=np.float32),
     }
     nodes = [helper.make_node("Reshape", [distances, "zones/shape"], ["zones/patches"])]
     scores = []
-    for index, zone in enumerate(cells):
+    for index, zone in enumerate(zone_masks):
         name = f"zones/{index}"
         at = np.flatnonzero(zone)
         constants[f"{name}/at"] = at

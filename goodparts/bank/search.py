@@ -64,6 +64,6 @@ def search(
         scores.append(float(outputs["score"][0]))
     distance_grid = preprocessor.merge(grids, patch_mask)
     recipe = preprocessor.recipe
-    if recipe.image_score == "reweighted" or preprocessor.whole_in_one:
+    if recipe.image_score == "reweighted" or preprocessor.single_crop:
         return distance_grid, max(scores)
     return distance_grid, image_score(distance_grid[patch_mask], recipe)

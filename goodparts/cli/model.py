@@ -244,7 +244,7 @@ def export(model: Path, file_format: str, out: Path | None, precision: str, as_j
     roi = loaded.preprocessor.roi
     if roi.several:
         click.echo(f"     zone_scores    float32 (n, {len(roi.zones)}): {', '.join(roi.names)}")
-    if not loaded.preprocessor.whole_in_one:
+    if not loaded.preprocessor.single_crop:
         click.echo(
             wrapped(
                 "This is the pipeline of one tile: the metadata `tiles` says how tiles lie, docs/export.md how their "

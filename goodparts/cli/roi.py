@@ -60,7 +60,7 @@ def roi_command(
     roi.require_fit(size, image)
     path = out or file.with_name(f"{file.stem}_roi.png")
     save_panel(path, draw_roi(pixels, roi, recipe, grid))
-    looked_at = roi.looked_at(recipe, grid)
+    patch_mask = roi.patch_mask(recipe, grid)
     facts = zone_facts(roi, recipe, grid)
     share = roi.seen_share(framing.frame_of(size, recipe))
     if as_json:
@@ -69,8 +69,8 @@ def roi_command(
                 "picture": str(path),
                 "size": [roi.size[1], roi.size[0]],
                 "share": share,
-                "patches": int(looked_at.sum()),
-                "of_patches": looked_at.size,
+                "patches": int(patch_mask.sum()),
+                "of_patches": patch_mask.size,
                 "zones": [dataclasses.asdict(fact) for fact in facts],
             }
         )
@@ -84,7 +84,8 @@ def roi_command(
             f"columns {left} to {right}, rows {top} to {bottom}"
         )
     click.echo(
-        f"Looked at: {100 * share:.3g} % of the picture, {looked_at.sum()} of {looked_at.size} patches\nPicture  {path}"
+        f"Looked at: {100 * share:.3g} % of the picture, {patch_mask.sum()} of {patch_mask.size} patches\n"
+        f"Picture  {path}"
     )
 
 
@@ -112,7 +113,7 @@ def _of(
         loaded = model_file.load(file).preprocessor
         if loaded.roi.everywhere:
             raise ModelError(f"{file}: this model has no region of interest; it looks everywhere")
-        return loaded.roi, loaded.whole, loaded.grid
+        return loaded.roi, loaded.image_recipe, loaded.grid
     if given["roi"] is not None:
         raise RecipeError(
             f"--roi: {file} is the region of interest that is checked; leave out --roi", key="roi"
@@ -122,7 +123,7 @@ def _of(
     backbone = load_backbone(recipe.backbone, offline=offline)
     recipe = with_layers(recipe, backbone)
     tiling = plan(size, recipe, grid_of(backbone_graph(cut_down(backbone, recipe), recipe)))
-    recipe = tiling.whole(recipe)
+    recipe = tiling.image_recipe(recipe)
     if roi.several:
         require_zones(recipe)
     roi.require_usable(recipe, tiling.grid)

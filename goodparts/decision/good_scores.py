@@ -152,10 +152,12 @@ def zone_parts(
     if not roi.several:
         return []
     masks = roi.masks_at((anomaly_map.shape[0], anomaly_map.shape[1]))
-    cells = roi.cells(preprocessor.whole, preprocessor.grid)
+    patch_masks = roi.zone_patch_masks(preprocessor.image_recipe, preprocessor.grid)
     return [
         (score, np.where(mask, anomaly_map, np.float32(np.nan)))
-        for score, mask in zip(zone_scores(distance_grid, cells, preprocessor.whole), masks, strict=True)
+        for score, mask in zip(
+            zone_scores(distance_grid, patch_masks, preprocessor.image_recipe), masks, strict=True
+        )
     ]
 
 

@@ -126,7 +126,7 @@ def score_against(
         first_image: index that the first of these images has among the bank's image ids.
     """
     preprocessor = good.preprocessor
-    if preprocessor.whole_in_one:  # padding, or a region of interest
+    if preprocessor.single_crop:  # padding, or a region of interest
         masked = not all(good.of_crops(index).all() for index in range(len(good)))
     else:  # scores other than `reweighted` are made of the merged distances
         masked = recipe.image_score == "reweighted"
@@ -134,10 +134,8 @@ def score_against(
     if bank.tiles is not None:
         by_tile = dict(zip(bank.tiles_served.tolist(), bank.by_tile, strict=True))
     graph = search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
-    engine = open_engine(
-        graph, throughput=preprocessor.whole_in_one and side_by_side(bank, good.grid, recipe)
-    )
-    steps = parallel.StepCounter(len(images) * len(preprocessor.tiles_looked_at))
+    engine = open_engine(graph, throughput=preprocessor.single_crop and side_by_side(bank, good.grid, recipe))
+    steps = parallel.StepCounter(len(images) * len(preprocessor.searched_tiles))
 
     def score_one(index: int) -> HeldOutScore:
         own = index + first_image
@@ -146,7 +144,7 @@ def score_against(
         masks = good.of_crops(index)
 
         def pieces() -> Iterator[Piece]:
-            for tile in preprocessor.tiles_looked_at:
+            for tile in preprocessor.searched_tiles:
                 features = good.features.image(index, tile).reshape(*good.grid, -1)
                 of_tile = excluded if by_tile is None else excluded[by_tile[tile]]
                 yield Piece(tile, features, masks[tile], {"excluded": of_tile})

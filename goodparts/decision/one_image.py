@@ -53,30 +53,32 @@ def score(
     recipe, roi, grid = preprocessor.recipe, preprocessor.roi, preprocessor.grid
     frame = framing.frame_of((pixels.shape[0], pixels.shape[1]), recipe)
     working = framing.apply(frame, pixels)
-    zones = framing.valid_cells(frame, grid)[None] if roi.everywhere else roi.cells(recipe, grid)
-    patch_mask = np.asarray(zones.any(axis=0))
+    zone_masks = (
+        framing.patch_mask(frame, grid)[None] if roi.everywhere else roi.zone_patch_masks(recipe, grid)
+    )
+    patch_mask = np.asarray(zone_masks.any(axis=0))
     picture = Frame(frame.image_size, frame.image_size, (0, 0), frame.image_size)
-    whole = np.ones(frame.image_size, dtype=bool)
+    everything = np.ones(frame.image_size, dtype=bool)
     engine = open_engine(search_graph(bank, grid, recipe, masked=True))
-    copies = IN_PLACE if recipe.position_window else judging_copies(zones, frame)
+    copies = IN_PLACE if recipe.position_window else judging_copies(zone_masks, frame)
     for index, copy in enumerate(copies):
         features = extractor(augment.apply(copy, working, frame)).reshape(*grid, -1)
-        piece = Piece(0, features, augment.valid_cells(copy, patch_mask, frame), {})
+        piece = Piece(0, features, augment.copied_mask(copy, patch_mask, frame), {})
         found, score = search(engine, [piece], np.ones(grid, dtype=bool), preprocessor)
-        distances = augment.cells(copy.back, found, frame, np.nan)
+        distances = augment.copied_values(copy.back, found, frame, np.nan)
         distances[~patch_mask] = np.nan
         anomaly_map = preprocessor.to_image(distances, frame)
-        anomaly_map[~augment.valid_cells(copy.back, whole, picture)] = np.nan
+        anomaly_map[~augment.copied_mask(copy.back, everything, picture)] = np.nan
         yield copy, HeldOutScore(index, score, distances, anomaly_map)
         progress("calibration", index + 1, len(copies))
 
 
-def judging_copies(zones: NDArray[np.bool_], frame: Frame) -> tuple[Copy, ...]:
+def judging_copies(zone_masks: NDArray[np.bool_], frame: Frame) -> tuple[Copy, ...]:
     """The copies by which an image is judged: turns that keep enough of each zone, (zones, h, w) bool, in sight."""
     turned = tuple(
         copy
         for copy in TURNS
-        if all(augment.valid_cells(copy, zone, frame).sum() >= _LEFT * zone.sum() for zone in zones)
+        if all(augment.copied_mask(copy, mask, frame).sum() >= _LEFT * mask.sum() for mask in zone_masks)
     )
     return turned if len(turned) > 1 else IN_PLACE
 

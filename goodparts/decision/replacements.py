@@ -172,12 +172,12 @@ def _seen_everywhere(
     bank: MemoryBank, replacements: Entries, absent: NDArray[np.int32], neighbourhood: Neighbourhood
 ) -> tuple[Entries, NDArray[np.int32]]:
     """The replacements and as many more that every cell sees an entry whichever image is held out."""
-    whole = Entries(bank.features, bank.image_ids, bank.cells)
+    of_bank = Entries(bank.features, bank.image_ids, bank.cells)
     for image in neighbourhood.needed_images(bank.image_ids):
         left, filled = np.flatnonzero(bank.image_ids != image), np.flatnonzero(absent == image)
         which, at = neighbourhood.repeated(np.concatenate([bank.cells[left], replacements.cells[filled]]))
         if len(which):
-            others = whole.only(left).joined(replacements.only(filled))
+            others = of_bank.only(left).joined(replacements.only(filled))
             replacements = replacements.joined(replace(others.only(which), cells=at))
             absent = np.concatenate([absent, np.full(len(which), image, dtype=np.int32)])
     return replacements, absent

@@ -103,8 +103,8 @@ def score_of(
         return measured.score, tuple(
             ZoneScore(name, measured.score, threshold) for name in roi.names if threshold is not None
         )
-    cells = roi.cells(preprocessor.whole, preprocessor.grid)
-    scores = zone_scores(measured.distance_grid, cells, preprocessor.whole)
+    patch_masks = roi.zone_patch_masks(preprocessor.image_recipe, preprocessor.grid)
+    scores = zone_scores(measured.distance_grid, patch_masks, preprocessor.image_recipe)
     zones = tuple(
         ZoneScore(zone.name, found, zone.threshold)
         for zone, found in zip(decision.zones, scores, strict=True)
@@ -136,7 +136,7 @@ def _quality(
     found: ImageStatistics | None = None
     reasons: tuple[str, ...] = ()
     if recipe.quality_gate and calibration.limits is not None:
-        found = statistics.measure(preprocessor.judged(image), measured.distance_grid)
+        found = statistics.measure(preprocessor.quality_gate_pixels(image), measured.distance_grid)
         reasons = quality_gate.reasons(found, calibration.limits)
     if image.pose is not None and image.pose.failure and recipe.pose_failure == "recheck":
         reasons += (image.pose.failure,)

@@ -71,28 +71,28 @@ class PixelMetrics:
                     f"found {given.shape} of {given.dtype}"
                 )
         anomaly_map = anomaly_map.astype(np.float32, copy=False)
-        looked_at = ~np.isnan(anomaly_map)
+        pixel_mask = ~np.isnan(anomaly_map)
         self._pixels += anomaly_map.size
-        self._pixels_not_looked_at += looked_at.size - int(np.count_nonzero(looked_at))
+        self._pixels_not_looked_at += pixel_mask.size - int(np.count_nonzero(pixel_mask))
 
         if mask is None or not mask.any():
-            self._good_images.append(anomaly_map[looked_at])
+            self._good_images.append(anomaly_map[pixel_mask])
             self._keep(self._good_images[-1])
             if segmentation is not None:
-                self._false_bad += int(np.count_nonzero(segmentation & looked_at))
+                self._false_bad += int(np.count_nonzero(segmentation & pixel_mask))
             return
 
         labels, count = label_regions(mask)
-        self._keep(anomaly_map[looked_at & ~mask])
-        self._defects.append(_by_region(anomaly_map, np.where(looked_at, labels, 0)))
+        self._keep(anomaly_map[pixel_mask & ~mask])
+        self._defects.append(_by_region(anomaly_map, np.where(pixel_mask, labels, 0)))
         if segmentation is not None:
-            seen = segmentation & looked_at
-            hits = int(np.count_nonzero(seen & mask))
+            segmented = segmentation & pixel_mask
+            hits = int(np.count_nonzero(segmented & mask))
             self._true_bad += hits
-            self._false_bad += int(np.count_nonzero(seen)) - hits
-            self._false_good += int(np.count_nonzero(looked_at & mask)) - hits
+            self._false_bad += int(np.count_nonzero(segmented)) - hits
+            self._false_good += int(np.count_nonzero(pixel_mask & mask)) - hits
             self._regions_segmented += count
-            self._regions_hit += len(np.unique(labels[seen & mask]))
+            self._regions_hit += len(np.unique(labels[segmented & mask]))
 
     def result(self) -> dict[str, float]:
         """Compute the metrics of the images added so far; more may be added afterwards.

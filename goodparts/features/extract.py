@@ -68,7 +68,7 @@ class GoodFeatures:
 
     def of_crops(self, index: int) -> NDArray[np.bool_]:
         """Which patches of each crop of an image count, (crops, h, w) bool."""
-        crops = self.preprocessor.crops_an_image
+        crops = self.preprocessor.crops_per_image
         of_crops: NDArray[np.bool_] = self.patch_mask[index].reshape(-1, *self.grid)[:crops]
         return of_crops
 
@@ -128,10 +128,10 @@ def learn_whitening(good: GoodImages, extractor: Extractor, preprocessor: Prepro
     recipe = preprocessor.recipe
     if not whitening.wanted(recipe, extractor.dimensions):
         return None
-    tiles = preprocessor.tiles_looked_at
+    tiles = preprocessor.searched_tiles
     count = len(good) * len(tiles)
     sample: Sequence[int] = range(0, count, -(-count // whitening.SAMPLE))
-    if not preprocessor.whole_in_one:  # of every so many tiles all might lie at the same place
+    if not preprocessor.single_crop:  # of every so many tiles all might lie at the same place
         rng = np.random.default_rng(recipe.seed)
         drawn = rng.choice(count, min(count, whitening.SAMPLE), replace=False, shuffle=False)
         sample = np.sort(drawn).tolist()
@@ -160,18 +160,18 @@ def extract(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) 
         OutputError: no room for their features in the temporary folder.
     """
     n, patches = len(good), extractor.grid[0] * extractor.grid[1]
-    views, crops = preprocessor.views, preprocessor.crops_an_image
+    views, crops = preprocessor.views, preprocessor.crops_per_image
     measuring = [step for step in preprocessor.steps if type(step).measure is not Step.measure]
     with patch_features((n, patches, extractor.dimensions), preprocessor.recipe, views) as features:
         patch_mask = np.zeros((n, views, patches), dtype=bool)
-        steps = parallel.StepCounter(n * len(preprocessor.tiles_looked_at))
+        steps = parallel.StepCounter(n * len(preprocessor.searched_tiles))
 
         def extract_one(
             index: int,
         ) -> tuple[Prepared, str, ImageStatistics, list[NDArray[np.float32] | None]]:
             image = preprocessor.prepare_good(good, index)
-            measured_statistics = image_statistics.measure(preprocessor.judged(image))
-            for crop in preprocessor.crops_to_learn_from(image):
+            measured_statistics = image_statistics.measure(preprocessor.quality_gate_pixels(image))
+            for crop in preprocessor.training_crops(image):
                 patch_mask[index, crop.view] = crop.patch_mask.ravel()
                 features.put(index, extractor(crop.pixels), crop.view)
                 if crop.view < crops:

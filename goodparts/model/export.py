@@ -183,11 +183,11 @@ def _add_map(network: onnx.ModelProto, model: Model) -> None:
         constants |= {"nothing": np.zeros(1, np.float32), "nan": np.full(1, np.nan, np.float32)}
         measured = next(item for item in graph.node if "distance_grid" in item.output)
         measured.name = measured.output[0] = "map/distances"  # those of padding, too
-        looked = node("Greater", "valid", "map/nothing", name="map/looked")
-        node("Where", looked, "map/distances", "map/nan", name="distance_grid")
-        shown = node("Where", looked, "map/distances", "map/nothing", name="map/shown")
-        weights = spread(node("Cast", looked, name="map/weight", to=TensorProto.FLOAT), "map/weights")
-        mean = node("Div", spread(shown, "map/sum"), weights, name="map/mean")
+        patch_mask = node("Greater", "valid", "map/nothing", name="map/looked")
+        node("Where", patch_mask, "map/distances", "map/nan", name="distance_grid")
+        zeroed = node("Where", patch_mask, "map/distances", "map/nothing", name="map/shown")
+        weights = spread(node("Cast", patch_mask, name="map/weight", to=TensorProto.FLOAT), "map/weights")
+        mean = node("Div", spread(zeroed, "map/sum"), weights, name="map/mean")
         reached = node("Greater", weights, "map/nothing", name="map/reached")
         if not roi.everywhere:
             constants["seen"] = _levels(model)[None]
@@ -250,11 +250,11 @@ def _add_zones(network: onnx.ModelProto, model: Model) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     graph, roi = network.graph, model.preprocessor.roi
-    whole = next(item for item in graph.node if "score" in item.output)
-    whole.name = whole.output[0] = "zones/whole"  # over all zones, which decides nothing
+    over_all = next(item for item in graph.node if "score" in item.output)
+    over_all.name = over_all.output[0] = "zones/whole"  # over all zones, which decides nothing
     thresholds = [zone.threshold for zone in model.calibration.decision.zones]
     nodes, constants = zone_nodes(
-        "map/distances", roi.cells(model.recipe, model.grid), thresholds, model.recipe
+        "map/distances", roi.zone_patch_masks(model.recipe, model.grid), thresholds, model.recipe
     )
     graph.node.extend(nodes)
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
@@ -276,9 +276,9 @@ def _halve(pipeline: Graph) -> None:
             continue
         value = numpy_helper.to_array(item)
         if np.abs(value).max(initial=0) <= _HALF_RANGE:
-            whole, half = item.name, f"{item.name}:f16"
+            full, half = item.name, f"{item.name}:f16"
             item.CopyFrom(numpy_helper.from_array(value.astype(np.float16), half))
-            casts.append(helper.make_node("Cast", [half], [whole], name=whole, to=TensorProto.FLOAT))
+            casts.append(helper.make_node("Cast", [half], [full], name=full, to=TensorProto.FLOAT))
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
     del graph.node[:]
     graph.node.extend([*casts, *nodes])

@@ -81,14 +81,14 @@ def load(path: str | Path) -> Model:
             raise _damaged(path, f"{name} does not have the sha256 it was written with")
     try:
         model = _restore(parts, manifest)
-        whole = model.identity == manifest["identity"]
+        intact = model.identity == manifest["identity"]
     except RecipeError as error:
         raise ModelError(
             f"{path}: this goodparts does not take the recipe it was fitted with ({error}); fit it anew with another"
         ) from error
     except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    if not whole:
+    if not intact:
         raise _damaged(path, "manifest.json does not belong to the rest")
     return model
 

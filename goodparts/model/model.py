@@ -79,7 +79,7 @@ class Model:
             self.bank,
             self.grid,
             recipe,
-            masked=preprocessor.masked if preprocessor.whole_in_one else recipe.image_score == "reweighted",
+            masked=preprocessor.masked if preprocessor.single_crop else recipe.image_score == "reweighted",
             opset=to_features.model.opset_import[0].version,
         )
         if (mask := preprocessor.constant_mask) is not None:

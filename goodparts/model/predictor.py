@@ -61,7 +61,7 @@ class Predictor:
         model = self.model
         throughput = (
             not latency
-            and model.preprocessor.whole_in_one
+            and model.preprocessor.single_crop
             and side_by_side(model.bank, model.grid, model.recipe)
         )
         with self._lock:

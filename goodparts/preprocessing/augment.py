@@ -58,7 +58,7 @@ class Augmentation(Step):
 
     def copy_mask(self, image: Prepared, number: int) -> NDArray[np.bool_]:
         """Which patches of a copy show what was looked at in its image, (h, w) bool."""
-        return valid_cells(self.made[number], image.patch_mask, image.frame)
+        return copied_mask(self.made[number], image.patch_mask, image.frame)
 
     def copy(self, image: Prepared, number: int) -> NDArray[np.uint8]:
         """A copy of a working image, (height, width, 3) uint8."""
@@ -99,21 +99,21 @@ def apply(copy: Copy, working: NDArray[np.uint8], frame: Frame) -> NDArray[np.ui
     return np.asarray(turned)
 
 
-def valid_cells(copy: Copy, valid: NDArray[np.bool_], frame: Frame) -> NDArray[np.bool_]:
-    """Which cells of a copy show what was looked at in its image, by their centres.
+def copied_mask(copy: Copy, mask: NDArray[np.bool_], frame: Frame) -> NDArray[np.bool_]:
+    """Which patches, or pixels, of a copy show what counts in its image, by their centres.
 
     Args:
         copy: how it differs.
-        valid: cells of the image that look at the picture, and at the region of interest, (h, w) bool.
+        mask: which of the image count, (h, w) bool.
         frame: how the picture lies in the working image.
 
     Returns:
         (h, w) bool.
     """
-    return np.asarray(cells(copy, valid, frame, False))
+    return np.asarray(copied_values(copy, mask, frame, False))
 
 
-def cells(copy: Copy, values: NDArray[Kind], frame: Frame, outside: float) -> NDArray[Kind]:
+def copied_values(copy: Copy, values: NDArray[Kind], frame: Frame, outside: float) -> NDArray[Kind]:
     """What a copy has in each cell, of values (h, w) that its image has: the nearest, or `outside` where there is none.
 
     `frame` says how the picture lies in the working image.

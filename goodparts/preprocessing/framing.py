@@ -157,13 +157,13 @@ def without_padding(frame: Frame, working: NDArray[np.uint8]) -> NDArray[np.uint
     return working[top : frame.offset[0] + frame.resized[0], left : frame.offset[1] + frame.resized[1]]
 
 
-def valid_cells(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which cells of the grid look at the image rather than at padding (by their centres), (h, w) bool.
+def patch_mask(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which patches look at the image rather than at padding (by their centres), (h, w) bool.
 
     In a straightened image also by the centres of their neighbours: what is shown beyond its border is another image's.
     """
     if frame.warp is not None:
-        return _valid_when_straight(frame, grid)
+        return _straightened_patch_mask(frame, grid)
     inside = []
     for axis in (0, 1):
         centres = (np.arange(grid[axis]) + 0.5) * frame.working_size[axis] / grid[axis]
@@ -175,7 +175,7 @@ def valid_cells(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
     return np.logical_and.outer(inside[0], inside[1])
 
 
-def _valid_when_straight(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
+def _straightened_patch_mask(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
     assert frame.warp is not None
     a, b, c, d, e, f = frame.warp
     rows, columns = ((np.arange(grid[axis]) + 0.5) * frame.working_size[axis] / grid[axis] for axis in (0, 1))
@@ -202,23 +202,23 @@ def cell_shares(frame: Frame, axis: int, cells: int) -> NDArray[np.float64]:
     return np.asarray(np.maximum(overlap, 0) / np.diff(edges)[:, None])
 
 
-def seen_pixels(frame: Frame) -> NDArray[np.bool_]:
+def pixel_mask(frame: Frame) -> NDArray[np.bool_]:
     """Which pixels of the image lie in the working image, (H, W) bool."""
     if frame.warp is not None:
-        whole = np.full(frame.working_size, 255, dtype=np.uint8)
-        return _from_straight(frame, whole, interpolate=False) > 0
+        everything = np.full(frame.working_size, 255, dtype=np.uint8)
+        return _from_straight(frame, everything, interpolate=False) > 0
     inside = []
     for axis in (0, 1):
-        seen = np.zeros(frame.image_size[axis], dtype=bool)
-        seen[slice(*_seen_rows(frame, axis))] = True
-        inside.append(seen)
+        along = np.zeros(frame.image_size[axis], dtype=bool)
+        along[slice(*_seen_rows(frame, axis))] = True
+        inside.append(along)
     return np.logical_and.outer(inside[0], inside[1])
 
 
 def seen_share(frame: Frame) -> float:
     """Share of the image's pixels that lie in the working image, 0 to 1."""
     if frame.warp is not None:
-        return float(seen_pixels(frame).mean())
+        return float(pixel_mask(frame).mean())
     share = 1.0
     for axis in (0, 1):
         first, last = _seen_rows(frame, axis)

@@ -149,19 +149,19 @@ class Light(Step):
 _SHAPES = {"weights": (CELLS**2,), "reference": (3,), "low": (4,), "high": (4,)}
 
 
-def learn(cells: NDArray[np.float32], looked_at: NDArray[np.bool_] | None = None) -> Light:
+def learn(cells: NDArray[np.float32], patch_mask: NDArray[np.bool_] | None = None) -> Light:
     """The light of good images: limits of its colour, and none of brightness.
 
     A cell's weight is its mean brightness, so that a dark background, which shows little of the light, counts little.
 
     Args:
         cells: of n good images, as `measure` gives them, (n, 3, 64) float32.
-        looked_at: patches of the region of interest, (h, w) bool; cells less than half inside do not count. None: all.
+        patch_mask: patches of the region of interest, (h, w) bool; cells less than half inside do not count. None: all.
     """
     weights = cells.mean(axis=(0, 1), dtype=np.float64) + 1e-6
-    if looked_at is not None:
-        h, w = looked_at.shape
-        share = (averaging(h) @ looked_at.astype(np.float32) @ averaging(w).T).ravel()
+    if patch_mask is not None:
+        h, w = patch_mask.shape
+        share = (averaging(h) @ patch_mask.astype(np.float32) @ averaging(w).T).ravel()
         weights *= np.where(share >= min(0.5, share.max()), share, 0)
     weights /= weights.sum()
     reference = (np.log(cells.astype(np.float64) + DARK) * weights).sum(axis=2).mean(axis=0)

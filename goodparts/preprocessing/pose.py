@@ -224,11 +224,11 @@ def learn(good: GoodImages, recipe: Recipe) -> Reference:
         picture = framing.apply(frame, pixels)
         return edges_of(picture, frame, shape[0]), picture
 
-    looked_at = [edges_in(sample[0])]  # its aspect is that of all of them
+    examined = [edges_in(sample[0])]  # its aspect is that of all of them
     for more in good.map(edges_in, sample[1:]):
-        looked_at.append(more)
-        good.progress("pose", len(looked_at), 2 * len(sample))
-    edges, pictures = [of_image for of_image, _ in looked_at], [picture for _, picture in looked_at]
+        examined.append(more)
+        good.progress("pose", len(examined), 2 * len(sample))
+    edges, pictures = [of_image for of_image, _ in examined], [picture for _, picture in examined]
     pilot = _pilot(edges, recipe, good.workers)
     template = Template(edges[pilot])
     alike = template.alike(recipe)

@@ -78,14 +78,14 @@ class Preprocessor:
             RecipeError: tiles or zones don't go with the size of the images or of the patches.
         """
         tiling = plan(good.first_size, recipe, grid)
-        roi.require_usable(tiling.whole(recipe), tiling.grid)
+        roi.require_usable(tiling.image_recipe(recipe), tiling.grid)
         steps = tuple(step.learn(good, recipe) for step in STEPS if step.wanted(recipe))
         return cls(recipe, tiling, roi, steps)
 
     @cached_property
-    def whole(self) -> Recipe:
+    def image_recipe(self) -> Recipe:
         """The recipe for the whole image: as if the working image were as large as the canvas, and not tiled."""
-        return self.tiling.whole(self.recipe)
+        return self.tiling.image_recipe(self.recipe)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -98,12 +98,12 @@ class Preprocessor:
         return self.tiling.tile_grid
 
     @property
-    def crops_an_image(self) -> int:
+    def crops_per_image(self) -> int:
         """How many crops an image has."""
         return len(self.tiling)
 
     @property
-    def whole_in_one(self) -> bool:
+    def single_crop(self) -> bool:
         """Whether an image is one crop, so that distances and score of the crop are those of the image."""
         return not self.tiling.several
 
@@ -119,13 +119,13 @@ class Preprocessor:
     @property
     def constant_mask(self) -> NDArray[np.bool_] | None:
         """Which patches count in every image alike, (h, w) bool: those of a region of interest; None: that differs."""
-        if self.roi.everywhere or not self.whole_in_one:
+        if self.roi.everywhere or not self.single_crop:
             return None
-        return self.roi.looked_at(self.recipe, self.grid)
+        return self.roi.patch_mask(self.recipe, self.grid)
 
     def max_parallel_images(self, workers: int) -> int:
         """Images that are worked on at a time: few where they are tiled, since each takes memory."""
-        return workers if self.whole_in_one else min(workers, MAX_PARALLEL_IMAGES)
+        return workers if self.single_crop else min(workers, MAX_PARALLEL_IMAGES)
 
     # ---- forth
 
@@ -135,12 +135,14 @@ class Preprocessor:
         Raises:
             ImageError: it does not fit the region of interest, or nothing of it would be left.
         """
-        frame = framing.frame_of((pixels.shape[0], pixels.shape[1]), self.whole)
+        frame = framing.frame_of((pixels.shape[0], pixels.shape[1]), self.image_recipe)
         picture = framing.apply(frame, pixels)
         image = Prepared(frame, picture, picture)
         for step in self.steps:
             image = step.apply(image)
-        return replace(image, patch_mask=self.roi.patch_mask(image.frame, self.whole, self.grid, name))
+        return replace(
+            image, patch_mask=self.roi.patch_mask_of(image.frame, self.image_recipe, self.grid, name)
+        )
 
     def prepare_good(self, good: GoodImages, index: int) -> Prepared:
         """One of some good images, prepared; ImageError as `prepare`, or where it can't be read."""
@@ -155,11 +157,11 @@ class Preprocessor:
         return self._crop(image.working, image.patch_mask, tile, tile)
 
     @cached_property
-    def tiles_looked_at(self) -> list[int]:
+    def searched_tiles(self) -> list[int]:
         """The tiles in which something is looked at, in an image that fills the working image."""
-        return self.tiling.searched(self.roi.looked_at(self.whole, self.grid))
+        return self.tiling.searched(self.roi.patch_mask(self.image_recipe, self.grid))
 
-    def crops_to_learn_from(self, image: Prepared) -> Iterator[Crop]:
+    def training_crops(self, image: Prepared) -> Iterator[Crop]:
         """The pieces of a good image and of the copies of it that steps make."""
         yield from self.crops(image)
         first = len(self.tiling)
@@ -182,19 +184,19 @@ class Preprocessor:
             yield self._crop(working, patch_mask, tile, first + tile)
 
     def _crop(self, working: NDArray[np.uint8], patch_mask: NDArray[np.bool_], tile: int, view: int) -> Crop:
-        return Crop(view, tile, self.tiling.pixels(working, tile), self.tiling.cells(patch_mask, tile))
+        return Crop(view, tile, self.tiling.pixels(working, tile), self.tiling.crop_mask(patch_mask, tile))
 
-    def judged(self, image: Prepared) -> NDArray[np.uint8]:
+    def quality_gate_pixels(self, image: Prepared) -> NDArray[np.uint8]:
         """What the quality gate looks at: the picture without padding, or around the region of interest."""
         if self.roi.everywhere:
             return framing.without_padding(image.frame, image.picture)
-        return image.picture[self.roi.judged(self.whole, self.grid)]
+        return image.picture[self.roi.bounding_box(self.image_recipe, self.grid)]
 
     # ---- back
 
-    def joined_mask(self, patch_masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def joined_mask(self, crop_masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The patches of the whole image that count in any of its crops, (crops, h, w) bool to (h, w)."""
-        return self.tiling.joined(patch_masks)
+        return self.tiling.joined_mask(crop_masks)
 
     def merge(
         self, grids: Mapping[int, NDArray[np.float32]], patch_mask: NDArray[np.bool_]
@@ -216,11 +218,11 @@ class Preprocessor:
 
     def settled(self, measured: Mapping[str, NDArray[np.float32]]) -> Self:
         """With what the steps learn once all good images were measured: (n, ...) by their names."""
-        interest = None if self.roi.everywhere else self.roi.looked_at(self.whole, self.grid)
+        patch_mask = None if self.roi.everywhere else self.roi.patch_mask(self.image_recipe, self.grid)
         return replace(
             self,
             steps=tuple(
-                step.settle(measured[step.name], interest) if step.name in measured else step
+                step.settle(measured[step.name], patch_mask) if step.name in measured else step
                 for step in self.steps
             ),
         )

@@ -1,7 +1,7 @@
 """Regions of interest: which parts of the picture are looked at, in one or several named zones.
 
     roi = read_roi("zones.json", image_size=(700, 700))      # or a mask: nonzero is looked at
-    cells = roi.cells(recipe, (40, 40))                       # (zones, 40, 40) bool: the patches of each zone
+    roi.patch_mask(recipe, (40, 40))                          # (40, 40) bool: the patches that count
     roi.pixel_mask((700, 700))                                # (700, 700) bool: the pixels
 
 A region of interest belongs to images of one shape: an image of another size is fine where the aspect is the same. So
@@ -114,17 +114,17 @@ class Roi:
         if not self.everywhere:
             anomaly_map[~self.pixel_mask((anomaly_map.shape[0], anomaly_map.shape[1]))] = np.nan
 
-    def cells(self, recipe: Recipe, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    def zone_patch_masks(self, recipe: Recipe, grid: tuple[int, int]) -> NDArray[np.bool_]:
         """The patches of each zone, (zones, h, w) bool: at least half of their cell of the grid lies in it."""
-        return _cells(self, recipe, grid)
+        return _zone_patch_masks(self, recipe, grid)
 
-    def looked_at(self, recipe: Recipe, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    def patch_mask(self, recipe: Recipe, grid: tuple[int, int]) -> NDArray[np.bool_]:
         """The patches of all zones together, (h, w) bool."""
         if self.everywhere:
             return np.ones(grid, dtype=bool)
-        return np.asarray(self.cells(recipe, grid).any(axis=0))
+        return np.asarray(self.zone_patch_masks(recipe, grid).any(axis=0))
 
-    def patch_mask(
+    def patch_mask_of(
         self, frame: Frame, recipe: Recipe, grid: tuple[int, int], name: object
     ) -> NDArray[np.bool_]:
         """Which patches look at an image rather than at padding, and at the region of interest, (h, w) bool.
@@ -139,9 +139,9 @@ class Roi:
             ImageError: the image does not fit the region of interest.
         """
         if self.everywhere:
-            return framing.valid_cells(frame, grid)
+            return framing.patch_mask(frame, grid)
         self.require_fit(frame.image_size, name)
-        return self.looked_at(recipe, grid)
+        return self.patch_mask(recipe, grid)
 
     def require_fit(self, image_size: tuple[int, int], name: object) -> None:
         """Raise ImageError unless an image of (H, W) has the aspect of what the zones are drawn on."""
@@ -157,14 +157,14 @@ class Roi:
         """Share of an image's pixels that are looked at, 0 to 1."""
         if self.everywhere:
             return framing.seen_share(frame)
-        return float(np.mean(self.pixel_mask(frame.image_size) & framing.seen_pixels(frame)))
+        return float(np.mean(self.pixel_mask(frame.image_size) & framing.pixel_mask(frame)))
 
-    def judged(self, recipe: Recipe, grid: tuple[int, int]) -> tuple[slice, slice]:
+    def bounding_box(self, recipe: Recipe, grid: tuple[int, int]) -> tuple[slice, slice]:
         """The rows and columns of the working image that hold all zones: what the quality gate looks at."""
-        looked_at = self.looked_at(recipe, grid)
+        patch_mask = self.patch_mask(recipe, grid)
         found = []
         for axis in (0, 1):
-            at = np.flatnonzero(looked_at.any(axis=1 - axis))
+            at = np.flatnonzero(patch_mask.any(axis=1 - axis))
             side = recipe.image_size[axis]
             first, last = at[0] * side // grid[axis], -(-(at[-1] + 1) * side // grid[axis])
             more = max(0, _SMALLEST - (last - first))
@@ -181,8 +181,8 @@ class Roi:
                 f"image_score: reweighted gives one score an image, and the roi has {len(self.zones)} zones with a "
                 "score each; take max or top_mean, or one zone"
             )
-        for zone, cells in zip(self.zones, self.cells(recipe, grid), strict=True):
-            if not cells.any():
+        for zone, patch_mask in zip(self.zones, self.zone_patch_masks(recipe, grid), strict=True):
+            if not patch_mask.any():
                 rows, columns = np.nonzero(zone.mask(self.size))
                 patch = f"{self.size[1] / grid[1]:.1f}x{self.size[0] / grid[0]:.1f}"
                 raise RecipeError(
@@ -257,12 +257,12 @@ def _points(line: Sequence[Sequence[float]]) -> Polygon:
 
 
 @lru_cache(maxsize=16)
-def _cells(roi: Roi, recipe: Recipe, grid: tuple[int, int]) -> NDArray[np.bool_]:
+def _zone_patch_masks(roi: Roi, recipe: Recipe, grid: tuple[int, int]) -> NDArray[np.bool_]:
     frame = framing.frame_of(roi.size, recipe)
     rows, columns = (framing.cell_shares(frame, axis, grid[axis]) for axis in (0, 1))
-    cells = np.asarray(rows @ roi.masks.astype(np.float64) @ columns.T >= INSIDE - 1e-9)
-    cells.flags.writeable = False
-    return cells
+    masks = np.asarray(rows @ roi.masks.astype(np.float64) @ columns.T >= INSIDE - 1e-9)
+    masks.flags.writeable = False
+    return masks
 
 
 @lru_cache(maxsize=16)
@@ -284,9 +284,9 @@ def _masks_at(roi: Roi, image_size: tuple[int, int]) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=16)
 def _pixel_mask(roi: Roi, image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    seen = np.asarray(_masks_at(roi, image_size).any(axis=0))
-    seen.flags.writeable = False
-    return seen
+    pixel_mask = np.asarray(_masks_at(roi, image_size).any(axis=0))
+    pixel_mask.flags.writeable = False
+    return pixel_mask
 
 
 @lru_cache(maxsize=16)

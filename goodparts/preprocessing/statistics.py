@@ -70,8 +70,8 @@ def measure(pixels: NDArray[np.uint8], distance_grid: NDArray[np.float32] | None
 
 def with_distance(statistics: ImageStatistics, distance_grid: NDArray[np.float32]) -> ImageStatistics:
     """The same with the distance of a grid of patch distances, (rows, columns) float32, NaN where nothing was seen."""
-    seen = distance_grid[~np.isnan(distance_grid)]
-    return replace(statistics, distance=float(np.quantile(seen, 0.25)))
+    distances = distance_grid[~np.isnan(distance_grid)]
+    return replace(statistics, distance=float(np.quantile(distances, 0.25)))
 
 
 def _detail(grey: NDArray[np.int16]) -> float:

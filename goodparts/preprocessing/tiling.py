@@ -77,7 +77,7 @@ class Tiling:
         """(height, width) of a cell in working pixels, rounded down where the image is taken whole."""
         return self.canvas[0] // self.grid[0], self.canvas[1] // self.grid[1]
 
-    def whole(self, recipe: Recipe) -> Recipe:
+    def image_recipe(self, recipe: Recipe) -> Recipe:
         """The recipe for the canvas: as if the working image were so large, and not tiled."""
         if not self.several:
             return recipe
@@ -89,14 +89,14 @@ class Tiling:
         top, left = self._origin(index)
         return np.ascontiguousarray(canvas[top : top + self.tile[0], left : left + self.tile[1]])
 
-    def cells(self, cells: NDArray[np.bool_], index: int) -> NDArray[np.bool_]:
-        """A tile's share of cells (h, w) of the canvas, without those that have no weight in it."""
-        return cells[self._window(index)] & (self.weight(index) > 0)
+    def crop_mask(self, patch_mask: NDArray[np.bool_], index: int) -> NDArray[np.bool_]:
+        """A tile's share of the patch mask (h, w) of the canvas, without the patches that have no weight in it."""
+        return patch_mask[self._window(index)] & (self.weight(index) > 0)
 
-    def joined(self, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The cells (h, w) of the canvas that any tile has, of those of each tile, (tiles, h, w) bool."""
+    def joined_mask(self, crop_masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The patch mask (h, w) of the canvas: what counts in any of its tiles, (tiles, h, w) bool."""
         found = np.zeros(self.grid, dtype=bool)
-        for index, of_tile in enumerate(cells):
+        for index, of_tile in enumerate(crop_masks):
             found[self._window(index)] |= of_tile
         return found
 
@@ -121,7 +121,7 @@ class Tiling:
         """The tiles with a cell that is looked at, an only tile always; `patch_mask`: of the canvas, (h, w) bool."""
         if not self.several:
             return [0]
-        return [index for index in range(len(self)) if self.cells(patch_mask, index).any()]
+        return [index for index in range(len(self)) if self.crop_mask(patch_mask, index).any()]
 
     def merge(
         self, grids: Mapping[int, NDArray[np.float32]], patch_mask: NDArray[np.bool_]
@@ -221,13 +221,13 @@ def plan(
         overlap = max(recipe.smallest_defect, _OVERLAP * min(size))
     else:
         size, overlap = tile_size(recipe.tiling)
-    whole = image_size() if callable(image_size) else image_size
+    original = image_size() if callable(image_size) else image_size
     canvas, begins = [], []
     for axis in (0, 1):
-        length, starts = _along(whole[axis], size[axis], overlap, tile[axis], cell[axis], recipe)
+        length, starts = _along(original[axis], size[axis], overlap, tile[axis], cell[axis], recipe)
         if length > LARGEST:
             raise RecipeError(
-                f"tiling: {recipe.tiling}: an image of {size_text(whole)} pixels would be {length} working pixels "
+                f"tiling: {recipe.tiling}: an image of {size_text(original)} pixels would be {length} working pixels "
                 f"long, and {LARGEST} is the most; take larger tiles, which reduce it further, or cut the image"
             )
         canvas.append(length)

@@ -259,7 +259,7 @@ def describe_tiles(model: Model) -> str | None:
 
 def describe_detail(model: Model) -> str:
     """How large a defect has to be, in pixels of images of the usual size, in words (`docs/tiles.md`)."""
-    recipe = model.preprocessor.whole
+    recipe = model.preprocessor.image_recipe
     size = _usual_size(model)
     frame = framing.frame_of(size, recipe)
     scale = [size[axis] / frame.resized[axis] for axis in (0, 1)]

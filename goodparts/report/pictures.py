@@ -230,11 +230,11 @@ def fit_image(image: Picture, size: tuple[int, int]) -> Picture:
 
 def fit_map(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resize a map: the mean of what was looked at, and NaN only where less than half was."""
-    seen = ~np.isnan(values)
-    resized = _resize_float(np.where(seen, values, np.float32(0)), size)
-    if seen.all():
+    pixel_mask = ~np.isnan(values)
+    resized = _resize_float(np.where(pixel_mask, values, np.float32(0)), size)
+    if pixel_mask.all():
         return resized
-    weight = _resize_float(seen.astype(np.float32), size)
+    weight = _resize_float(pixel_mask.astype(np.float32), size)
     resized[weight < 0.5] = np.nan
     resized /= np.maximum(weight, np.float32(0.5))
     return resized

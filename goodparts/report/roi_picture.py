@@ -61,10 +61,10 @@ class ZoneFacts:
 def zone_facts(roi: Roi, recipe: Recipe, grid: tuple[int, int]) -> tuple[ZoneFacts, ...]:
     """Share of the picture, number of patches and box of each zone."""
     found = []
-    for name, mask, cells in zip(roi.names, roi.masks, roi.cells(recipe, grid), strict=True):
+    for name, mask, patch_mask in zip(roi.names, roi.masks, roi.zone_patch_masks(recipe, grid), strict=True):
         rows, columns = (np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1))
         box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        found.append(ZoneFacts(name, float(mask.mean()), int(cells.sum()), box))
+        found.append(ZoneFacts(name, float(mask.mean()), int(patch_mask.sum()), box))
     return tuple(found)
 
 
@@ -84,8 +84,8 @@ def draw_roi(image: Picture, roi: Roi, recipe: Recipe, grid: tuple[int, int]) ->
     factor = min(_LARGEST, max(_SMALLEST, *image.shape[:2])) / max(image.shape[:2])
     size = (max(1, round(factor * image.shape[1])), max(1, round(factor * image.shape[0])))
     frame = framing.frame_of((image.shape[0], image.shape[1]), recipe)
-    seen = framing.seen_pixels(frame)
-    masks = [fit_mask(mask & seen, size) for mask in roi.masks_at((image.shape[0], image.shape[1]))]
+    pixel_mask = framing.pixel_mask(frame)
+    masks = [fit_mask(mask & pixel_mask, size) for mask in roi.masks_at((image.shape[0], image.shape[1]))]
     picture = hatch(fit_image(image, size), ~np.any(masks, axis=0))
     width = max(2, round(max(size) / 320))
     for mask, colour in zip(masks, _colours(roi), strict=True):
@@ -96,10 +96,10 @@ def draw_roi(image: Picture, roi: Roi, recipe: Recipe, grid: tuple[int, int]) ->
     texts = [
         f"{fact.name}: {_percent(fact.share)} of the picture, {_patches(fact.patches)}" for fact in facts
     ]
-    looked_at = roi.looked_at(recipe, grid)
+    patch_mask = roi.patch_mask(recipe, grid)
     share = roi.seen_share(frame)
     notes = [
-        f"looked at: {_percent(share)} of the picture, {looked_at.sum()} of {looked_at.size} patches of "
+        f"looked at: {_percent(share)} of the picture, {patch_mask.sum()} of {patch_mask.size} patches of "
         f"{recipe.image_size[1] / grid[1]:.3g} × {recipe.image_size[0] / grid[0]:.3g} working pixels",
         f"striped: {_percent(1 - share)}, neither learnt nor inspected",
     ]

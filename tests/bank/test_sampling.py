@@ -26,12 +26,12 @@ def features_of(images: int, patches: int, dimensions: int, seed: int = 0) -> Fe
     return features.astype(np.float32)
 
 
-def chosen(features: Features, valid: NDArray[np.bool_] | None = None, **keys: Any) -> MemoryBank:
-    if valid is None:
-        valid = np.ones(features.shape[:2], dtype=bool)
+def chosen(features: Features, patch_mask: NDArray[np.bool_] | None = None, **keys: Any) -> MemoryBank:
+    if patch_mask is None:
+        patch_mask = np.ones(features.shape[:2], dtype=bool)
     settings_ = {"sampling": "greedy", "sampling_ratio": 1.0, "sampling_limit": 0, "search_dimensions": 0}
     recipe = Recipe(**settings_ | keys)
-    return choose(exact(features, recipe), valid, recipe)
+    return choose(exact(features, recipe), patch_mask, recipe)
 
 
 @pytest.mark.parametrize("sampling", ["greedy", "random"])
@@ -71,16 +71,16 @@ def test_entries_are_good_patches_each_once_in_order_with_their_image(
     images: int, patches: int, ratio: float, sampling: str, projection: int, seed: int
 ) -> None:
     features = features_of(images, patches, 4, seed)
-    valid = np.random.default_rng(seed).random((images, patches)) < 0.7
-    valid[-1, -1] = True
+    patch_mask = np.random.default_rng(seed).random((images, patches)) < 0.7
+    patch_mask[-1, -1] = True
     keys = {"sampling_ratio": ratio, "sampling": sampling, "projection_dimensions": projection, "seed": seed}
-    bank = chosen(features, valid, **keys)
+    bank = chosen(features, patch_mask, **keys)
     image, patch = np.divmod(np.rint(bank.features[:, 0]).astype(int), 1000)
     np.testing.assert_array_equal(bank.features, features[image, patch])
     np.testing.assert_array_equal(bank.image_ids, image)
-    assert valid[image, patch].all()
+    assert patch_mask[image, patch].all()
     assert (np.diff(image * patches + patch) > 0).all()
-    assert len(bank.features) == max(1, round(ratio * valid.sum()))
+    assert len(bank.features) == max(1, round(ratio * patch_mask.sum()))
     for index in range(-1, images + 1):
         np.testing.assert_array_equal(
             np.arange(len(image))[bank.of_image(index)], np.flatnonzero(image == index)
@@ -89,20 +89,20 @@ def test_entries_are_good_patches_each_once_in_order_with_their_image(
 
 def test_everything_is_kept_as_it_is_whatever_the_sampling() -> None:
     features = features_of(3, 5, 4)
-    valid = np.ones((3, 5), dtype=bool)
-    valid[1, 1:4] = False
+    patch_mask = np.ones((3, 5), dtype=bool)
+    patch_mask[1, 1:4] = False
     for how in ("greedy", "random"):
-        bank = chosen(features, valid, sampling=how)
-        np.testing.assert_array_equal(bank.features, features[valid])
+        bank = chosen(features, patch_mask, sampling=how)
+        np.testing.assert_array_equal(bank.features, features[patch_mask])
         assert bank.image_ids.tolist() == [0] * 5 + [1] * 2 + [2] * 5
         assert [bank.of_image(index) for index in range(3)] == [slice(0, 5), slice(5, 7), slice(7, 12)]
 
 
 def test_greedy_keeps_the_greedy_coreset() -> None:
     features = np.random.default_rng(3).standard_normal((5, 30, 3)).astype(np.float32)
-    valid = np.arange(150).reshape(5, 30) % 3 > 0
-    rows = np.flatnonzero(valid)
-    bank = chosen(features, valid, sampling_ratio=0.2, projection_dimensions=0)
+    patch_mask = np.arange(150).reshape(5, 30) % 3 > 0
+    rows = np.flatnonzero(patch_mask)
+    bank = chosen(features, patch_mask, sampling_ratio=0.2, projection_dimensions=0)
     flat = features.reshape(150, 3)
     found = [int(np.flatnonzero((flat == entry).all(axis=1))[0]) for entry in bank.features]
     sequences = (
@@ -125,10 +125,13 @@ def test_the_seed_decides(sampling: str) -> None:
 def test_progress_tells_of_the_greedy_picks() -> None:
     reported: list[tuple[int, int]] = []
     features = features_of(4, 50, 3)
-    valid = np.ones((4, 50), dtype=bool)
+    patch_mask = np.ones((4, 50), dtype=bool)
     recipe = Recipe(sampling="greedy", sampling_ratio=0.25, sampling_limit=0)
     choose(
-        exact(features, recipe), valid, recipe, progress=lambda done, total: reported.append((done, total))
+        exact(features, recipe),
+        patch_mask,
+        recipe,
+        progress=lambda done, total: reported.append((done, total)),
     )
     assert reported[-1] == (50, 50)
 

@@ -241,10 +241,10 @@ def made_up(images: int, d: int, seed: int, *, more: int = 0, wide: int = 99) ->
     return ((of_cell + of_image) * np.where(np.arange(d) < wide, 1, 1e-3) + 9).astype(np.float32)
 
 
-def bank_of(features: Array, recipe: Recipe, valid: NDArray[np.bool_] | None = None) -> MemoryBank:
-    if valid is None:
-        valid = np.ones(features.shape[:2], dtype=bool)
-    return choose(exact(features, recipe), valid, recipe, grid=GRID)
+def bank_of(features: Array, recipe: Recipe, patch_mask: NDArray[np.bool_] | None = None) -> MemoryBank:
+    if patch_mask is None:
+        patch_mask = np.ones(features.shape[:2], dtype=bool)
+    return choose(exact(features, recipe), patch_mask, recipe, grid=GRID)
 
 
 def brute_force(
@@ -358,10 +358,10 @@ def test_a_bank_knows_the_cells_that_its_entries_come_from() -> None:
 
 
 def test_cells_without_a_good_patch_see_the_nearest_all_the_same() -> None:
-    valid = np.zeros((6, CELLS), dtype=bool)
-    valid.reshape(6, *GRID)[:, :2, :2] = True  # letterboxed images, perhaps
+    patch_mask = np.zeros((6, CELLS), dtype=bool)
+    patch_mask.reshape(6, *GRID)[:, :2, :2] = True  # letterboxed images, perhaps
     recipe = Recipe(**EXACT, position_window=10, sampling_ratio=0.5)
-    bank = bank_of(made_up(6, 4, 2), recipe, valid)
+    bank = bank_of(made_up(6, 4, 2), recipe, patch_mask)
     found = found_by(bank, recipe, made_up(1, 4, 3))
     assert found["distance_grid"].max() < 100
     assert len(bank.features) > 12
@@ -369,7 +369,7 @@ def test_cells_without_a_good_patch_see_the_nearest_all_the_same() -> None:
 
 def test_scores_of_all_kinds_and_masks() -> None:
     features, patches = made_up(10, 5, 4), made_up(2, 5, 5)
-    valid = np.random.default_rng(0).random((2, *GRID)) < 0.5
+    patch_mask = np.random.default_rng(0).random((2, *GRID)) < 0.5
     for image_score in ("max", "top_mean", "reweighted"):
         recipe = Recipe(
             **EXACT, position_window=10, sampling_ratio=0.3, image_score=image_score, top_share=0.2
@@ -377,10 +377,10 @@ def test_scores_of_all_kinds_and_masks() -> None:
         bank = bank_of(features, recipe)
         window = window_of(recipe, GRID)
         assert isinstance(window, Window)
-        found = found_by(bank, recipe, patches, valid=valid.astype(np.float32))
+        found = found_by(bank, recipe, patches, valid=patch_mask.astype(np.float32))
         expected = np.stack([brute_force(image, bank, window) for image in patches]).reshape(2, *GRID)
         np.testing.assert_allclose(found["distance_grid"], expected, rtol=1e-4)
-        highest = [np.sort(one[seen])[::-1] for one, seen in zip(expected, valid, strict=True)]
+        highest = [np.sort(one[seen])[::-1] for one, seen in zip(expected, patch_mask, strict=True)]
         if image_score == "max":
             np.testing.assert_allclose(found["score"], [one[0] for one in highest], rtol=1e-4)
         elif image_score == "top_mean":

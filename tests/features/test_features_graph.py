@@ -437,14 +437,14 @@ def test_patches_that_must_not_count_do_not() -> None:
     bank = bank_of(cloud(50, 6, seed=1))
     patches = cloud(3, 4, 5, 6, seed=2)
     patches[0, 0, 0] = 500  # the largest by far, but not valid
-    valid = np.random.default_rng(3).random((3, 4, 5)) < 0.5
-    valid[0, 0, 0] = False
-    valid[2] = True
+    patch_mask = np.random.default_rng(3).random((3, 4, 5)) < 0.5
+    patch_mask[0, 0, 0] = False
+    patch_mask[2] = True
     graph = search_graph(bank, (4, 5), scoring(), masked=True)
-    found = run(graph, patch_features=patches, valid=valid.astype(np.float32))
+    found = run(graph, patch_features=patches, valid=patch_mask.astype(np.float32))
     nearest = distances(patches, bank.features).min(axis=1).reshape(3, 4, 5)
     np.testing.assert_allclose(found["distance_grid"], nearest, rtol=1e-5)
-    np.testing.assert_allclose(found["score"], np.where(valid, nearest, 0).max(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(found["score"], np.where(patch_mask, nearest, 0).max(axis=(1, 2)), rtol=1e-5)
 
 
 TOP = [
@@ -475,11 +475,11 @@ def test_top_mean_is_of_the_largest_share(
     bank = bank_of(np.zeros((1, 2)))
     lengths = np.random.default_rng(4).permutation(cells) + 1.0
     patches = np.stack([lengths, np.zeros(cells)], axis=1).reshape(1, *grid, 2).astype(np.float32)
-    valid = np.random.default_rng(5).permutation(cells) < counted
+    patch_mask = np.random.default_rng(5).permutation(cells) < counted
     graph = search_graph(bank, grid, scoring("top_mean", top_share=share), masked=masked)
-    mask = {"valid": valid.reshape(1, *grid).astype(np.float32)} if masked else {}
+    mask = {"valid": patch_mask.reshape(1, *grid).astype(np.float32)} if masked else {}
     found = run(graph, patch_features=patches, **mask)["score"]
-    kept = np.sort(lengths[valid] if masked else lengths)[::-1][:wanted]
+    kept = np.sort(lengths[patch_mask] if masked else lengths)[::-1][:wanted]
     np.testing.assert_allclose(found, [kept.mean()], rtol=1e-5)
 
 
@@ -515,12 +515,14 @@ def test_reweighting_of_patches_that_count() -> None:
     bank = bank_of(cloud(60, 6, seed=1))
     patches = cloud(2, 4, 5, 6, seed=2)
     patches[:, 1, 1] = 500
-    valid = np.random.default_rng(3).random((2, 4, 5)) < 0.6
-    valid[:, 1, 1] = False
+    patch_mask = np.random.default_rng(3).random((2, 4, 5)) < 0.6
+    patch_mask[:, 1, 1] = False
     recipe = scoring("reweighted", reweighting_neighbours=5)
     graph = search_graph(bank, (4, 5), recipe, masked=True)
-    found = run(graph, patch_features=patches, valid=valid.astype(np.float32))["score"]
-    expected = [equation_7(image[seen], bank.features, 5) for image, seen in zip(patches, valid, strict=True)]
+    found = run(graph, patch_features=patches, valid=patch_mask.astype(np.float32))["score"]
+    expected = [
+        equation_7(image[seen], bank.features, 5) for image, seen in zip(patches, patch_mask, strict=True)
+    ]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
@@ -581,8 +583,8 @@ def test_a_blocked_search_runs_in_the_reference_too() -> None:
     graph = search_graph(bank, (3, 4), scoring(), masked=True, held_out=True)
     excluded = np.zeros(510, dtype=np.float32)
     excluded[bank.of_image(2)] = FAR
-    valid = np.ones((1, 3, 4), dtype=np.float32)
-    feed = {"patch_features": cloud(1, 3, 4, 8, seed=2), "excluded": excluded, "valid": valid}
+    patch_mask = np.ones((1, 3, 4), dtype=np.float32)
+    feed = {"patch_features": cloud(1, 3, 4, 8, seed=2), "excluded": excluded, "valid": patch_mask}
     grid, score = ReferenceEvaluator(graph.model).run(None, {**feed, **graph.constants})
     found = run(graph, **feed)
     np.testing.assert_allclose(found["distance_grid"], grid, rtol=1e-4)

@@ -54,7 +54,7 @@ def inputs_of(inspector: Inspector, images: list[NDArray[np.uint8]]) -> dict[str
     working = [framing.apply(frame, image) for frame, image in zip(frames, images, strict=True)]
     inputs: dict[str, NDArray[Any]] = {"image": np.stack(working)}
     if inspector.recipe.framing == "letterbox":
-        cells = [framing.valid_cells(frame, inspector.model.grid) for frame in frames]
+        cells = [framing.patch_mask(frame, inspector.model.grid) for frame in frames]
         inputs["valid"] = np.stack(cells).astype(np.float32)
     return inputs
 

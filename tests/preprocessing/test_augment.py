@@ -44,7 +44,7 @@ def test_any_other_turn_goes_the_same_way(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(augment, "_by_quarters", lambda copy, frame: False)
     turned = augment.apply(Copy(90.0), picture, _square())
     np.testing.assert_allclose(turned.astype(int), np.rot90(picture), atol=1)
-    np.testing.assert_array_equal(augment.valid_cells(Copy(90.0), cells, _square()), np.rot90(cells))
+    np.testing.assert_array_equal(augment.copied_mask(Copy(90.0), cells, _square()), np.rot90(cells))
 
 
 def test_mirrored_and_brighter() -> None:
@@ -129,7 +129,7 @@ def test_corners_that_nobody_photographed_are_filled_but_left_out() -> None:
     bright = np.full((64, 64, 3), 200, dtype=np.uint8)
     copy = Copy(45.0)
     assert augment.apply(copy, bright, _square()).min() == 200
-    cells = augment.valid_cells(copy, np.ones((16, 16), dtype=bool), _square())
+    cells = augment.copied_mask(copy, np.ones((16, 16), dtype=bool), _square())
     assert not cells[0, 0]
     assert not cells[-1, -1]
     assert cells[4:12, 4:12].all()
@@ -141,7 +141,7 @@ def test_a_stretched_picture_is_turned_in_its_own_proportions() -> None:
     frame = Frame((60, 120), (64, 64), (0, 0), (64, 64))
     working = framing.apply(frame, wide)
     turned = augment.apply(Copy(90.0), working, frame)
-    cells = augment.valid_cells(Copy(90.0), np.ones((8, 8), dtype=bool), frame)
+    cells = augment.copied_mask(Copy(90.0), np.ones((8, 8), dtype=bool), frame)
     np.testing.assert_array_equal(cells.all(axis=0), [False] * 2 + [True] * 4 + [False] * 2)
     inside = np.abs(turned.astype(int) - working)[:, 16:48]  # a square turned by 90 degrees is itself
     assert inside.mean() < 3
@@ -151,11 +151,11 @@ def test_a_stretched_picture_is_turned_in_its_own_proportions() -> None:
 def test_cells_follow_the_part_in_padding() -> None:
     recipe = Recipe(image_size=64, framing="letterbox")
     frame = framing.frame_of((40, 80), recipe)
-    cells = framing.valid_cells(frame, (8, 8))
-    turned = augment.valid_cells(Copy(90.0), cells, frame)
+    cells = framing.patch_mask(frame, (8, 8))
+    turned = augment.copied_mask(Copy(90.0), cells, frame)
     np.testing.assert_array_equal(turned, cells.T)
     for copy in (Copy(brightness=0.5), Copy(warmth=0.2), Copy(noise=3.0)):
-        np.testing.assert_array_equal(augment.valid_cells(copy, cells, frame), cells)
+        np.testing.assert_array_equal(augment.copied_mask(copy, cells, frame), cells)
 
 
 def test_copies_stand_behind_their_image(mini_backbone: Path, mini_dataset: Path) -> None:

@@ -169,10 +169,10 @@ def test_the_map_has_the_size_of_the_image_and_nan_where_it_was_cropped(
 def test_cells_that_look_at_padding_are_not_valid(
     size: tuple[int, int], kind: str, rows: tuple[int, int], columns: tuple[int, int]
 ) -> None:
-    valid = framing.valid_cells(framed(size, kind), (28, 28))
+    patch_mask = framing.patch_mask(framed(size, kind), (28, 28))
     expected = np.zeros((28, 28), dtype=bool)
     expected[slice(*rows), slice(*columns)] = True
-    np.testing.assert_array_equal(valid, expected)
+    np.testing.assert_array_equal(patch_mask, expected)
 
 
 @pytest.mark.parametrize("cells", [28, 14, 7])  # strides of 8, 16 and 32 pixels
@@ -182,7 +182,7 @@ def test_every_image_has_a_valid_cell(cells: int) -> None:
             frame = framed((224, long_side), "letterbox")
         except ImageError:
             break
-        assert framing.valid_cells(frame, (cells, cells)).any(), frame
+        assert framing.patch_mask(frame, (cells, cells)).any(), frame
 
 
 # ---- the way back
@@ -217,10 +217,10 @@ def test_a_cropped_map_is_the_inner_part_of_the_image(sigma: float) -> None:
 def test_a_letterboxed_map_is_smoothed_among_valid_cells_only(sigma: float) -> None:
     grid = np.random.default_rng(2).gamma(2.0, 5.0, (8, 8)).astype(np.float32)
     frame = framed((100, 200), "letterbox", 64)
-    valid = framing.valid_cells(frame, (8, 8))
-    assert np.flatnonzero(valid.any(axis=1)).tolist() == [2, 3, 4, 5]
-    hidden = np.where(valid, grid, np.float32(np.nan))
-    values, weights = upsampled(np.where(valid, grid, 0), (64, 64)), upsampled(valid, (64, 64))
+    patch_mask = framing.patch_mask(frame, (8, 8))
+    assert np.flatnonzero(patch_mask.any(axis=1)).tolist() == [2, 3, 4, 5]
+    hidden = np.where(patch_mask, grid, np.float32(np.nan))
+    values, weights = upsampled(np.where(patch_mask, grid, 0), (64, 64)), upsampled(patch_mask, (64, 64))
     if sigma:
         values, weights = (
             scipy.ndimage.gaussian_filter(part, sigma, mode="reflect", truncate=4.0)
@@ -249,10 +249,10 @@ def test_a_hot_cell_is_found_where_it_lies_in_the_image(
     kind: str, size: tuple[int, int], grid: tuple[int, int], sigma: float, data: st.DataObject
 ) -> None:
     frame = framing.frame_of(size, recipe_of(kind, (96, 128), 160))
-    valid = framing.valid_cells(frame, grid)
-    assume(valid.any())
-    hot = data.draw(st.sampled_from([tuple(cell) for cell in np.argwhere(valid).tolist()]))
-    distances = np.where(valid, np.float32(1), np.float32(np.nan))
+    patch_mask = framing.patch_mask(frame, grid)
+    assume(patch_mask.any())
+    hot = data.draw(st.sampled_from([tuple(cell) for cell in np.argwhere(patch_mask).tolist()]))
+    distances = np.where(patch_mask, np.float32(1), np.float32(np.nan))
     distances[hot] = 10
     anomaly_map = framing.anomaly_map(distances, frame, sigma)
     peak = np.unravel_index(np.nanargmax(anomaly_map), size)
@@ -261,7 +261,7 @@ def test_a_hot_cell_is_found_where_it_lies_in_the_image(
         scale = frame.image_size[axis] / frame.resized[axis]
         centre = ((hot[axis] + 0.5) * cell - frame.offset[axis]) * scale
         # Within the cell; but beside padding it is as hot up to the border of the image, which is less than a cell.
-        lines = valid.any(axis=1 - axis)
+        lines = patch_mask.any(axis=1 - axis)
         inner = 0 < hot[axis] < grid[axis] - 1 and lines[hot[axis] - 1] and lines[hot[axis] + 1]
         assert abs(peak[axis] + 0.5 - centre) <= (0.5 if inner else 1) * cell * scale + scale + 1
 
@@ -279,7 +279,7 @@ def test_a_hot_cell_in_worked_examples(
     kind: str, size: tuple[int, int], cell: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     frame = framed(size, kind)
-    distances = np.where(framing.valid_cells(frame, (28, 28)), np.float32(0), np.float32(np.nan))
+    distances = np.where(framing.patch_mask(frame, (28, 28)), np.float32(0), np.float32(np.nan))
     distances[cell] = 1
     anomaly_map = np.nan_to_num(framing.anomaly_map(distances, frame, 4.0))
     centre = scipy.ndimage.center_of_mass(anomaly_map)
@@ -299,7 +299,7 @@ def test_the_map_stays_within_the_distances(
 ) -> None:
     frame = framing.frame_of(size, recipe_of(kind, (48, 64), 80))
     grid = np.random.default_rng(seed).random((6, 8)).astype(np.float32)
-    grid[~framing.valid_cells(frame, (6, 8))] = np.nan
+    grid[~framing.patch_mask(frame, (6, 8))] = np.nan
     assume(np.isfinite(grid).any())
     anomaly_map = framing.anomaly_map(grid, frame, sigma)
     assert np.nanmax(anomaly_map) <= np.nanmax(grid) * (1 + 1e-5)
@@ -359,7 +359,7 @@ def test_cell_shares_of_a_plain_grid() -> None:
 
 def test_what_is_cropped_is_seen_in_part() -> None:
     crop = framing.frame_of((50, 40), Recipe(image_size=32, framing="crop", resize_size=40))
-    assert framing.seen_pixels(crop).mean() == pytest.approx(framing.seen_share(crop))
+    assert framing.pixel_mask(crop).mean() == pytest.approx(framing.seen_share(crop))
 
 
 # ---- straightened --------------------------------------------------------------------------------
@@ -386,9 +386,9 @@ def test_a_map_of_a_straightened_image_comes_back_to_where_the_image_has_it(kind
 
 def test_what_was_not_looked_at_is_nan_and_what_lies_beyond_the_border_does_not_count() -> None:
     frame = Frame((100, 100), (100, 100), (0, 0), (100, 100), warp=(1, 0, 20.0, 0, 1, 0.0))
-    valid = framing.valid_cells(frame, (10, 10))
-    np.testing.assert_array_equal(valid, np.tile(np.arange(10) < 7, (10, 1)))
-    grid = np.where(valid, np.float32(1), np.float32(np.nan))
+    patch_mask = framing.patch_mask(frame, (10, 10))
+    np.testing.assert_array_equal(patch_mask, np.tile(np.arange(10) < 7, (10, 1)))
+    grid = np.where(patch_mask, np.float32(1), np.float32(np.nan))
     found_map = framing.anomaly_map(grid, frame, 2)
     assert np.isnan(found_map[:, :20]).all()  # shifted out of the straightened image
     np.testing.assert_allclose(found_map[:, 20:90], 1, rtol=1e-5)
@@ -408,7 +408,7 @@ def test_beyond_the_border_a_good_part_is_shown() -> None:
 def test_padding_of_a_letterbox_does_not_count_when_it_is_turned() -> None:
     frame = framing.frame_of((50, 100), Recipe(image_size=100, framing="letterbox"))
     frame = replace(frame, warp=(1, 0, 0.0, 0, 1, -10.0))
-    valid = framing.valid_cells(frame, (20, 20))
-    assert valid[8:16].all()
-    assert not valid[:8].any()
-    assert not valid[16:].any()
+    patch_mask = framing.patch_mask(frame, (20, 20))
+    assert patch_mask[8:16].all()
+    assert not patch_mask[:8].any()
+    assert not patch_mask[16:].any()

@@ -117,9 +117,9 @@ def test_the_pose_is_found_whatever_is_wrong_with_the_part(
 def test_straightened_it_looks_as_the_others(rigid: Recipe, reference: pose.Reference) -> None:
     upright, moved = part(seed=5), part(20, 5, -3, seed=5)
     placed = placed_by(moved, rigid, reference)
-    valid = np.kron(framing.valid_cells(placed.frame, (24, 24)), np.ones((4, 4), bool))
+    patch_mask = np.kron(framing.patch_mask(placed.frame, (24, 24)), np.ones((4, 4), bool))
     apart = np.abs(placed.working.astype(float) - upright).mean(axis=2)
-    assert apart[valid].mean() < 5
+    assert apart[patch_mask].mean() < 5
     assert np.abs(moved.astype(float) - upright).mean() > 12
     np.testing.assert_array_equal(placed.picture, moved)
 

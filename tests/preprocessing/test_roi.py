@@ -216,27 +216,27 @@ def test_a_patch_counts_if_half_of_its_cell_lies_inside() -> None:
     mask = np.zeros((80, 80), dtype=bool)
     mask[10:40, 20:45] = True  # cells of 10 pixels: rows 1 to 3; columns 2 and 3, and half of 4
     recipe = Recipe(image_size=64)
-    cells = from_mask(mask).cells(recipe, (8, 8))[0]
+    cells = from_mask(mask).zone_patch_masks(recipe, (8, 8))[0]
     expected = np.zeros((8, 8), dtype=bool)
     expected[1:4, 2:5] = True
     np.testing.assert_array_equal(cells, expected)
     mask[:, 44] = False
     expected[:, 4] = False
-    np.testing.assert_array_equal(from_mask(mask).cells(recipe, (8, 8))[0], expected)
+    np.testing.assert_array_equal(from_mask(mask).zone_patch_masks(recipe, (8, 8))[0], expected)
 
 
 @pytest.mark.parametrize("size", [(48, 96), (480, 960), (47, 95)], ids=str)
 def test_framing_is_allowed_for(size: tuple[int, int]) -> None:
     everything = from_mask(np.ones(size, dtype=bool))
-    stretch = everything.looked_at(Recipe(image_size=64), (8, 8))
+    stretch = everything.patch_mask(Recipe(image_size=64), (8, 8))
     assert stretch.all()
-    letterbox = everything.looked_at(Recipe(image_size=64, framing="letterbox"), (8, 8))
+    letterbox = everything.patch_mask(Recipe(image_size=64, framing="letterbox"), (8, 8))
     expected = np.zeros((8, 8), dtype=bool)
     expected[2:6] = True
     np.testing.assert_array_equal(letterbox, expected)
     left = np.zeros(size, dtype=bool)
     left[:, : size[1] // 2] = True
-    crop = from_mask(left).looked_at(Recipe(image_size=64, framing="crop", resize_size=64), (8, 8))
+    crop = from_mask(left).patch_mask(Recipe(image_size=64, framing="crop", resize_size=64), (8, 8))
     np.testing.assert_array_equal(crop[:, :4], True)
     np.testing.assert_array_equal(crop[:, 4:], False)
 
@@ -282,7 +282,7 @@ def test_scores_of_zones(tmp_path: Path) -> None:
     roi = Roi((8, 8), (Zone("top", runs=(0, 32)), Zone("corner", runs=(0, 2, 8, 2))))
     grid = np.arange(64, dtype=np.float32).reshape(8, 8)
     recipe = Recipe(image_size=64)
-    cells = roi.cells(recipe, (8, 8))
+    cells = roi.zone_patch_masks(recipe, (8, 8))
     assert zone_scores(grid, cells, recipe) == (31.0, 9.0)
     top_mean = Recipe(image_size=64, image_score="top_mean", top_share=0.5)
     assert zone_scores(grid, cells, top_mean) == (np.arange(16, 32).mean(), 8.5)
@@ -355,7 +355,7 @@ def test_outside_is_neither_learnt_nor_scored(
     masked: Inspector, roi_recipe: Recipe, files: dict[str, Path], mini_dataset: Path, tmp_path: Path
 ) -> None:
     model = masked.model
-    cells = model.preprocessor.roi.looked_at(masked.recipe, model.grid)
+    cells = model.preprocessor.roi.patch_mask(masked.recipe, model.grid)
     assert cells.sum() == 36  # 48 x 48 pixels, 8 x 8 each
     assert len(model.bank.features) == round(0.2 * 16 * 36)
     clean = masked.inspect(good_pixels(mini_dataset))
@@ -486,7 +486,7 @@ def test_each_zone_has_a_threshold_and_one_bad_zone_is_enough(zoned: Inspector, 
     assert clean.verdict == "GOOD"
     assert not any(zone.bad for zone in clean.zones)
     assert clean.score == max(zone.score / zone.threshold for zone in clean.zones)
-    cells = zoned.model.preprocessor.roi.cells(zoned.recipe, zoned.model.grid)
+    cells = zoned.model.preprocessor.roi.zone_patch_masks(zoned.recipe, zoned.model.grid)
     for x, bad in ((28, "left"), (68, "right")):
         found = zoned.inspect(stained(good_pixels(mini_dataset), x, 48))
         assert found.bad

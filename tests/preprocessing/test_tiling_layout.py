@@ -69,7 +69,7 @@ def test_off_is_no_tiling() -> None:
     canvas = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     np.testing.assert_array_equal(whole.pixels(canvas, 0), canvas)
     mask = np.random.default_rng(1).random(GRID) < 0.5
-    np.testing.assert_array_equal(whole.cells(mask, 0), mask)
+    np.testing.assert_array_equal(whole.crop_mask(mask, 0), mask)
     distances = np.random.default_rng(2).random(GRID, dtype=np.float32)
     merged = whole.merge({0: distances}, mask)
     np.testing.assert_array_equal(merged[mask], distances[mask])
@@ -120,8 +120,8 @@ def test_what_lies_at_a_tiles_edge_has_no_weight() -> None:
     tiling = planned((64, 96), recipe_of("64x64+32"))
     np.testing.assert_array_equal(tiling.weight(1)[0] > 0, [False, True, True, True, True, True, True, True])
     everywhere = np.ones(tiling.grid, dtype=bool)
-    assert not tiling.cells(everywhere, 1)[:, 0].any()
-    assert tiling.cells(everywhere, 0)[:, 0].all()
+    assert not tiling.crop_mask(everywhere, 1)[:, 0].any()
+    assert tiling.crop_mask(everywhere, 0)[:, 0].all()
 
 
 def test_an_image_that_fits_is_one_tile() -> None:

@@ -51,16 +51,16 @@ def test_each_place_has_the_bank_that_its_patches_make(
     recipe = tiled_recipe.replace({"tile_bank": "position", "sampling_limit": 40})
     rng = np.random.default_rng(0)
     stored = rng.standard_normal((5, 4 * 64, 6)).astype(np.float32)
-    valid = rng.random((5, 4 * 64)) < 0.8
-    bank = choose(exact(stored, recipe, views=4), valid, recipe)
+    patch_mask = rng.random((5, 4 * 64)) < 0.8
+    bank = choose(exact(stored, recipe, views=4), patch_mask, recipe)
     apart = []
     for tile in range(4):
         part = slice(64 * tile, 64 * (tile + 1))
         alone = choose(
-            exact(stored[:, part], recipe), valid[:, part], tiled_recipe.replace({"sampling_limit": 40})
+            exact(stored[:, part], recipe), patch_mask[:, part], tiled_recipe.replace({"sampling_limit": 40})
         )
         of_tile = bank.of_tile(tile)
-        assert len(alone.features) == round(0.1 * valid[:, part].sum())
+        assert len(alone.features) == round(0.1 * patch_mask[:, part].sum())
         np.testing.assert_array_equal(of_tile.features, alone.features)
         np.testing.assert_array_equal(of_tile.image_ids, alone.image_ids)
         apart.append(alone.local_scale)
