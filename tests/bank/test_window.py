@@ -23,6 +23,7 @@ from goodparts.bank.sampling import choose, extend
 from goodparts.bank.scoring import FAR
 from goodparts.bank.search_graph import search_graph, side_by_side
 from goodparts.bank.window import EVERYWHERE, Everywhere, Window, window_of
+from goodparts.data.dataset import good_images
 from goodparts.data.images import read_image
 from goodparts.decision import leave_one_out, replacements
 from goodparts.engines.engine import open_engine
@@ -629,7 +630,7 @@ def test_learns_on_within_the_window(windowed_recipe: Recipe, mini_dataset: Path
 @pytest.mark.real
 def test_the_search_finds_what_brute_force_finds_within_the_window_on_real_images(shared: Path) -> None:
     root = shared / "mvtec_ad" / "metal_nut"
-    inspector = Inspector(Recipe(position_window=24, precision="f32")).fit(root)
+    inspector = Inspector(Recipe(position_window=24, precision="f32")).fit(good_images(root)[::4])
     model = inspector.model
     bank, window = model.bank, window_of(model.recipe, model.grid)
     assert isinstance(window, Window)

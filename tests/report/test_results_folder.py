@@ -256,10 +256,9 @@ def test_nothing_but_results_is_there(results: tuple[Path, Evaluation], data: Pa
 
 
 def test_a_second_run_removes_old_pictures_and_nothing_else(
-    cropped: Inspector, data: Path, tmp_path: Path
+    results: tuple[Path, Evaluation], cropped: Inspector, data: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    write_results(cropped, read_dataset(data), out)
+    out = shutil.copytree(results[0], tmp_path / "out")
     kept = {
         "notes.txt": b"mine",
         "panels/readme.txt": b"mine",
@@ -310,10 +309,9 @@ def test_pictures_of_an_interrupted_run_do_not_stay(cropped: Inspector, data: Pa
 
 
 def test_what_can_not_be_measured_leaves_earlier_results_whole(
-    cropped: Inspector, data: Path, tmp_path: Path
+    results: tuple[Path, Evaluation], cropped: Inspector, data: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    write_results(cropped, read_dataset(data), out)
+    out = shutil.copytree(results[0], tmp_path / "out")
     before = below(out)
     wrong = shutil.copytree(data, tmp_path / "wrong")
     Image.new("L", (10, 10), 255).save(wrong / "ground_truth" / "scratch" / "002_mask.png")
