@@ -145,7 +145,7 @@ def test_held_out_an_image_meets_nothing_of_itself(tiled_recipe: Recipe, samplin
 def test_banks_of_places_are_saved_and_loaded(
     tiled_recipe: Recipe, keys: dict[str, Any], tmp_path: Path
 ) -> None:
-    good = [half_bright(seed) for seed in range(6)]
+    good = [half_bright(seed) for seed in range(4)]
     inspector = Inspector(tiled_recipe.replace({"tile_bank": "position", **keys})).fit(good)
     loaded = Inspector.load(inspector.save(tmp_path / "plates"))
     assert loaded.model.identity == inspector.model.identity
