@@ -58,16 +58,11 @@ class Predictor:
 
     def open(self, *, latency: bool = False) -> Engine:
         """The engine for one image after another (`latency`), or for several at a time; compiled at the first call."""
-        model = self.model
-        throughput = (
-            not latency
-            and model.preprocessor.single_crop
-            and side_by_side(model.bank, model.grid, model.recipe)
-        )
         with self._lock:
+            throughput = not latency and self._side_by_side
             engine = self._engines.get(throughput)
             if engine is None or not engine.usable:
-                engine = open_engine(model.pipeline(), throughput=throughput, precision=self.precision)
+                engine = open_engine(self.model.pipeline(), throughput=throughput, precision=self.precision)
                 self._engines[throughput] = engine
             return engine
 
@@ -146,6 +141,12 @@ class Predictor:
         return parallel.parallel_map(
             lambda image: self.score(read(image), name_of(image)), images, workers=workers
         )
+
+    @cached_property
+    def _side_by_side(self) -> bool:
+        """Whether several images are searched at a time, each on one core."""
+        model = self.model
+        return model.preprocessor.single_crop and side_by_side(model.bank, model.grid, model.recipe)
 
     @cached_property
     def _margin(self) -> float:
