@@ -132,8 +132,8 @@ def test_inspect_goes_on_after_an_image_that_can_not_be_read(
 
 def test_inspect_with_a_threshold_of_zero(goodparts: Run, model: Path, mini_dataset: Path) -> None:
     inspector = Inspector.load(model)
-    model = inspector.model
-    inspector._set_decision(model.with_calibration(model.calibration.with_oracle(0.0)))
+    oracle = inspector.model.calibration.with_oracle(0.0)
+    inspector._set_decision(inspector.model.with_calibration(oracle))
     inspector.save(model)
     ran = goodparts("inspect", model, mini_dataset / "test" / "good")
     assert ran.code == 1, ran.err
