@@ -21,13 +21,14 @@ from goodparts import Dataset, Inspector, Recipe, read_dataset
 from goodparts.backbones.backbone import cut_down, with_layers
 from goodparts.backbones.catalogue import load_backbone
 from goodparts.bank import sampling
-from goodparts.data.good_images import GoodImages, silent
+from goodparts.data.good_images import GoodImages
 from goodparts.data.images import read_image
 from goodparts.decision import leave_one_out
 from goodparts.evaluation import metrics
 from goodparts.features import extract as features
 from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.preprocessing.roi import EVERYWHERE
+from goodparts.progress import silent
 
 WORKERS = 2
 

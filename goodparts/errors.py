@@ -5,9 +5,43 @@ Every message names the file or option, says what was expected and what was foun
 
 from __future__ import annotations
 
+import re
+import reprlib
+
+_LONGEST_WORD = 400  # letters; a path may be that long
+_LONGEST = 6000
+
+
+def brief(message: str) -> str:
+    """A message without the middle of what is endless in it: words of over 400 letters, texts of over 6,000."""
+    message = re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: _ends(word[0], _LONGEST_WORD // 2), message)
+    return message if len(message) <= _LONGEST else _ends(message, _LONGEST // 2)
+
+
+def quoted(value: object) -> str:
+    """A value as a message repeats it: as Python writes it, but never much of it."""
+    try:
+        return _repr.repr(value)
+    except ValueError:  # of a whole number with more digits than Python writes
+        return "a number of thousands of digits"
+
+
+def _ends(text: str, kept: int) -> str:
+    return f"{text[:kept]}... ({len(text) - 2 * kept:,} letters left out) ...{text[-kept:]}"
+
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 100
+_repr.maxlong = 40
+_repr.maxlevel = 3
+_repr.maxlist = _repr.maxtuple = _repr.maxdict = 6
+
 
 class GoodpartsError(Exception):
     """Something the user can mend; the command line prints the message and exits with 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(brief(message))
 
 
 class RecipeError(GoodpartsError):

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import parallel
-from goodparts.data.good_images import Good, GoodImages, Progress
+from goodparts.data.good_images import Good, GoodImages
 from goodparts.data.images import PIXEL_LIMIT, ImageLike, path_of, read_image
 from goodparts.decision.inspection import Inspection
 from goodparts.errors import ImageError, ModelError
 from goodparts.model import export, file, fit, recalibrate, update
 from goodparts.model.model import Model
 from goodparts.model.predictor import Images, OnError, Predictor, Then
+from goodparts.progress import ProgressLike
 from goodparts.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Inspector:
     """Learns what good parts look like, then inspects parts; from several threads, if you like.
 
     Args:
-        recipe: the settings; the default preset if none.
+        recipe: the settings, or a preset's name or a recipe file; the default preset if none.
         workers: threads; None: one more than there are cores.
         pixel_limit: files of more pixels are refused before they are decoded; None: 100 million.
         offline: never ask the network for a backbone.
@@ -46,13 +47,13 @@ class Inspector:
 
     def __init__(
         self,
-        recipe: Recipe | None = None,
+        recipe: Recipe | str | os.PathLike[str] | None = None,
         *,
         workers: int | None = None,
         pixel_limit: int | None = None,
         offline: bool = False,
     ) -> None:
-        self.recipe = recipe if recipe is not None else Recipe()
+        self.recipe = Recipe.of(recipe)
         self.workers = workers if workers is not None else parallel.default_workers()
         self.pixel_limit = pixel_limit if pixel_limit is not None else PIXEL_LIMIT
         self.offline = offline
@@ -86,13 +87,13 @@ class Inspector:
 
     # ---- learning
 
-    def fit(self, good: Good, *, calibrate_on: Good | None = None, progress: Progress | None = None) -> Self:
+    def fit(self, good: Good, *, calibrate_on: Good | None = None, progress: ProgressLike = None) -> Self:
         """Learn from images of good parts only.
 
         Args:
-            good: a folder (a data set's `train/good` is found in it), or the images themselves.
+            good: a folder (a data set's `train/good` is found in it), or images one after another.
             calibrate_on: more good images, which have no part in the memory bank: the threshold rests on them.
-            progress: called with (stage, done, total).
+            progress: True for bars, or what to call with (stage, done, total).
 
         Raises:
             DatasetError: no image.
@@ -100,14 +101,13 @@ class Inspector:
             BackboneError: the backbone or a layer of it is not there.
             RecipeError: the threshold's rule needs more images.
         """
-        images = self._good_images(good, progress)
-        self._set_model(fit.fit(good, images, self.recipe, offline=self.offline))
+        self._set_model(fit.fit(good, self._good_images(good, progress), self.recipe, offline=self.offline))
         if calibrate_on is not None:
             more = self._good_images(calibrate_on, progress, least=2)
             self._set_decision(recalibrate.first_decision(self._ready, more))
         return self
 
-    def update(self, good: Good, *, progress: Progress | None = None) -> Self:
+    def update(self, good: Good, *, progress: ProgressLike = None) -> Self:
         """Learn on from more good images: the greedy choice goes on from the bank that is there.
 
         Images that were learnt from already are passed over. The new model names its parent. Held-out scores of earlier
@@ -126,7 +126,7 @@ class Inspector:
         good: Good | None = None,
         *,
         changes: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> Self:
         """Decide anew without learning anew; the earlier decision stays in the model's history.
 
@@ -135,7 +135,7 @@ class Inspector:
                 are there.
             changes: recipe keys of the decision: threshold_*, false_reject_rate, confidence, pixel_threshold_*,
                 minimum_area.
-            progress: called with (stage, done, total).
+            progress: True for bars, or what to call with (stage, done, total).
 
         Raises:
             DatasetError: fewer than two images, or some of them were learnt from.
@@ -200,7 +200,7 @@ class Inspector:
         data: Dataset | str | os.PathLike[str],
         *,
         observe: Observer | None = None,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> Evaluation:
         """Inspect a labelled test set, its folder or a `Dataset`; see `goodparts.evaluation.evaluation.evaluate`.
 
@@ -243,7 +243,7 @@ class Inspector:
         """The same for a model that differs in its decision alone: compiled engines stay."""
         self._predictor, self.recipe = self._ready.redecided(model), model.recipe
 
-    def _good_images(self, good: Good, progress: Progress | None, least: int = 1) -> GoodImages:
+    def _good_images(self, good: Good, progress: ProgressLike, least: int = 1) -> GoodImages:
         return GoodImages.of(good, read=self._read, workers=self.workers, progress=progress, least=least)
 
     def _read(self, image: ImageLike) -> NDArray[np.uint8]:

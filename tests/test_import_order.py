@@ -13,7 +13,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "goodparts"
 ORDER = (  # lowest first; those of one line do not import each other
     "errors version",
-    "files parallel",
+    "files parallel progress",
     "recipe",
     "data engines",
     "backbones",

@@ -23,7 +23,6 @@ from pathlib import Path
 
 from goodparts.benchmark.row import Row, Settings, Task, measure, memory_needed
 from goodparts.data.dataset import Dataset, enumerate_names, hash_file_list
-from goodparts.data.good_images import Progress
 from goodparts.data.layouts import (
     AUTO,
     Category,
@@ -36,6 +35,7 @@ from goodparts.errors import DatasetError, ImageError
 from goodparts.files import write_text
 from goodparts.parallel import cores
 from goodparts.preprocessing.roi_file import roi_hash
+from goodparts.progress import Progress
 from goodparts.recipe.recipe import Recipe
 from goodparts.scale.executor import Executor, Job, WorkerDiedError
 from goodparts.version import __version__

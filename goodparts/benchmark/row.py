@@ -14,13 +14,13 @@ from typing import Self
 import numpy as np
 
 from goodparts.data.dataset import Dataset
-from goodparts.data.good_images import Progress
 from goodparts.data.images import image_size
 from goodparts.data.layouts import Category
 from goodparts.errors import BackboneError, GoodpartsError, ImageError, RecipeError
 from goodparts.evaluation import metrics
 from goodparts.evaluation.evaluation import Evaluation, check_mask_sizes
 from goodparts.inspector import Inspector
+from goodparts.progress import Progress
 from goodparts.recipe.recipe import Recipe
 from goodparts.version import __version__
 

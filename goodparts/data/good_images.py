@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypeVar
@@ -15,21 +15,15 @@ from goodparts import parallel
 from goodparts.data import dataset
 from goodparts.data.images import ImageLike
 from goodparts.errors import DatasetError
+from goodparts.progress import Progress, ProgressLike, shown, silent
 
-Good = str | os.PathLike[str] | Sequence[ImageLike]
+Good = str | os.PathLike[str] | Iterable[ImageLike]
 """A folder of good images (a data set's `train/good` is found in it), or the images themselves."""
 
 Read = Callable[[ImageLike], NDArray[np.uint8]]
 """From an image as users give it to pixels (H, W, 3) uint8."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total)."""
-
 Result = TypeVar("Result")
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody looks at."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +46,20 @@ class GoodImages:
 
     @classmethod
     def of(
-        cls, good: Good, *, read: Read, workers: int, progress: Progress | None = None, least: int = 1
+        cls, good: Good, *, read: Read, workers: int, progress: ProgressLike = None, least: int = 1
     ) -> Self:
         """The images of a folder, or those given.
 
         Raises:
-            DatasetError: fewer than `least`.
+            DatasetError: fewer than `least`, or a single image rather than several.
         """
         source = str(good) if isinstance(good, str | os.PathLike) else "good"
-        images: Sequence[ImageLike]
-        if isinstance(good, str | os.PathLike):
-            images = dataset.good_images(good)
-        else:
-            images = good if isinstance(good, Sequence) else list(good)
+        images = dataset.good_images(good) if isinstance(good, str | os.PathLike) else _in_order(good)
         if len(images) < least:
             raise DatasetError(
                 f"{source}: {len(images)} good image(s); at least {least} needed; 20 are a start, 200 are good"
             )
-        return cls(source, images, read, workers, progress or silent)
+        return cls(source, images, read, workers, shown(progress))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -130,3 +120,16 @@ class GoodImages:
             return None
         common = os.path.commonpath([path.absolute().parent for path in paths])
         return dataset.hash_file_list([path.absolute() for path in paths], common)
+
+
+def _in_order(good: Iterable[ImageLike]) -> Sequence[ImageLike]:
+    """Images that are given one after another; a sequence as it is, since it may make them when asked for."""
+    single = isinstance(good, bytes | bytearray | memoryview) or (
+        isinstance(good, np.ndarray) and (good.ndim < 3 or (good.ndim == 3 and good.shape[2] in (3, 4)))
+    )
+    if single or not isinstance(good, Iterable):
+        raise DatasetError(
+            f"good: expected a folder, or images one after another (a list, a generator, an array (n, H, W, 3)), found "
+            f"one {type(good).__name__}; of a single image, give [image]"
+        )
+    return good if isinstance(good, Sequence) else list(good)

@@ -19,10 +19,10 @@ from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.scoring import FAR
 from goodparts.bank.search import Piece, search
 from goodparts.bank.search_graph import search_graph, side_by_side
-from goodparts.data.good_images import Progress, silent
 from goodparts.decision import replacements
 from goodparts.engines.engine import open_engine
 from goodparts.features.extract import GoodFeatures
+from goodparts.progress import Progress, silent
 from goodparts.recipe.recipe import Recipe
 
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.search import Piece, search
 from goodparts.bank.search_graph import search_graph
-from goodparts.data.good_images import Progress
 from goodparts.decision.leave_one_out import HeldOutScore
 from goodparts.engines.engine import open_engine
 from goodparts.features.extract import Extractor
 from goodparts.preprocessing import augment, framing
 from goodparts.preprocessing.framing import Frame
 from goodparts.preprocessing.preprocessor import Preprocessor
+from goodparts.progress import Progress
 from goodparts.recipe.copies import Copy
 
 TURNS = tuple(Copy(degrees=20.0 + 45.0 * step) for step in range(8))

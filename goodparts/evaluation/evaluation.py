@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.data.dataset import Dataset, TestSample, read_dataset
-from goodparts.data.good_images import Progress, silent
 from goodparts.data.images import PIXEL_LIMIT, ImageLike, image_size, read_mask
 from goodparts.decision.binomial import clopper_pearson
 from goodparts.decision.calibration import Calibration
@@ -31,6 +30,7 @@ from goodparts.errors import DatasetError
 from goodparts.evaluation import metrics
 from goodparts.evaluation.pixel_metrics import PixelMetrics
 from goodparts.preprocessing.framing import Pose
+from goodparts.progress import ProgressLike, shown
 
 Observer = Callable[[TestSample, NDArray[np.uint8], Inspection, NDArray[np.bool_] | None], None]
 """Called in a worker with (sample, pixels (H, W, 3), inspection, ground truth (H, W) or None)."""
@@ -191,14 +191,14 @@ class InspectedTestSet:
 
 
 def evaluate(
-    inspector: Inspects, data: Dataset, *, observe: Observer | None = None, progress: Progress | None = None
+    inspector: Inspects, data: Dataset, *, observe: Observer | None = None, progress: ProgressLike = None
 ) -> Evaluation:
     """Inspect every test image and measure at original resolution; arguments and errors as `inspect_test_set`."""
     return inspect_test_set(inspector, data, observe=observe, progress=progress).measured()
 
 
 def inspect_test_set(
-    inspector: Inspects, data: Dataset, *, observe: Observer | None = None, progress: Progress | None = None
+    inspector: Inspects, data: Dataset, *, observe: Observer | None = None, progress: ProgressLike = None
 ) -> InspectedTestSet:
     """Inspect every test image.
 
@@ -213,7 +213,7 @@ def inspect_test_set(
         ImageError: an image or mask can't be read.
     """
     samples = _test_samples(data)
-    progress = progress or silent
+    progress = shown(progress)
 
     def with_truth(
         index: int, pixels: NDArray[np.uint8], inspection: Inspection
@@ -262,7 +262,7 @@ def inspect_test_set(
     )
 
 
-def oracle_threshold(inspector: Inspects, data: Dataset, *, progress: Progress | None = None) -> float:
+def oracle_threshold(inspector: Inspects, data: Dataset, *, progress: ProgressLike = None) -> float:
     """The threshold that is F1-optimal on these very test images: no promise for any other.
 
     Args:
@@ -274,12 +274,11 @@ def oracle_threshold(inspector: Inspects, data: Dataset, *, progress: Progress |
         DatasetError: no test images.
         ImageError: an image can't be read.
     """
-    samples = _test_samples(data)
+    samples, progress = _test_samples(data), shown(progress)
     scores = []
     for score in inspector.score_many([sample.path for sample in samples]):
         scores.append(score)
-        if progress is not None:
-            progress("oracle", len(scores), len(samples))
+        progress("oracle", len(scores), len(samples))
     return metrics.f1_max(np.array([sample.label for sample in samples]), np.array(scores))[1]
 
 

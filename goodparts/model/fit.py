@@ -15,7 +15,7 @@ from goodparts.backbones.backbone import cut_down, with_layers
 from goodparts.backbones.catalogue import load_backbone
 from goodparts.bank import sampling
 from goodparts.bank.memory_bank import MemoryBank
-from goodparts.data.good_images import Good, GoodImages, silent
+from goodparts.data.good_images import Good, GoodImages
 from goodparts.decision import leave_one_out, one_image
 from goodparts.decision.calibration import Calibration, decide, require_enough, require_zones
 from goodparts.decision.good_scores import (
@@ -37,6 +37,7 @@ from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.preprocessing.roi import EVERYWHERE, Roi
 from goodparts.preprocessing.roi_file import read_roi
 from goodparts.preprocessing.statistics import ImageStatistics, with_distance
+from goodparts.progress import silent
 from goodparts.recipe.recipe import Recipe
 
 _ROBUST_ROUNDS = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from goodparts.errors import RecipeError
+from goodparts.errors import RecipeError, quoted
 
 _KINDS = (
     "rotate90 (or another step that 360 is a multiple of), rotate:15, flip, flip:vertical, brightness:0.8-1.2, "
@@ -93,4 +93,4 @@ def _kind(text: str) -> list[Copy]:
                 return [Copy(noise=noise)]
     except ValueError:
         pass
-    raise RecipeError(f"augment: expected {_KINDS}; found {text!r}", key="augment")
+    raise RecipeError(f"augment: expected {_KINDS}; found {quoted(text)}", key="augment")

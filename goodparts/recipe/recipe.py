@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import os
 import textwrap
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from goodparts.errors import RecipeError
+from goodparts.errors import RecipeError, quoted
 from goodparts.files import JsonRecord
 from goodparts.recipe.keys import KEYS, MACHINE, SECTIONS, Keys, keys_of
 from goodparts.recipe.presets import PRESETS
 from goodparts.recipe.rules import RULES
+from goodparts.recipe.toml import parse, read_text, require_plain
 from goodparts.recipe.values import coerce, size_text
 
 _WIDTH = 100  # columns of comments
 
 
+_Checked = TypeVar("_Checked", bound=Keys)
+
+
+def _names_keys(recipe: type[_Checked]) -> type[_Checked]:
+    """Has it say which key was meant, rather than that an argument of `__init__` is unexpected."""
+    given = recipe.__init__
+
+    @functools.wraps(given)
+    def init(self: _Checked, *positional: Any, **values: Any) -> None:
+        _require_known(values)
+        given(self, *positional, **values)
+
+    recipe.__init__ = init  # type: ignore[assignment, method-assign]
+    return recipe
+
+
+def _require_known(names: Iterable[str]) -> None:
+    """RecipeError if one of them is no key; it names the nearest ones."""
+    for name in names:
+        if name not in KEYS:
+            near = difflib.get_close_matches(str(name)[:100], KEYS, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"keys are {', '.join(KEYS)}"
+            shown = name if len(str(name)) <= 60 else quoted(name)
+            raise RecipeError(f"{shown}: no such recipe key; {hint}", key=name)
+
+
+@_names_keys
 @dataclass(frozen=True)
 class Recipe(Keys):
     """How to learn and inspect. Values are checked when it is made; RecipeError names a key that does not fit.
@@ -41,11 +70,25 @@ class Recipe(Keys):
     def preset(cls, name: str) -> Self:
         """The preset of that name: one of `PRESETS`."""
         if not isinstance(name, str) or name not in PRESETS:
-            raise RecipeError(f"recipe: no preset {name!r}; there are {', '.join(PRESETS)}", key="recipe")
+            raise RecipeError(
+                f"recipe: no preset {quoted(name)}; there are {', '.join(PRESETS)}", key="recipe"
+            )
         return cls(**PRESETS[name])
 
     @classmethod
-    def load(cls, name_or_file: str | Path, changes: Mapping[str, Any] | None = None) -> Self:
+    def of(cls, given: Recipe | str | os.PathLike[str] | None) -> Recipe:
+        """A recipe as it is, one by a preset's name or from a TOML file, or the default where none is given."""
+        if isinstance(given, Recipe):
+            return given
+        if given is None or isinstance(given, str | os.PathLike):
+            return cls() if given is None else cls.load(given)
+        raise RecipeError(
+            f"recipe: expected a Recipe, a preset's name ({', '.join(PRESETS)}) or a TOML file, found {quoted(given)}",
+            key="recipe",
+        )
+
+    @classmethod
+    def load(cls, name_or_file: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Self:
         """A preset by its name, or a TOML file of recipe keys (those it leaves out keep their defaults).
 
         `changes` are keys that are changed before all of it is checked.
@@ -54,13 +97,17 @@ class Recipe(Keys):
             return cls.preset(str(name_or_file)).replace(changes or {})
         path = Path(name_or_file)
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_text(path, expected="a TOML file of recipe keys")
+            require_plain(parse(text))
         except FileNotFoundError:
+            near = difflib.get_close_matches(str(name_or_file)[:100], PRESETS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
             raise RecipeError(
-                f"recipe: {name_or_file} is neither a file nor a preset ({', '.join(PRESETS)})", key="recipe"
+                f"recipe: {name_or_file} is neither a file nor a preset ({', '.join(PRESETS)}){hint}",
+                key="recipe",
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"recipe: {path} can't be read as a TOML file: {error}", key="recipe") from None
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}", key="recipe") from None
         return cls.from_toml(text, changes, source=str(path))
 
     @classmethod
@@ -72,11 +119,8 @@ class Recipe(Keys):
         Key `recipe` may name a preset to start from.
         """
         try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise RecipeError(f"{source}: not a TOML file: {error}") from None
-        start = values.pop("recipe", None)
-        try:
+            values = parse(text)
+            start = values.pop("recipe", None)
             recipe = cls.preset(start) if start is not None else cls()
             return recipe.replace({**values, **(changes or {})})
         except RecipeError as error:
@@ -86,11 +130,7 @@ class Recipe(Keys):
 
     def replace(self, values: Mapping[str, Any]) -> Self:
         """A copy with these keys changed; an unknown key is an error that names the nearest ones."""
-        for name in values:
-            if name not in KEYS:
-                near = difflib.get_close_matches(name, KEYS, n=3)
-                hint = f"did you mean {' or '.join(near)}?" if near else f"keys are {', '.join(KEYS)}"
-                raise RecipeError(f"{name}: no such recipe key; {hint}", key=name)
+        _require_known(values)
         return replace(self, **values)
 
     def to_dict(self) -> JsonRecord:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Mapping, Set
 from typing import Any
 
-from goodparts.errors import RecipeError
+from goodparts.errors import RecipeError, quoted
 from goodparts.recipe.copies import copies
+
+_LARGEST_TILE = 100_000_000  # pixels
 
 
 def size_text(size: tuple[int, int]) -> str:
@@ -22,14 +25,20 @@ def tile_size(tiling: str) -> tuple[tuple[int, int], int]:
     if not match:
         raise RecipeError(
             "tiling: expected WIDTHxHEIGHT+OVERLAP in pixels of the image, such as 640x640+64, or auto, "
-            f"found {tiling!r}",
+            f"found {quoted(tiling)}",
             key="tiling",
         )
     width, overlap = int(match[1]), int(match[3] or 0)
     height = int(match[2] or width)
     if min(width, height) < 16 or overlap >= min(width, height):
         raise RecipeError(
-            f"tiling: expected tiles of at least 16x16 pixels, and an overlap less than that, found {tiling!r}",
+            f"tiling: expected tiles of at least 16x16 pixels, and an overlap less than that, found {tiling}",
+            key="tiling",
+        )
+    if width * height > _LARGEST_TILE:
+        raise RecipeError(
+            f"tiling: expected tiles of at most {_LARGEST_TILE:,} pixels, which is as much as an image may have, found "
+            f"{tiling}; take smaller ones, or tiling = '' to look at the whole image at once",
             key="tiling",
         )
     return (height, width), overlap
@@ -48,6 +57,8 @@ def coerce(item: dataclasses.Field[Any], value: Any) -> Any:
         if name == "image_size":
             value = _size(value)
         elif kind.startswith("tuple"):
+            if isinstance(value, bytes | Mapping | Set):
+                raise ValueError
             parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
             of = _number if "float" in kind else _text
             value = tuple(of(part) for part in parts if part != "")
@@ -71,9 +82,9 @@ def coerce(item: dataclasses.Field[Any], value: Any) -> Any:
         }.get(kind, "a list")
         if name == "image_size":
             expected = "pixels such as 224, or WIDTHxHEIGHT such as 320x240"
-        raise RecipeError(f"{name}: expected {expected}, found {value!r}", key=name) from None
+        raise RecipeError(f"{name}: expected {expected}, found {quoted(value)}", key=name) from None
     if choices and value not in choices:
-        raise RecipeError(f"{name}: expected one of {', '.join(choices)}, found {value!r}", key=name)
+        raise RecipeError(f"{name}: expected one of {', '.join(choices)}, found {quoted(value)}", key=name)
     if limits:
         for number in value if isinstance(value, tuple) else (value,):
             if not limits[0] <= number <= limits[1]:
@@ -96,9 +107,9 @@ def _require(name: str, value: Any) -> None:
     elif name in ("mean", "std") and value and len(value) != 3:
         wrong = f"expected three numbers (red, green, blue), found {len(value)}"
     elif name == "std" and any(number <= 0 for number in value):
-        wrong = f"expected positive numbers, found {value}"
+        wrong = f"expected positive numbers, found {quoted(value)}"
     elif name == "patch_size" and value % 2 == 0:
-        wrong = f"expected an odd number, found {value}"
+        wrong = f"expected an odd number, found {quoted(value)}"
     elif name == "density_limit" and 0 < value < 1:
         wrong = (
             f"{value:g} would be less than the smallest unit, which is the median; take 1 or more, or 0 for "
@@ -112,7 +123,7 @@ def _shortly(number: float) -> str:
     try:
         return f"{number:g}"
     except OverflowError:
-        return f"a number of {len(str(number))} digits"
+        return "a number of hundreds of digits"
 
 
 def _number(value: Any) -> float:
@@ -130,7 +141,7 @@ def _text(value: Any) -> str:
 
 def _size(value: Any) -> tuple[int, int]:
     """(height, width) from 224, "224", "WIDTHxHEIGHT" or a (height, width) pair."""
-    if isinstance(value, bool):
+    if isinstance(value, bool | bytes | Mapping | Set):
         raise ValueError
     if isinstance(value, str):
         parts = [int(part) for part in value.lower().split("x")]

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.data.dataset import Dataset, TestSample
-from goodparts.data.good_images import Progress, silent
 from goodparts.decision.inspection import Inspection
 from goodparts.evaluation.evaluation import Evaluation
 from goodparts.files import replacing, write_text
 from goodparts.inspector import Inspector
 from goodparts.model.model import Model
+from goodparts.progress import Progress, silent
 from goodparts.report import pictures
 from goodparts.report.card import card
 from goodparts.report.page import result_names, write_report

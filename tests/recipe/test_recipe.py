@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import pickle
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -220,3 +222,17 @@ def test_a_file_is_checked_with_what_is_changed_of_it(tmp_path: Path) -> None:
         Recipe.load(path, {"tiling": "many"})
     assert caught.value.key == "tiling"
     assert Recipe.load("fast", {"seed": 5}).image_size == (256, 256)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("imagesize", "image_size"), ("treshold_rule", "threshold_rule"), ("sede", "seed")]
+)
+def test_a_recipe_of_an_unknown_key_says_which_was_meant(wrong: str, meant: str) -> None:
+    with pytest.raises(RecipeError, match=f"^{wrong}: no such recipe key; did you mean .*{meant}") as caught:
+        Recipe(**{wrong: 3})
+    assert caught.value.key == wrong
+
+
+def test_a_recipe_still_says_what_it_takes() -> None:
+    assert list(inspect.signature(Recipe).parameters) == list(KEYS)
+    assert pickle.loads(pickle.dumps(Recipe(seed=3))) == Recipe(seed=3)
