@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml constraints.txt $(shell find goodparts -name '*.py' -o -name '*.jinja')
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint fuzz clean
+FUZZ_SECONDS ?= 120
+FUZZ_SEED ?=
 
 demo: $(VENV)/installed  ## install, then the whole main job on rendered parts; the report is demo/results/report.html
 	$(BIN)/goodparts demo --out demo
@@ -17,6 +19,9 @@ lint: $(VENV)/test-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+fuzz: $(VENV)/test-installed  ## hand broken images, models, backbones, recipes and zones to it; FUZZ_SECONDS for all, FUZZ_SEED
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
 
 $(VENV)/installed: $(SOURCES)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
@@ -32,4 +37,4 @@ $(VENV)/test-installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache .hypothesis fuzz-faults

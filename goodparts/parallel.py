@@ -34,17 +34,88 @@ def small_products() -> Iterator[None]:
     """NumPy's matrix products run in the calling thread.
 
     For the small ones made for every image: OpenBLAS's own threads, shared by several callers, make them up to fifty
-    times slower on a busy machine.
+    times slower on a busy machine, and round otherwise. Any number of threads may be inside; once all have left, the
+    process has as many threads for products as before.
     """
-    with _blas().limit(limits=1, user_api="blas"):
+    _BLAS.limit()
+    try:
         yield
+    finally:
+        _BLAS.release()
+
+
+class _BlasThreads:
+    """How many threads BLAS libraries use, which is one setting for the whole process: one while anybody asks for that.
+
+    Who comes first notes what the libraries had, who goes last gives it back; were each to do so, the one who came
+    second would take the limit of the first for what there was. A library whose number was changed meanwhile by
+    somebody else keeps it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._of_thread = threading.local()  # how many of the users this thread is
+        self._before: list[tuple[Any, int]] = []  # libraries that are limited, and what they had
+
+    def limit(self) -> None:
+        """One thread, until `release` was called as often as this."""
+        with self._lock:
+            self._users += 1
+            self._of_thread.users = self._users_here + 1
+            if self._users == 1:
+                if not self._before:  # an interrupt may have kept the last one from giving it back
+                    self._before = [(library, library.num_threads) for library in _blas_libraries()]
+                for library, _ in self._before:
+                    _set_threads(library, 1)
+
+    def release(self) -> None:
+        """Undo one `limit` of this thread."""
+        with self._lock:
+            self._users -= 1
+            self._of_thread.users = self._users_here - 1
+            self._restore_if_unused()
+
+    def start_in_child(self) -> None:
+        """After a fork: of all threads only this one is left, and whoever held the lock may be gone."""
+        self._lock = threading.Lock()
+        self._users = self._users_here
+        self._restore_if_unused()
+
+    @property
+    def _users_here(self) -> int:
+        return getattr(self._of_thread, "users", 0)
+
+    def _restore_if_unused(self) -> None:
+        if self._users:
+            return
+        for library, threads in self._before:
+            if library.num_threads == 1:
+                _set_threads(library, threads)
+        self._before = []
 
 
 @cache
-def _blas() -> Any:
+def _blas_libraries() -> list[Any]:
+    import numpy  # noqa: F401  # so that its library is there to be found
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController()
+    libraries: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
+    return libraries
+
+
+def _set_threads(library: Any, count: int) -> None:
+    """Set it from whatever thread: threadpoolctl ignores all but the first that ever did, without a word."""
+    from threadpoolctl import OpenBLASController
+
+    OpenBLASController.clear_controlling_thread(force=True)
+    library.set_num_threads(count)
+    OpenBLASController.clear_controlling_thread(force=True)
+
+
+_BLAS = _BlasThreads()
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_BLAS.start_in_child)
 
 
 def parallel_map(
@@ -61,25 +132,30 @@ def parallel_map(
     The first error of `function` is raised where its result would have come; what had not begun is cancelled. The
     same holds when the caller stops early (an interrupt, or a generator that is closed). When it ends, however it
     ends, no call of `function` is running any more.
+
+    A call of `function` has `small_products`. Between calls, and while nobody asks the generator for more, the process
+    has as many threads for products as it had.
     """
-    with small_products():
-        if workers <= 1 and while_waiting is None:
-            yield from map(function, items)
-            return
-        calls = _Calls()
-        waiting: deque[Future[Result]] = deque()
-        workers = max(1, workers)
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="goodparts")
-        try:
-            for item in items:
-                waiting.append(pool.submit(calls.make, function, item))
-                if len(waiting) >= 2 * workers:
-                    yield _awaited(waiting.popleft(), while_waiting)
-            while waiting:
+    if workers <= 1 and while_waiting is None:
+        for item in items:
+            with small_products():
+                result = function(item)
+            yield result
+        return
+    calls = _Calls()
+    waiting: deque[Future[Result]] = deque()
+    workers = max(1, workers)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="goodparts")
+    try:
+        for item in items:
+            waiting.append(pool.submit(calls.make, function, item))
+            if len(waiting) >= 2 * workers:
                 yield _awaited(waiting.popleft(), while_waiting)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            calls.end()  # of a thread that was being started when an interrupt came, the pool does not know
+        while waiting:
+            yield _awaited(waiting.popleft(), while_waiting)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        calls.end()  # of a thread that was being started when an interrupt came, the pool does not know
 
 
 class StepCounter:
@@ -121,7 +197,8 @@ class _Calls:
                 raise CancelledError
             self._running += 1
         try:
-            return function(item)
+            with small_products():
+                return function(item)
         finally:
             with self._changed:
                 self._running -= 1

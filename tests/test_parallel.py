@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from goodparts import parallel
 
@@ -194,15 +197,106 @@ def blas_threads() -> set[int]:
     return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
 
+@pytest.fixture
+def two_blas_threads() -> Iterator[None]:
+    """The process has two threads for matrix products, however many cores there are."""
+    with threadpool_limits(2, "blas"):
+        yield
+
+
+@pytest.mark.usefixtures("two_blas_threads")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_matrix_products_stay_in_their_thread_meanwhile(workers: int) -> None:
-    before = blas_threads()
+def test_matrix_products_of_a_call_stay_in_its_thread(workers: int) -> None:
     seen = list(parallel.parallel_map(lambda _: blas_threads(), range(4), workers=workers))
     assert seen == [{1}] * 4
-    assert blas_threads() == before
+    assert blas_threads() == {2}
     with parallel.small_products():
         assert blas_threads() == {1}
-    assert blas_threads() == before
+    assert blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+def test_the_first_to_come_may_leave_before_the_last() -> None:
+    first, second = parallel.small_products(), parallel.small_products()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert blas_threads() == {1}
+    second.__exit__(None, None, None)
+    assert blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+def test_many_threads_come_and_go_and_none_sees_another_limit() -> None:
+    seen = []
+
+    def come_and_go(_: int) -> None:
+        for _ in range(100):
+            with parallel.small_products():
+                seen.append(blas_threads())
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(come_and_go, range(8)))
+    assert seen == [{1}] * 800
+    assert blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_caller_between_two_results_has_its_own_threads(workers: int) -> None:
+    one, other = (parallel.parallel_map(abs, range(20), workers=workers) for _ in range(2))
+    next(one), next(other)
+    time.sleep(0.05)  # what was begun is done
+    assert blas_threads() == {2}
+    one.close()
+    other.close()
+    assert blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+def test_a_limit_that_somebody_else_sets_meanwhile_stays() -> None:
+    with parallel.small_products():
+        threadpool_limits(3, "blas")
+    assert blas_threads() == {3}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
+def test_a_child_process_has_the_limit_of_the_thread_that_forked() -> None:
+    """In a process of its own: what follows a fork among threads is not what other tests should run in."""
+    script = """
+import os, threading
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+from goodparts import parallel
+
+def blas_threads():
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+def hold():
+    with parallel.small_products():
+        inside.set()
+        done.wait()
+
+threadpool_limits(2, "blas")
+inside, done = threading.Event(), threading.Event()
+other = threading.Thread(target=hold)
+other.start()
+inside.wait()
+with parallel._BLAS._lock if CHILD_FINDS_IT_LOCKED else done._cond:
+    child = os.fork()
+if child == 0:
+    outside = blas_threads()
+    with parallel.small_products():
+        within = blas_threads()
+    os._exit(0 if (outside, within, blas_threads()) == ([2], [1], [2]) else 3)
+done.set()
+other.join()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert blas_threads() == [2]
+"""
+    for locked in (False, True):
+        source = script.replace("CHILD_FINDS_IT_LOCKED", str(locked))
+        subprocess.run([sys.executable, "-W", "ignore", "-c", source], check=True, timeout=60)
 
 
 def test_there_is_one_worker_more_than_cores() -> None:

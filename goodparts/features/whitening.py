@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from goodparts.parallel import small_products
 from goodparts.recipe.recipe import Recipe
 
 SAMPLE = 32
@@ -40,6 +41,7 @@ class Whitening:
     matrix: NDArray[np.float32]
 
     @classmethod
+    @small_products()
     def learn(cls, features: Iterable[NDArray[np.float32]], recipe: Recipe) -> Self:
         """The map that suits these features, (patches, d) float32 an image, by `whitening` and `feature_dimensions`."""
         count, total, products = 0, np.zeros(0), np.zeros(0)
