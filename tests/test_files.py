@@ -169,3 +169,70 @@ def test_writers_side_by_side_leave_one_whole_file(tmp_path: Path) -> None:
     text = path.read_text()
     assert len(text) == 10_000
     assert len(set(text)) == 1
+
+
+# ---- what a killed process leaves ------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a kill is another thing there")
+def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys, pathlib\n"
+        "from goodparts import files\n"
+        "here = pathlib.Path(sys.argv[1])\n"
+        "with files.replacing(here / 'model.bin') as stream, files.staging(here) as inside:\n"
+        "    (inside / 'half').write_text('half of it')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False, timeout=60)
+    left = sorted(tmp_path.iterdir())
+    assert len(left) == 2
+    assert files.abandoned(tmp_path) == left
+    with files.replacing(tmp_path / "other.bin") as stream:
+        stream.write(b"new")
+    assert contents(tmp_path) == {"other.bin": b"new"}
+
+
+def test_what_others_are_writing_stays(tmp_path: Path) -> None:
+    """Of a process that runs, of another machine, and files of somebody's own."""
+    with files.replacing(tmp_path / "here.bin"):
+        (mine,) = tmp_path.iterdir()
+        elsewhere = mine.name.replace(mine.name.split("-")[1], "00000000").replace(
+            str(os.getpid()), "4194303"
+        )
+        for name in (elsewhere, ".goodparts-notes.part", ".goodparts", "x.part"):
+            (tmp_path / name).write_text("theirs")
+        before = set(tmp_path.iterdir())
+        assert files.abandoned(tmp_path) == []
+        files.remove_abandoned(tmp_path)
+        assert set(tmp_path.iterdir()) == before
+
+
+def test_a_process_that_only_has_the_number_is_another_one(tmp_path: Path) -> None:
+    left = tmp_path / files._unfinished_name()
+    left.touch()
+    os.utime(left, (1e9, 1e9))  # long before this process began
+    assert files.abandoned(tmp_path) == [left]
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
+    files.write_text(tmp_path / ("x" * 255), "whole")
+    with pytest.raises(OutputError, match="shorter name"):
+        files.write_text(tmp_path / ("x" * 256), "text")
+
+
+def test_a_swap_that_fails_is_undone(tmp_path: Path) -> None:
+    for name in ("a", "b", "gone", "new/a", "new/b", "new/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "taken" / "inside").mkdir(parents=True)
+    (tmp_path / "held").mkdir()
+    moves = [(None, tmp_path / "gone"), *((tmp_path / "new" / name, tmp_path / name) for name in "abc")]
+    with pytest.raises(OutputError, match="taken: can't be written"):
+        files.swap([*moves, (tmp_path / "new" / "d", tmp_path / "taken")], held=tmp_path / "held")
+    assert [(tmp_path / name).read_text() for name in ("a", "b", "gone")] == ["a", "b", "gone"]
+    assert [(tmp_path / "new" / name).read_text() for name in "abc"] == ["new/a", "new/b", "new/c"]
+    assert not (tmp_path / "c").exists()
+    files.swap(moves, held=tmp_path / "held")
+    assert [(tmp_path / name).read_text() for name in "abc"] == ["new/a", "new/b", "new/c"]
+    assert not (tmp_path / "gone").exists()

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from goodparts.errors import BackboneError
+from goodparts.errors import BackboneError, OutputError
+from goodparts.files import staging
 
 HOME_VARIABLE = "GOODPARTS_HOME"
 HUB_FILE = "model.safetensors"
@@ -226,10 +226,9 @@ def incoming() -> Iterator[Path]:
     """A folder in the store for files on their way in; it is gone afterwards, whatever happens."""
     folder = store_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix="incoming-") as temporary:
-            yield Path(temporary)
-    except OSError as error:
+        with staging(folder) as inside:
+            yield inside
+    except (OSError, OutputError) as error:
         raise BackboneError(
             f"{folder}: the backbone can't be stored there: {error}; make room, or set {HOME_VARIABLE}"
         ) from error

@@ -15,12 +15,20 @@ from goodparts.cli.options import (
     progress_bars,
     workers_option,
 )
-from goodparts.cli.printing import cost, emit, print_evaluation, print_sections, say_learnt
+from goodparts.cli.printing import cost, emit, print_evaluation, print_sections, say_learnt, say_unwritten
 from goodparts.cli.recipe_flags import RecipeCommand, with_recipe
+from goodparts.errors import OutputError
 from goodparts.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from goodparts.inspector import Inspector
+
+
+def default_model(folder: Path, name: str) -> Path:
+    """The model file of a data set of this name, which may be no text, or as long as names can be."""
+    from goodparts.report.picture_files import clean_name
+
+    return folder / f"{clean_name(name or 'model', 240)}.goodparts"
 
 
 calibrate_on_option = click.option(
@@ -57,12 +65,12 @@ def run(
     pixel_limit: int | None,
     offline: bool,
     as_json: bool,
-) -> None:
+) -> int:
     """Fit on DATA/train/good, evaluate on DATA/test, write model, metrics, pictures and a report."""
     from goodparts.inspector import Inspector
 
     inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
-    _run(data, out, inspector, as_json, model=model, zip_all=zip_all, calibrate_on=calibrate_on)
+    return _run(data, out, inspector, as_json, model=model, zip_all=zip_all, calibrate_on=calibrate_on)
 
 
 def _run(
@@ -74,22 +82,40 @@ def _run(
     model: Path | None = None,
     zip_all: bool = False,
     calibrate_on: Path | None = None,
-) -> None:
+) -> int:
+    """Fit, evaluate and write it all; the exit code."""
     from goodparts.evaluation.evaluation import read_test_set
-    from goodparts.report.results_folder import write_results
+    from goodparts.report.results_folder import check_place, place_of_model, write_results
 
     began = time.perf_counter()
     labelled = read_test_set(data)
+    check_place(out, labelled)
+    model_path = model or default_model(out, labelled.name)
+    model_path = model_path if model_path.suffix else model_path.with_suffix(".goodparts")
+    unwritten: list[OutputError] = []
     with progress_bars(as_json) as progress:
         inspector.fit(labelled.root, calibrate_on=calibrate_on, progress=progress)
-        model_path = inspector.save(model or out / f"{labelled.name}.goodparts")
-        evaluation = write_results(
-            inspector, labelled, out, model_path=model_path, zip_all=zip_all, progress=progress
-        )
+        saved = inspector.save(place_of_model(model_path, out))
+        try:
+            evaluation = write_results(
+                inspector,
+                labelled,
+                out,
+                model_path=model_path,
+                saved=saved,
+                zip_all=zip_all,
+                unwritten=unwritten.append,
+                progress=progress,
+            )
+        except BaseException:
+            if saved != model_path:
+                click.echo(f"{out}: as an earlier run left it; the model just learnt is {saved}", err=True)
+            raise
     identity = inspector.model.identity
     print_evaluation(
         inspector, evaluation, as_json, out=out, model_path=model_path, identity=identity, began=began
     )
+    return say_unwritten(unwritten, len(evaluation.images))
 
 
 @click.command(
@@ -124,7 +150,7 @@ def fit(
     inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
     with progress_bars(as_json) as progress:
         inspector.fit(good, calibrate_on=calibrate_on, progress=progress)
-    path = inspector.save(model or Path(f"{good.resolve().name}.goodparts"))
+    path = inspector.save(model or default_model(Path(), good.resolve().name))
     learnt = inspector.model
     if as_json:
         emit(
@@ -153,7 +179,7 @@ def fit(
 @workers_option
 @offline_option
 @json_option
-def demo(out: Path, recipe: Recipe, workers: int | None, offline: bool, as_json: bool) -> None:
+def demo(out: Path, recipe: Recipe, workers: int | None, offline: bool, as_json: bool) -> int:
     """Make a small data set of rendered metal parts, then do the whole job on it.
 
     60 good parts to learn from, 20 good and 20 bad ones in 4 defect classes to test with.
@@ -166,4 +192,4 @@ def demo(out: Path, recipe: Recipe, workers: int | None, offline: bool, as_json:
             out / "flange", seed=recipe.seed, progress=lambda done, total: progress("rendering", done, total)
         )
     inspector = Inspector(recipe, workers=workers, offline=offline)
-    _run(data, out / "results", inspector, as_json)
+    return _run(data, out / "results", inspector, as_json)

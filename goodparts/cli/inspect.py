@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from goodparts.cli.options import Command, json_option, pixel_limit_option, progress_bars, workers_option
-from goodparts.cli.printing import emit, inspection_line, inspection_record, print_evaluation
-from goodparts.errors import DatasetError, ImageError
+from goodparts.cli.printing import emit, inspection_line, inspection_record, print_evaluation, say_unwritten
+from goodparts.errors import DatasetError, ImageError, OutputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,8 @@ def inspect(
     inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
     inspector.model.calibration.threshold  # noqa: B018  (an error now rather than at the first image)
     worst = 0
-    for path, found in zip(paths, _each(inspector, paths, out), strict=True):
+    unwritten: list[OutputError] = []
+    for path, found in zip(paths, _each(inspector, paths, out, unwritten), strict=True):
         if isinstance(found, ImageError):
             worst = 2
             emit({"path": str(path), "error": str(found)}) if as_json else click.echo(
@@ -55,19 +56,28 @@ def inspect(
             continue
         worst = max(worst, int(found.verdict != GOOD))
         emit(inspection_record(found)) if as_json else click.echo(inspection_line(found))
-    return worst
+    return max(worst, say_unwritten(unwritten, len(paths)))
 
 
-def _each(inspector: Inspector, paths: list[Path], out: Path | None) -> Iterator[Inspection | ImageError]:
-    """Inspections in order; an image that can't be read gives its error and does not stop the others."""
+def _each(
+    inspector: Inspector, paths: list[Path], out: Path | None, unwritten: list[OutputError]
+) -> Iterator[Inspection | ImageError]:
+    """Inspections in order; an image that can't be read gives its error and does not stop the others.
+
+    Neither do pictures that can't be written: `unwritten` gets the error of each image.
+    """
     from goodparts.data.images import read_image
+    from goodparts.report.picture_files import names_beside
     from goodparts.report.results_folder import write_pictures
 
-    names = _unique_names(paths)
+    names = names_beside(paths, out) if out is not None else ()
 
     def shown(index: int, pixels: NDArray[np.uint8], found: Inspection) -> Inspection:
         if out is not None:
-            write_pictures(inspector, out, names[index], pixels, found)
+            try:
+                write_pictures(inspector, out, names[index], pixels, found)
+            except OutputError as error:
+                unwritten.append(error)
         return found
 
     if len(paths) > 1:
@@ -101,7 +111,7 @@ def evaluate(
     workers: int | None,
     pixel_limit: int | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Measure a model on DATA/test, a labelled test set in the MVTec AD layout."""
     from goodparts.evaluation.evaluation import read_test_set
     from goodparts.inspector import Inspector
@@ -111,12 +121,16 @@ def evaluate(
     labelled = read_test_set(data, require_train=False)
     inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
     identity = inspector.model.identity  # an oracle decides anew, and the file stays as it is
+    unwritten: list[OutputError] = []
     with progress_bars(as_json) as progress:
         if out is None:
             found = inspector.evaluate(labelled, progress=progress)
         else:
-            found = write_results(inspector, labelled, out, zip_all=zip_all, progress=progress)
+            found = write_results(
+                inspector, labelled, out, zip_all=zip_all, unwritten=unwritten.append, progress=progress
+            )
     print_evaluation(inspector, found, as_json, out=out, model_path=model, identity=identity, began=began)
+    return say_unwritten(unwritten, len(found.images))
 
 
 def expand(images: tuple[Path, ...]) -> list[Path]:
@@ -126,7 +140,9 @@ def expand(images: tuple[Path, ...]) -> list[Path]:
     paths: list[Path] = []
     for image in images:
         if image.is_dir():
-            inside = list_images(image, recursive=True)
+            inside = [
+                path for path in list_images(image, recursive=True) if not _is_earlier_result(path, image)
+            ]
             if not inside:
                 raise DatasetError(
                     f"{image}: no images in this folder; expected .png, .jpg, .bmp, .tif or .webp files"
@@ -137,15 +153,10 @@ def expand(images: tuple[Path, ...]) -> list[Path]:
     return paths
 
 
-def _unique_names(paths: list[Path]) -> list[str]:
-    """A name for the pictures of each image: its own, with the folder before it where two would be alike."""
-    folders = len({path.parent for path in paths}) > 1
-    names = [
-        f"{path.parent.name}/{path.stem}" if folders and path.parent.name else path.stem for path in paths
-    ]
-    seen: dict[str, int] = {}
-    for i, name in enumerate(names):
-        seen[name.lower()] = seen.get(name.lower(), 0) + 1
-        if seen[name.lower()] > 1:
-            names[i] = f"{name}_{seen[name.lower()]}"
-    return names
+def _is_earlier_result(path: Path, folder: Path) -> bool:
+    """Whether an image below a folder is a picture that an earlier run put there: nobody wants that inspected."""
+    from goodparts.report.picture_files import PICTURE_FOLDERS, is_result
+    from goodparts.report.plots import PLOTS
+
+    inside = path.relative_to(folder).parts
+    return (path.name in PLOTS or not PICTURE_FOLDERS.keys().isdisjoint(inside)) and is_result(path)

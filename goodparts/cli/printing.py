@@ -7,13 +7,14 @@ import json
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from goodparts.cli.options import WIDTH
+from goodparts.errors import OutputError
 from goodparts.files import JsonRecord
 
 if TYPE_CHECKING:
@@ -73,6 +74,17 @@ def print_evaluation(
         click.echo(f"Report   {out / 'report.html'}")
     click.echo(f"Model    {model_path}, identity {identity[:12]}")
     click.echo(cost(began))
+
+
+def say_unwritten(errors: Sequence[OutputError], images: int) -> int:
+    """Say of how many images the pictures could not be written; the exit code."""
+    if not errors:
+        return 0
+    pictures = (
+        f"the pictures of {len(errors)} of {images} image{'s' * (images != 1)} are not there, the rest is"
+    )
+    click.echo(wrapped(f"error: {pictures}: {errors[0]}", indent=2), err=True)
+    return 2
 
 
 def say_learnt(inspector: Inspector) -> None:

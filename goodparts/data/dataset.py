@@ -203,7 +203,7 @@ def hash_file_list(paths: Iterable[Path], root: str | os.PathLike[str]) -> str:
     entries = sorted((path.relative_to(root).as_posix(), path.stat().st_size) for path in paths)
     digest = hashlib.sha256()
     for name, size in entries:
-        digest.update(f"{name}\0{size}\n".encode())
+        digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogatepass"))  # a name may be no text
     return digest.hexdigest()
 
 

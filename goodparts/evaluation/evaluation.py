@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -230,27 +230,31 @@ def inspect_test_set(
     pixel_metrics = PixelMetrics()
     began = time.perf_counter()
     inspected = inspector.inspect_many([sample.path for sample in samples], with_truth, recognise=True)
-    for sample, (inspection, truth) in zip(samples, inspected, strict=True):
-        learnt_from += inspection.learnt_from
-        rows.append(
-            TestImage(
-                path=sample.path,
-                defect_class=sample.defect_class,
-                label=sample.label,
-                score=inspection.score,
-                p_value=inspection.p_value,
-                verdict=inspection.verdict,
-                borderline=inspection.borderline,
-                reasons=inspection.reasons,
-                zones=inspection.zones,
-                pose=inspection.pose,
+    try:
+        for sample, (inspection, truth) in zip(samples, inspected, strict=True):
+            learnt_from += inspection.learnt_from
+            rows.append(
+                TestImage(
+                    path=sample.path,
+                    defect_class=sample.defect_class,
+                    label=sample.label,
+                    score=inspection.score,
+                    p_value=inspection.p_value,
+                    verdict=inspection.verdict,
+                    borderline=inspection.borderline,
+                    reasons=inspection.reasons,
+                    zones=inspection.zones,
+                    pose=inspection.pose,
+                )
             )
-        )
-        if truth is not None or not sample.label:
-            pixel_metrics.add(inspection.anomaly_map, truth, inspection.mask)
-        if truth is not None and truth.any():
-            unseen += bool(np.isnan(inspection.anomaly_map[truth]).all())
-        progress("evaluation", len(rows), len(samples))
+            if truth is not None or not sample.label:
+                pixel_metrics.add(inspection.anomaly_map, truth, inspection.mask)
+            if truth is not None and truth.any():
+                unseen += bool(np.isnan(inspection.anomaly_map[truth]).all())
+            progress("evaluation", len(rows), len(samples))
+    finally:
+        if isinstance(inspected, Generator):
+            inspected.close()  # whatever ends this, no worker observes any more
     return InspectedTestSet(
         name=data.name,
         images=tuple(rows),

@@ -10,7 +10,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -162,13 +161,13 @@ class FeatureStore:
 
 
 class _ValuesOnDisk:
-    """As much of an array (rows, d) int16 as is needed here, in a file in the temporary folder."""
+    """As much of an array (rows, d) int16 as is needed here, in a file without a name in the temporary folder."""
 
     def __init__(self, d: int) -> None:
         self._d = d
         self._lock = threading.Lock()  # over a place in the file and what is done there
-        self._folder = tempfile.TemporaryDirectory(prefix="goodparts-", ignore_cleanup_errors=True)
-        self._file = FileIO(Path(self._folder.name) / "features", "w+")
+        # It has no name, or on Windows goes when it is closed: so it is gone, however the process ends.
+        self._file = tempfile.TemporaryFile(buffering=0, prefix="goodparts-")  # noqa: SIM115  (closed by close)
 
     def __setitem__(self, part: slice, values: NDArray[np.int16]) -> None:
         rest = np.ascontiguousarray(values).data.cast("B")
@@ -178,7 +177,7 @@ class _ValuesOnDisk:
                 while rest:
                     rest = rest[self._file.write(rest) :]
         except OSError as error:
-            raise output_error(Path(self._folder.name), error) from error
+            raise output_error(Path(tempfile.gettempdir()), error) from error
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.int16]:
         if isinstance(rows, slice):
@@ -200,10 +199,9 @@ class _ValuesOnDisk:
             read = self._file.readinto(values.data.cast("B"))
         if read < values.nbytes:
             raise OutputError(
-                f"{self._folder.name}: the file of features ends too early; has something cut it short?"
+                f"{tempfile.gettempdir()}: the file of features ends too early; has something cut it short?"
             )
         return values
 
     def close(self) -> None:
         self._file.close()
-        self._folder.cleanup()

@@ -14,7 +14,6 @@ the operators of `framing.anomaly_map` two matrix products. `docs/export.md` is 
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from goodparts.bank.scoring import zone_nodes
 from goodparts.decision.calibration import ZoneDecision
 from goodparts.errors import OutputError
-from goodparts.files import replacing
+from goodparts.files import output_error, replacing, staging, swap, sync
 from goodparts.preprocessing import framing
 from goodparts.preprocessing.framing import Frame
 from goodparts.recipe.values import size_text
@@ -285,22 +284,19 @@ def _halve(pipeline: Graph) -> None:
 
 
 def _write_openvino(network: onnx.ModelProto, described: dict[str, str], path: Path) -> None:
-    """Topology (.xml) and weights (.bin); the former comes last, so that no half of a pair can be taken for a whole."""
+    """Topology (.xml) and weights (.bin), both or neither; the former goes first and comes last, so that no half of a
+    pair can be taken for a whole."""
     from goodparts.engines.openvino import write_ir
 
-    with (
-        replacing(path) as topology,
-        replacing(path.with_suffix(".bin")) as weights,
-        tempfile.TemporaryDirectory(prefix="goodparts-", ignore_cleanup_errors=True) as folder,
-    ):
-        staged = Path(folder) / "model.xml"
+    with staging(path.parent) as folder:
+        topology, weights, held = folder / "model.xml", folder / "model.bin", folder / "held"
         try:
-            write_ir(network, described, staged)
+            write_ir(network, described, topology)
+            sync(weights)
+            sync(topology)
+            held.mkdir()
         except RuntimeError as error:
-            raise OutputError(
-                f"{path}: OpenVINO can't write into {folder} ({error}); free some space"
-            ) from error
-        topology.write(staged.read_bytes())
-        weights.write(staged.with_suffix(".bin").read_bytes())
-        if path.is_file():
-            path.unlink()
+            raise OutputError(f"{path}: OpenVINO can't write it ({error}); free some space") from error
+        except OSError as error:
+            raise output_error(path, error) from error
+        swap([(None, path), (weights, path.with_suffix(".bin")), (topology, path)], held=held)

@@ -120,7 +120,7 @@ def members(model: Model) -> dict[str, bytes]:
         tensors["whitening.mean"] = model.whitening.mean
         tensors["whitening.matrix"] = model.whitening.matrix
     return {
-        "recipe.toml": model.recipe.to_toml().encode(),
+        "recipe.toml": model.recipe.to_toml().encode("utf-8", "replace"),  # a path may be no text
         "backbone.onnx": model.backbone.model.SerializeToString(deterministic=True),
         "bank.safetensors": safetensors.numpy.save(tensors),
         "calibration.json": model.calibration.to_json().encode(),

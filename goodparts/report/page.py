@@ -28,6 +28,7 @@ from goodparts.errors import ImageError
 from goodparts.evaluation.evaluation import Evaluation, TestImage
 from goodparts.files import write_text
 from goodparts.report.panel import multiple_text
+from goodparts.report.picture_files import unique_names
 from goodparts.report.plots import PLOTS
 from goodparts.report.strips import draw_strips
 from goodparts.report.tables import writable
@@ -63,17 +64,7 @@ def in_words(evaluation: Evaluation) -> str:
 
 def result_names(images: Sequence[TestImage | TestSample]) -> tuple[str, ...]:
     """Return the name of each image's pictures, "<class>/<stem>", with a number where two would be alike."""
-    taken: set[str] = set()
-    names = []
-    for image in images:
-        name = plain = f"{image.defect_class}/{image.path.stem}"
-        count = 1
-        while name.lower() in taken:  # Windows and macOS take "A" and "a" for the same
-            count += 1
-            name = f"{plain}_{count}"
-        taken.add(name.lower())
-        names.append(name)
-    return tuple(names)
+    return unique_names((image.defect_class, image.path.stem) for image in images)
 
 
 def write_report(

@@ -14,12 +14,15 @@ import importlib.util
 import math
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from goodparts.files import replacing
+from goodparts.report.picture_files import SOFTWARE
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Mask = NDArray[np.bool_]  # (H, W)
@@ -184,17 +187,19 @@ def mask_picture(mask: Mask) -> NDArray[np.uint8]:
 
 def save_panel(path: Path, panel: Image.Image) -> None:
     """Write a panel as PNG, at the compression that costs little time; raises `OutputError`."""
-    _save(path, panel, "PNG", compress_level=3)
+    _save(path, panel, "PNG", compress_level=3, pnginfo=_made_here())
 
 
 def save_map(path: Path, anomaly_map: NDArray[np.float32]) -> None:
     """Write an anomaly map (H, W) as an uncompressed float32 TIFF, NaN included; raises `OutputError`."""
-    _save(path, Image.fromarray(np.ascontiguousarray(anomaly_map, dtype=np.float32)), "TIFF")
+    _save(
+        path, Image.fromarray(np.ascontiguousarray(anomaly_map, dtype=np.float32)), "TIFF", software=SOFTWARE
+    )
 
 
 def save_mask(path: Path, mask: Mask) -> None:
     """Write a mask (H, W) bool as an 8-bit grey PNG of 0 and 255; raises `OutputError`."""
-    _save(path, Image.fromarray(mask_picture(mask)), "PNG")
+    _save(path, Image.fromarray(mask_picture(mask)), "PNG", pnginfo=_made_here())
 
 
 def _mix(under: Picture, over: Picture, opacity: float) -> Picture:
@@ -270,6 +275,13 @@ def letters(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont
     return ImageFont.load_default(size)
 
 
-def _save(path: Path, image: Image.Image, kind: str, **options: int) -> None:
+def _made_here() -> PngInfo:
+    """By which a picture is known for a result of ours."""
+    info = PngInfo()
+    info.add_text("Software", SOFTWARE)
+    return info
+
+
+def _save(path: Path, image: Image.Image, kind: str, **options: Any) -> None:
     with replacing(path) as stream:
         image.save(stream, format=kind, **options)

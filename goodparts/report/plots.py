@@ -25,6 +25,7 @@ from goodparts.evaluation.metrics import (
     roc_curve,
 )
 from goodparts.files import replacing
+from goodparts.report.picture_files import SOFTWARE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -299,4 +300,4 @@ def _plain(text: str) -> str:
 
 def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as stream:
-        figure.savefig(stream, format="png", metadata={"Software": None})
+        figure.savefig(stream, format="png", metadata={"Software": SOFTWARE})

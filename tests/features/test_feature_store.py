@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +30,20 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     yield tmp_path
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[FileIO]:
+    """The files that are opened."""
+    files: list[FileIO] = []
+    open_one = tempfile.TemporaryFile
+
+    def opening(**options: Any) -> FileIO:
+        files.append(open_one(**options))
+        return files[-1]
+
+    monkeypatch.setattr("tempfile.TemporaryFile", opening)
+    return files
 
 
 def vectors_of(n: int, patches: int, d: int, seed: int = 0, scale: float = 1) -> NDArray[np.float32]:
@@ -88,23 +106,27 @@ def test_zeros_stay_zeros_and_what_is_no_number_does_not_come_back_as_one() -> N
         np.testing.assert_array_equal(store.image(3), vectors[3])
 
 
-def test_what_does_not_fit_is_in_a_file_while_it_is_needed(temporary: Path) -> None:
+def test_what_does_not_fit_is_in_a_file_while_it_is_needed(temporary: Path, opened: list[FileIO]) -> None:
     with closing(FeatureStore((2, 3, 4), 2 * 2 * 3 * 4)) as fits:
         assert fits.in_memory == 48
         assert not list(temporary.iterdir())
     with closing(FeatureStore((2, 3, 4), 47)) as store:
         assert store.in_memory == 0
         store.put(1, vectors_of(1, 3, 4)[0])
-        (file,) = temporary.glob("goodparts-*/*")
-        assert file.stat().st_size == 48
+        (file,) = opened
+        assert os.fstat(file.fileno()).st_size == 48
+        if os.name == "posix":
+            assert not list(temporary.iterdir())  # without a name: gone with the process, however that ends
+    assert file.closed
 
 
-def test_the_limit_is_for_features_and_projections_together(temporary: Path) -> None:
+def test_the_limit_is_for_features_and_projections_together(opened: list[FileIO]) -> None:
     def files(limit: float) -> int:
+        opened.clear()
         recipe = Recipe(projection_dimensions=4, memory_limit=limit / 2**30)
         with patch_features((2, 3, 8), recipe) as features:
             features.put(0, vectors_of(1, 3, 8)[0])
-            return len(list(temporary.glob("goodparts-*/*")))
+            return len(opened)
 
     assert files(2 * 6 * 8 * 4) == 0  # features may take a quarter of the limit
     assert files(2 * 6 * 8 * 4 - 1) == 1
@@ -112,12 +134,12 @@ def test_the_limit_is_for_features_and_projections_together(temporary: Path) -> 
     assert files(2 * 6 * 4 - 1) == 2
 
 
-def test_features_that_are_not_projected_may_take_all_of_the_limit(temporary: Path) -> None:
+def test_features_that_are_not_projected_may_take_all_of_the_limit(opened: list[FileIO]) -> None:
     for limit, files in ((2 * 6 * 8, 0), (2 * 6 * 8 - 1, 1)):
         recipe = Recipe(projection_dimensions=0, memory_limit=limit / 2**30)
         with patch_features((2, 3, 8), recipe) as features:
             features.put(0, vectors_of(1, 3, 8)[0])
-            assert len(list(temporary.glob("goodparts-*/*"))) == files
+            assert len(opened) == files
 
 
 @pytest.mark.parametrize(
@@ -142,15 +164,17 @@ def test_projections_are_those_of_the_features(sampling: str, dimensions: int, q
 def test_a_full_disk_is_an_error_that_names_the_folder(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: object, data: object) -> int:
-        raise OSError(28, "No space left on device")
+    class Full(FileIO):
+        def write(self, data: object) -> int:
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(feature_store, "FileIO", type("Full", (feature_store.FileIO,), {"write": full}))
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Full(temporary / "full", "x+"))
     with (
-        pytest.raises(OutputError, match=r"goodparts-.*No space left on device.*free some space"),
+        pytest.raises(OutputError, match=rf"{temporary.name}.*No space left on device.*free some space"),
         patch_features((1, 2, 3), Recipe(memory_limit=0)) as features,
     ):
         features.put(0, vectors_of(1, 2, 3)[0])
+    (temporary / "full").unlink()
 
 
 def test_a_file_that_was_cut_short_is_an_error() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -289,6 +290,36 @@ def test_a_failed_export_leaves_the_old_pair(
         "part.xml": "old",
         "part.bin": "old",
     }
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("call", [*range(2), *(f"replace {n}" for n in range(3))])
+def test_an_export_that_stops_anywhere_leaves_the_old_pair(
+    exportable: Inspector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    call: int | str,
+) -> None:
+    exportable.export(tmp_path / "part.xml", format="openvino")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    calls = []
+
+    def failing(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            calls.append(name)
+            number = calls.count(name) - 1
+            if call in (f"{name} {number}", number if name == "fsync" else None):
+                raise error
+            return real(*arguments)
+
+        return called
+
+    monkeypatch.setattr(os, "fsync", failing("fsync", os.fsync))
+    monkeypatch.setattr(Path, "replace", failing("replace", Path.replace))
+    with pytest.raises(OutputError if error is OSError else error):
+        exportable.export(tmp_path / "part.xml", format="openvino", precision="f16")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_too_large_for_one_file(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import sys
 import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +20,8 @@ from sklearn import metrics as reference
 from goodparts import Evaluation, Inspector, Recipe, read_dataset
 from goodparts.errors import DatasetError, OutputError
 from goodparts.evaluation.evaluation import read_test_set
-from goodparts.report.results_folder import write_results
+from goodparts.report import pictures
+from goodparts.report.results_folder import check_place, place_of_model, write_results
 
 PLOTS = ("roc.png", "precision_recall.png", "confusion_matrix.png", "score_histogram.png")
 METRICS = (
@@ -306,6 +309,161 @@ def test_pictures_of_an_interrupted_run_do_not_stay(cropped: Inspector, data: Pa
     shutil.rmtree(fewer / "test" / "scratch")
     write_results(cropped, read_dataset(fewer), out)
     assert below(out / "panels") == [f"{name}.png" for name in names_of(fewer)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in below(folder)}
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "report.html", "results.json", "masks/stain/000.png"])
+def test_what_no_run_of_ours_wrote_is_in_the_way(
+    cropped: Inspector, data: Path, tmp_path: Path, name: str
+) -> None:
+    for mine in (name, "recipe.toml", "panels/mine/000.png", "panels/stain/000.jpg"):
+        (tmp_path / mine).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / mine).write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match="is there already, and no earlier run wrote it"):
+        check_place(tmp_path, read_dataset(data))
+    with pytest.raises(OutputError, match="choose another folder"):
+        write_results(cropped, read_dataset(data), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_only_what_is_listed_goes(cropped: Inspector, data: Path, tmp_path: Path) -> None:
+    """Pictures of one's own stay, and so does what a list that somebody has changed names elsewhere."""
+    out = tmp_path / "out"
+    write_results(cropped, read_dataset(data), out)
+    mine = ["panels/mine/000.png", "panels/stain/of mine.png", "masks/scratch/000.tiff", "notes.txt"]
+    outside = ["../victim.png", "panels/../../victim.png", "notes.txt", "/victim.png", "panels", 3, None]
+    for name in (*mine, "../victim.png"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+    listed = json.loads((out / "results.json").read_text())
+    (out / "results.json").write_text(json.dumps({**listed, "files": [*listed["files"], *outside]}))
+    fewer = shutil.copytree(data, tmp_path / "fewer")
+    shutil.rmtree(fewer / "test" / "scratch")
+    write_results(cropped, read_dataset(fewer), out)
+    for name in (*mine, "../victim.png"):
+        assert (out / name).read_text() == "mine"
+    assert not (out / "panels" / "scratch").exists()
+    assert sorted(json.loads((out / "results.json").read_text())["files"]) == [
+        name for name in below(out) if name not in {*mine, "results.json"}
+    ]
+
+
+@pytest.mark.parametrize("when", ["evaluation", "report", "swap"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_run_that_does_not_end_leaves_earlier_results_as_they_were(
+    cropped: Inspector,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+    error: type[BaseException],
+) -> None:
+    out = tmp_path / "out"
+    fewer = shutil.copytree(data, tmp_path / "fewer")
+    shutil.rmtree(fewer / "test" / "scratch")
+    write_results(cropped, read_dataset(data), out, model_path=cropped.save(out / "mini.goodparts"))
+    before = contents(out)
+    saved = place_of_model(out / "mini.goodparts", out)
+    assert saved == out / "mini.new.goodparts"
+    saved.write_text("another model")
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == when and done == total // 2:
+            raise error
+
+    if when == "swap":
+        move, moved = Path.replace, []
+
+        def replace(source: Path, target: Path) -> Path:
+            moved.append(target)
+            if len(moved) == 20 + len(
+                before
+            ):  # in the midst of the swap, after those that write the new ones
+                raise error
+            return move(source, target)
+
+        monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OutputError if (when, error) == ("swap", OSError) else error):
+        write_results(
+            cropped,
+            read_dataset(fewer),
+            out,
+            model_path=out / "mini.goodparts",
+            saved=saved,
+            progress=stop,
+        )
+    assert contents(out) == before | {"mini.new.goodparts": b"another model"}
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_the_model_takes_its_place_with_its_results(cropped: Inspector, data: Path, tmp_path: Path) -> None:
+    target = tmp_path / "mini.goodparts"
+    assert place_of_model(target, tmp_path) == target, "there is nothing yet that it could be mistaken for"
+    target.write_text("old")
+    saved = cropped.save(place_of_model(target, tmp_path))
+    write_results(cropped, read_dataset(data), tmp_path, model_path=target, saved=saved, zip_all=True)
+    assert not saved.exists()
+    assert Inspector.load(target).model.identity == cropped.model.identity
+    with zipfile.ZipFile(tmp_path / "results.zip") as archive:
+        assert [name for name in archive.namelist() if "goodparts" in name] == ["mini.goodparts"]
+        assert archive.read("mini.goodparts") == target.read_bytes()
+    manifest = json.loads((tmp_path / "results.json").read_text())
+    assert manifest["complete"]
+    assert manifest["model"] == cropped.model.identity
+    assert "mini.goodparts" not in manifest["files"]
+
+
+def test_a_killed_swap_is_known_and_mended(cropped: Inspector, data: Path, tmp_path: Path) -> None:
+    """As a kill in the midst of it leaves a folder: a list that says so, of old and new files."""
+    write_results(cropped, read_dataset(data), tmp_path)
+    listed = json.loads((tmp_path / "results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps({**listed, "complete": False}))
+    for name in listed["files"][::2]:
+        (tmp_path / name).unlink()
+    write_results(cropped, read_dataset(data), tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == listed
+    assert below(tmp_path) == sorted([*listed["files"], "results.json"])
+
+
+def test_pictures_that_can_not_be_written_do_not_stop_the_rest(
+    cropped: Inspector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = pictures.save_panel
+
+    def fail(path: Path, panel: Image.Image) -> None:
+        if path.match("stain/001.png"):
+            raise OutputError("no")
+        save(path, panel)
+
+    monkeypatch.setattr(pictures, "save_panel", fail)
+    unwritten: list[OutputError] = []
+    write_results(cropped, read_dataset(data), tmp_path, unwritten=unwritten.append)
+    assert list(map(str, unwritten)) == ["no"]
+    assert below(tmp_path / "panels") == [f"{n}.png" for n in names_of(data) if n != "stain/001"]
+    assert "stain/001.png" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are bytes")
+def test_names_of_any_bytes_and_of_the_greatest_length(
+    cropped: Inspector, data: Path, tmp_path: Path
+) -> None:
+    odd = shutil.copytree(data, tmp_path / "odd")
+    longest = "x" * 251
+    for name in (b"caf\xe9.png", f"{longest}.png".encode()):
+        shutil.copy(odd / "test/good/000.png", os.fsencode(odd / "test" / "good") + b"/" + name)
+    (odd / "test" / "stain").rename(odd / "test" / os.fsdecode(b"fl\xe4che"))
+    out = tmp_path / "out"
+    write_results(cropped, read_dataset(odd), out, zip_all=True)
+    names = {f"panels/{name}.png" for name in ("good/caf%E9", f"good/{longest[:250]}", "fl%E4che/000")}
+    assert names <= set(below(out))
+    with zipfile.ZipFile(out / "results.zip") as archive:
+        assert names <= set(archive.namelist())
+    assert len(rows_of(out)) == len(read_dataset(odd).test)
+    assert 'href="panels/good/caf%25E9.png"' in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_can_not_be_measured_leaves_earlier_results_whole(
