@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import parallel
+from goodparts.data.bit_depth import with_bit_depth
 from goodparts.data.good_images import Good, GoodImages
 from goodparts.data.images import PIXEL_LIMIT, ImageLike, path_of, read_image
 from goodparts.decision.inspection import Inspection
@@ -101,7 +102,9 @@ class Inspector:
             BackboneError: the backbone or a layer of it is not there.
             RecipeError: the threshold's rule needs more images.
         """
-        self._set_model(fit.fit(good, self._good_images(good, progress), self.recipe, offline=self.offline))
+        images = self._good_images(good, progress)
+        recipe, images = with_bit_depth(self.recipe, images, pixel_limit=self.pixel_limit)
+        self._set_model(fit.fit(good, images, recipe, offline=self.offline))
         if calibrate_on is not None:
             more = self._good_images(calibrate_on, progress, least=2)
             self._set_decision(recalibrate.first_decision(self._ready, more))
@@ -247,4 +250,4 @@ class Inspector:
         return GoodImages.of(good, read=self._read, workers=self.workers, progress=progress, least=least)
 
     def _read(self, image: ImageLike) -> NDArray[np.uint8]:
-        return read_image(image, pixel_limit=self.pixel_limit)
+        return read_image(image, pixel_limit=self.pixel_limit, bit_depth=self.recipe.bit_depth)

@@ -84,7 +84,7 @@ def _each(
         return inspector.inspect_many(paths, shown, on_error="return")
     (path,) = paths
     try:
-        pixels = read_image(path, pixel_limit=inspector.pixel_limit)
+        pixels = read_image(path, pixel_limit=inspector.pixel_limit, bit_depth=inspector.recipe.bit_depth)
         found = inspector.inspect_pixels(pixels, path)  # sooner than one of many
     except ImageError as error:
         return iter([error])

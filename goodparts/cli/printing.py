@@ -89,6 +89,7 @@ def say_unwritten(errors: Sequence[OutputError], images: int) -> int:
 
 def say_learnt(inspector: Inspector) -> None:
     """What was learnt, and with which backbone."""
+    from goodparts.data.bit_depth import in_words
     from goodparts.engines.precision import describe
     from goodparts.report.card import describe_detail, describe_tiles
 
@@ -102,6 +103,8 @@ def say_learnt(inspector: Inspector) -> None:
         "dimensions"
     )
     click.echo(wrapped(f"Scores   {describe(model.recipe, model.precision)}", indent=9))
+    if (bits := in_words(model.recipe.bit_depth)) is not None:
+        click.echo(wrapped(f"Bits     {bits}", indent=9))
     if (tiled := describe_tiles(model)) is not None:
         click.echo(wrapped(f"Tiles    {tiled}", indent=9))
     click.echo(wrapped(f"Detail   {describe_detail(model)}", indent=9))

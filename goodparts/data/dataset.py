@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from goodparts.data.images import IMAGE_SUFFIXES
+from goodparts.data.formats import IMAGE_SUFFIXES
 from goodparts.errors import DatasetError
 
 GOOD_CLASS = "good"

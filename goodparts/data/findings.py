@@ -35,7 +35,7 @@ COMPARED = 5_000  # images among which copies are looked for; their thumbnails t
 _SEVERITIES = ("error", "warning", "note")
 _SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "BMP": (".bmp",), "TIFF": (".tif", ".tiff")}
 _WORDS_FOR_GOOD = frozenset({"good", "ok", "okay", "io", "nominal", "normal", "pass", "passed"})
-_NEARLY_BLACK = 64  # of 256 levels: what is left of 14 bits when a 16-bit image is read
+_NEARLY_BLACK = 64  # of 256 levels: what 14 of 16 bits come to
 
 
 @dataclass(frozen=True)
@@ -218,10 +218,10 @@ def _levels(files: Files, looks: Looks) -> Iterator[Finding]:
     greatest = max((looks[path].greatest for path in deep), default=0)
     if 0 < greatest < _NEARLY_BLACK:
         text = (
-            f"with no more than {8 + greatest.bit_length()} of 16 bits in use, read as nearly black (at most "
-            f"{greatest} of 255); let the camera scale them to the full range"
+            f"with no more than {8 + greatest.bit_length()} of 16 bits in use; a model learns that from the good images "
+            "(recipe key bit_depth), other programs may show them nearly black"
         )
-        yield from _about(files, "warning", "dark-16-bit", "image", deep, text)
+        yield from _about(files, "note", "dark-16-bit", "image", deep, text)
 
 
 def _masks(files: Files, looks: Looks) -> Iterator[Finding]:

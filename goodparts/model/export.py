@@ -105,6 +105,7 @@ def metadata(model: Model, precision: str = "f32") -> dict[str, str]:
         else json.dumps([asdict(zone) for zone in _zones(model)], ensure_ascii=False),
         "image_size": size_text(recipe.image_size),
         "color": "RGB",
+        "bit_depth": str(recipe.bit_depth or 16),
         "framing": "tiles" if tiling.several else recipe.framing,
         "tiles": json.dumps(_tiles(tiling, recipe.smoothing_sigma)) if tiling.several else "",
         "resize_size": str(recipe.resize_size) if recipe.framing == "crop" else "",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from goodparts.data.images import PIXEL_LIMIT, read_mask
+from goodparts.data.images import PIXEL_LIMIT, read_mask, require_regular
 from goodparts.errors import ImageError, RecipeError
 from goodparts.preprocessing.roi import ONLY, Roi, Zone, from_mask
 from goodparts.recipe.values import size_text
@@ -50,12 +50,15 @@ def roi_hash(path: str | Path) -> str:
 
 def _content(path: Path) -> bytes:
     try:
+        require_regular(path)
         return path.read_bytes()
     except FileNotFoundError:
         raise _error(path, "no such file; expected a mask image or polygons as JSON") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        what = "is a folder" if path.is_dir() else f"can't be read ({error})"
+    except ImageError as error:
+        what = str(error).removeprefix(f"{path}: ").partition(";")[0]
         raise _error(path, f"{what}; expected a mask image or polygons as JSON") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise _error(path, f"can't be read ({error}); expected a mask image or polygons as JSON") from None
 
 
 def _from_mask(path: Path) -> Roi:

@@ -41,9 +41,21 @@ def _key(
     choices: tuple[str, ...] = (),
     limits: tuple[float, float] | tuple[()] = (),
     common: bool = False,
+    later: bool = False,
 ) -> Any:
-    """A key. `common`: one of the dozen that people touch first; `about` names each of the choices."""
-    about_it = {"section": section, "about": about, "choices": choices, "limits": limits, "common": common}
+    """A key. `about` names each of the choices.
+
+    `common`: one of the dozen that people touch first. `later`: there are models from before it came, whose identity
+    must stay what it was.
+    """
+    about_it = {
+        "section": section,
+        "about": about,
+        "choices": choices,
+        "limits": limits,
+        "common": common,
+        "later": later,
+    }
     return field(default=default, metadata=about_it)
 
 
@@ -108,6 +120,14 @@ class Keys:
     )
     resize_size: int = _key(
         IMAGE, 256, "crop only: the shorter side before cropping, pixels.", limits=(16, 4096)
+    )
+    bit_depth: int = _key(
+        IMAGE,
+        0,
+        "How many bits of 16-bit images are in use, 8 to 16; cameras of 10 or 12 bits leave the others 0. 0: learnt "
+        "from the good images.",
+        limits=(0, 16),
+        later=True,
     )
     light: str = _key(
         IMAGE,
@@ -299,7 +319,7 @@ class Keys:
 
 
 KEYS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(Keys)}
-"""Every key by its name, in the order of the sections. Its metadata: section, about, choices, limits, common."""
+"""Every key by its name, in the order of the sections. Its metadata: section, about, choices, limits, common, later."""
 
 
 def keys_of(section: Section) -> list[dataclasses.Field[Any]]:

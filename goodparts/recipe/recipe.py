@@ -145,9 +145,17 @@ class Recipe(Keys):
 
     @property
     def product(self) -> JsonRecord:
-        """Keys and values that belong to the product: all but those of the machine that runs it."""
+        """Keys and values that belong to the product: all but those of the machine that runs it.
+
+        A key that came later is left out while it has its default, so that models from before keep their identity.
+        """
         values = self.to_dict()
-        return {key: values[key] for key, item in KEYS.items() if item.metadata["section"] is not MACHINE}
+        return {
+            key: values[key]
+            for key, item in KEYS.items()
+            if item.metadata["section"] is not MACHINE
+            and not (item.metadata["later"] and values[key] == item.default)
+        }
 
     def to_toml(self, *, comments: bool = True, machine: bool = True) -> str:
         """This recipe as TOML, by section, each key with a word of explanation.

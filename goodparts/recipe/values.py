@@ -108,6 +108,8 @@ def _require(name: str, value: Any) -> None:
         wrong = f"expected three numbers (red, green, blue), found {len(value)}"
     elif name == "std" and any(number <= 0 for number in value):
         wrong = f"expected positive numbers, found {quoted(value)}"
+    elif name == "bit_depth" and 0 < value < 8:
+        wrong = f"expected 8 to 16, or 0 to learn it from the good images, found {value}"
     elif name == "patch_size" and value % 2 == 0:
         wrong = f"expected an odd number, found {quoted(value)}"
     elif name == "density_limit" and 0 < value < 1:

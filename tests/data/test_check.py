@@ -176,11 +176,11 @@ SPOILT: dict[str, tuple[Callable[[Path], object], list[tuple[str, str, str, list
     ),
     "12 of 16 bits": (
         lambda root: all_sixteen_bit(root, 4),
-        [("warning", "dark-16-bit", "66 images with no more than 12 of 16 bits in use", [])],
+        [("note", "dark-16-bit", "66 images with no more than 12 of 16 bits in use", [])],
     ),
     "10 of 16 bits": (
         lambda root: all_sixteen_bit(root, 2),
-        [("warning", "dark-16-bit", r"no more than 10 of 16 bits in use, .*\(at most 3 of 255\)", [])],
+        [("note", "dark-16-bit", r"no more than 10 of 16 bits in use; .*bit_depth", [])],
     ),
     "all 16 bits": (lambda root: all_sixteen_bit(root, 8), []),
     "black in train": (

@@ -139,6 +139,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     values["image_size"] = draw(st.tuples(st.integers(16, 1000), st.integers(16, 1000)))
     values["resize_size"] = draw(st.integers(1000, 4096))
     values["patch_size"] |= 1
+    values["bit_depth"] = values["bit_depth"] if values["bit_depth"] >= 8 else 0
     if 0 < values["density_limit"] < 1:
         values["density_limit"] = 0
     for name in SWITCHES:
