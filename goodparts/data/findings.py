@@ -218,8 +218,8 @@ def _levels(files: Files, looks: Looks) -> Iterator[Finding]:
     greatest = max((looks[path].greatest for path in deep), default=0)
     if 0 < greatest < _NEARLY_BLACK:
         text = (
-            f"with no more than {8 + greatest.bit_length()} of 16 bits in use; a model learns that from the good images "
-            "(recipe key bit_depth), other programs may show them nearly black"
+            f"with no more than {8 + greatest.bit_length()} of 16 bits in use; a model learns that from the good "
+            "images (recipe key bit_depth), other programs may show them nearly black"
         )
         yield from _about(files, "note", "dark-16-bit", "image", deep, text)
 
