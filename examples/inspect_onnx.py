@@ -2,8 +2,8 @@
 
 python inspect_onnx.py part.onnx image.png ...
 
-Run it with files that you exported yourself: ONNX Runtime reads whatever other files an ONNX file names, and an export of
-goodparts names none.
+Run it with files that you exported yourself: ONNX Runtime reads whatever other files an ONNX file names, and an
+export of goodparts names none.
 """
 
 import sys

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from goodparts.backbones.store import sha256_of
-from goodparts.errors import BackboneError, shortened
+from goodparts.errors import BackboneError, quoted, shortened
 from goodparts.files import JsonRecord
 from goodparts.recipe.recipe import Recipe
 
@@ -166,7 +166,7 @@ def trim(backbone: Backbone, layers: Sequence[str]) -> onnx.ModelProto:
                     "there is a tensor of that name, but it is not known to be a feature map (n, d, h, w) or "
                     f"a sequence of tokens (n, tokens, d), float32 and computed from the image; {hint}"
                 )
-            raise BackboneError(f"backbone {backbone.name} has no layer {shortened(layer)!r}; {hint}")
+            raise BackboneError(f"backbone {backbone.name} has no layer {quoted(layer)}; {hint}")
     return free_sizes(trim_graph(backbone.model, backbone.input_name, layers), backbone.input_name)
 
 
@@ -200,7 +200,7 @@ def _normalisation(
     """Mean and std of RGB / 255 from the metadata of an ONNX file: keys mean, std, range and color."""
     if metadata.get("color", "RGB").upper() != "RGB":
         raise BackboneError(
-            f"{path}: its metadata says color = {shortened(metadata['color'])!r}; expected RGB, so export the network "
+            f"{path}: its metadata says color = {quoted(metadata['color'])}; expected RGB, so export the network "
             "with an input that takes RGB"
         )
     if not metadata.keys() & {"mean", "std", "range"}:
@@ -209,12 +209,12 @@ def _normalisation(
     value_range = metadata.get("range", "0..1").replace(" ", "")
     if value_range not in scales:
         raise BackboneError(
-            f"{path}: its metadata says range = {shortened(value_range)!r}; expected '0..1' or '0..255'"
+            f"{path}: its metadata says range = {quoted(value_range)}; expected '0..1' or '0..255'"
         )
     mean, std = (_three_numbers(metadata, key, path) for key in ("mean", "std"))
     if min(std) <= 0:
         raise BackboneError(
-            f"{path}: its metadata says std = {shortened(metadata['std'])!r}; expected numbers above 0"
+            f"{path}: its metadata says std = {quoted(metadata['std'])}; expected numbers above 0"
         )
     scale = scales[value_range]
     return (
@@ -232,7 +232,7 @@ def _three_numbers(metadata: Mapping[str, str], key: str, path: Path) -> tuple[f
             raise ValueError("not finite")
     except ValueError:
         raise BackboneError(
-            f"{path}: its metadata says {key} = {shortened(text)!r}; expected three numbers such as '0.485,0.456,0.406'"
+            f"{path}: its metadata says {key} = {quoted(text)}; expected three numbers such as '0.485,0.456,0.406'"
         ) from None
     return red, green, blue
 

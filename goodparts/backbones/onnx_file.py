@@ -11,7 +11,7 @@ from onnx import checker, shape_inference, version_converter
 
 from goodparts.engines.engine import works_at_other_sizes
 from goodparts.engines.onnx_limits import network_of
-from goodparts.errors import BackboneError, shortened
+from goodparts.errors import BackboneError, quoted, shortened
 
 OPSET = 18
 LARGEST_TENSOR = 1 << 28  # values
@@ -60,7 +60,7 @@ def trimmed_network(data: bytes, input_name: str, layers: Sequence[str]) -> onnx
     inputs = [value for value in model.graph.input if value.name not in constants]
     outputs = [value.name for value in model.graph.output]
     if [value.name for value in inputs] != [input_name] or not _fits_a_layer(inputs[0].type):
-        raise BackboneError(f"the backbone has other inputs than {shortened(input_name)!r}, an image")
+        raise BackboneError(f"the backbone has other inputs than {quoted(input_name)}, an image")
     if not outputs or outputs != list(layers):
         raise BackboneError("the backbone has other outputs than the layers of the recipe")
     require_modest(model, input_name)
@@ -72,7 +72,7 @@ def require_modest(model: onnx.ModelProto, input_name: str) -> None:
     for name, shape in _shapes_at(model, input_name, 224).items():
         if prod(shape) > LARGEST_TENSOR:
             raise BackboneError(
-                f"tensor {shortened(name)!r} would have {prod(shape):.3g} values for one small image, more than any "
+                f"tensor {quoted(name)} would have {prod(shape):.3g} values for one small image, more than any "
                 "backbone needs"
             )
 

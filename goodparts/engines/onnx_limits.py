@@ -18,7 +18,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
-from goodparts.errors import BackboneError, shortened
+from goodparts.errors import BackboneError, quoted, shortened
 
 MOST_NODES = 50_000  # once functions are written out; the largest vision networks have some thousands
 _MOST_MESSAGES = 400_000  # of which protobuf makes a network: nodes, attributes, types, sizes, ...
@@ -55,7 +55,7 @@ def require_sound(network: onnx.ModelProto) -> None:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
             raise BackboneError(
-                f"keeps tensor {shortened(tensor.name)!r} outside of the file (in {shortened(where)!r}), and a network "
+                f"keeps tensor {quoted(tensor.name)} outside of the file (in {quoted(where)}), and a network "
                 "may read nothing else; save it in one piece: onnx.save(onnx.load(FILE), ONE_FILE), or export it with "
                 "external_data=False"
             )
@@ -71,7 +71,7 @@ def require_sound(network: onnx.ModelProto) -> None:
                 tensor.name in factors and not (np.isfinite(least) and np.isfinite(largest))
             ):
                 raise BackboneError(
-                    f"tensor {shortened(tensor.name)!r} holds NaN or infinity; the file is damaged"
+                    f"tensor {quoted(tensor.name)} holds NaN or infinity; the file is damaged"
                 )
             kernels += values.ndim >= 2
             empty += values.ndim >= 2 and not values.any()
@@ -101,16 +101,16 @@ def _tensors(network: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 def _require_size(tensor: onnx.TensorProto) -> None:
     """BackboneError unless a tensor holds as many values as its shape says."""
-    name = shortened(tensor.name)
+    name = quoted(tensor.name)
     if any(not 0 <= size <= _LARGEST_SIZE for size in tensor.dims) or len(tensor.dims) > 32:
-        raise BackboneError(f"tensor {name!r} has an impossible shape; the file is damaged")
+        raise BackboneError(f"tensor {name} has an impossible shape; the file is damaged")
     count = prod(tensor.dims)
     try:
         kind = TensorProto.DataType.Name(tensor.data_type)
         bits = _PACKED_BITS.get(kind) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         stored = getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))
     except (KeyError, ValueError, TypeError):
-        raise BackboneError(f"tensor {name!r} is of a type that is not known; the file is damaged") from None
+        raise BackboneError(f"tensor {name} is of a type that is not known; the file is damaged") from None
     if tensor.HasField("raw_data"):
         found, expected = {len(tensor.raw_data)}, {-(-count * bits // 8)}
     else:
@@ -120,7 +120,7 @@ def _require_size(tensor: onnx.TensorProto) -> None:
             expected = {count}
     if not found & expected:
         raise BackboneError(
-            f"tensor {name!r} does not hold as many values as its shape says; the file is damaged"
+            f"tensor {name} does not hold as many values as its shape says; the file is damaged"
         )
 
 
@@ -139,7 +139,7 @@ def _require_order(network: onnx.ModelProto) -> None:
             called = (node.domain, node.op_type)
             if called in functions:
                 if called in within or len(within) > 50:
-                    raise BackboneError(f"function {shortened(node.op_type)!r} goes in circles")
+                    raise BackboneError(f"function {quoted(node.op_type)} goes in circles")
                 if called not in sizes:
                     sizes[called] = size_of(functions[called].node, (*within, called))
                 total += sizes[called]
@@ -166,7 +166,7 @@ def _require_order_of_nodes(nodes: Iterable[onnx.NodeProto], known: list[set[str
         for name in node.input:
             if name and not any(name in names for names in known):
                 raise BackboneError(
-                    f"node {shortened(node.name or node.op_type)!r} reads {shortened(name)!r}, which no node before it "
+                    f"node {quoted(node.name or node.op_type)} reads {quoted(name)}, which no node before it "
                     "gives: its nodes go in a circle, or one is missing"
                 )
         for graph in _graphs(node):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from goodparts.data.images import PIXEL_LIMIT
 from goodparts.decision.good_scores import CALIBRATION_SET, COPIES, LEAVE_ONE_OUT
-from goodparts.errors import shortened
+from goodparts.errors import quoted, shortened
 from goodparts.model.model import FORMAT
 from goodparts.preprocessing.light import CELLS
 from goodparts.preprocessing.tiling import LARGEST
@@ -121,7 +121,7 @@ def fields(required: Mapping[str, Check], optional: Mapping[str, Check] | None =
             raise ValueError(f"{where}: lacks {', '.join(sorted(missing))}")
         for key, item in value.items():
             if key not in known:
-                raise ValueError(f"{where}: has an unknown key {shortened(key)!r}")
+                raise ValueError(f"{where}: has an unknown key {quoted(key)}")
             known[key](item, f"{where}.{key}")
 
     return check
@@ -291,7 +291,7 @@ def tensor_member(name: str, data: bytes) -> dict[str, NDArray[Any]]:
     sizes: dict[str, int] = {}
     for key, tensor in tensors.items():
         if key not in _TENSORS[name]:
-            raise ValueError(f"{name}: has an unknown tensor {shortened(key)!r}")
+            raise ValueError(f"{name}: has an unknown tensor {quoted(key)}")
         kind, *shape = _TENSORS[name][key]
         expected = [int(size) if size.isdigit() else sizes.get(size, size) for size in shape]
         fits = len(shape) == tensor.ndim and all(
