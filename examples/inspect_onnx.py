@@ -1,6 +1,9 @@
 """Inspect images with an exported model; needs onnxruntime, numpy and pillow, and nothing else.
 
 python inspect_onnx.py part.onnx image.png ...
+
+Run it with files that you exported yourself: ONNX Runtime reads whatever other files an ONNX file names, and an
+export of goodparts names none.
 """
 
 import sys

@@ -37,6 +37,13 @@ _repr.maxlevel = 3
 _repr.maxlist = _repr.maxtuple = _repr.maxdict = 6
 
 
+def shortened(value: object, longest: int = 100) -> str:
+    """A value as a message may repeat it: on one line, the middle left out where it is long."""
+    text = " ".join(str(value)[: 100 * longest].split())
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
+
+
 class GoodpartsError(Exception):
     """Something the user can mend; the command line prints the message and exits with 2."""
 

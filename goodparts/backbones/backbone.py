@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from goodparts.backbones.store import sha256_of
-from goodparts.errors import BackboneError
+from goodparts.errors import BackboneError, quoted, shortened
 from goodparts.files import JsonRecord
 from goodparts.recipe.recipe import Recipe
 
@@ -157,33 +157,40 @@ def trim(backbone: Backbone, layers: Sequence[str]) -> onnx.ModelProto:
         if layer not in available:
             nearest = get_close_matches(layer, available, n=3, cutoff=0.5)
             hint = (
-                f"the nearest are {', '.join(nearest)}" if nearest else f"it has {_some(backbone.layers())}"
+                f"the nearest are {', '.join(map(shortened, nearest))}"
+                if nearest
+                else f"it has {_some(backbone.layers())}"
             )
             if layer in tensor_names(backbone.model):
                 hint = (
                     "there is a tensor of that name, but it is not known to be a feature map (n, d, h, w) or "
                     f"a sequence of tokens (n, tokens, d), float32 and computed from the image; {hint}"
                 )
-            raise BackboneError(f"backbone {backbone.name} has no layer {layer!r}; {hint}")
+            raise BackboneError(f"backbone {backbone.name} has no layer {quoted(layer)}; {hint}")
     return free_sizes(trim_graph(backbone.model, backbone.input_name, layers), backbone.input_name)
 
 
 def _read_onnx(path: Path) -> Backbone:
-    from goodparts.backbones.onnx_file import image_input, read_onnx, weight_files
+    from goodparts.backbones.onnx_file import image_input, read_onnx, require_modest
 
     model = read_onnx(path)
     metadata = _metadata(model)
     mean, std, normalisation = _normalisation(metadata, path)
+    input_name = image_input(model, path)
+    try:
+        require_modest(model, input_name)
+    except BackboneError as error:
+        raise BackboneError(f"{path}: {error}") from None
     return Backbone(
         name=path.stem,
         model=model,
-        input_name=image_input(model, path),
+        input_name=input_name,
         mean=mean,
         std=std,
         normalisation=normalisation,
         source=": ".join(filter(None, (path.name, metadata.get("source")))),
         licence=metadata.get("licence") or metadata.get("license") or "unknown",
-        sha256=sha256_of(path, *weight_files(path)),
+        sha256=sha256_of(path),
     )
 
 
@@ -193,7 +200,7 @@ def _normalisation(
     """Mean and std of RGB / 255 from the metadata of an ONNX file: keys mean, std, range and color."""
     if metadata.get("color", "RGB").upper() != "RGB":
         raise BackboneError(
-            f"{path}: its metadata says color = {metadata['color']!r}; expected RGB, so export the network "
+            f"{path}: its metadata says color = {quoted(metadata['color'])}; expected RGB, so export the network "
             "with an input that takes RGB"
         )
     if not metadata.keys() & {"mean", "std", "range"}:
@@ -201,10 +208,14 @@ def _normalisation(
     scales = {"0..1": 1.0, "0..255": 255.0}
     value_range = metadata.get("range", "0..1").replace(" ", "")
     if value_range not in scales:
-        raise BackboneError(f"{path}: its metadata says range = {value_range!r}; expected '0..1' or '0..255'")
+        raise BackboneError(
+            f"{path}: its metadata says range = {quoted(value_range)}; expected '0..1' or '0..255'"
+        )
     mean, std = (_three_numbers(metadata, key, path) for key in ("mean", "std"))
     if min(std) <= 0:
-        raise BackboneError(f"{path}: its metadata says std = {metadata['std']!r}; expected numbers above 0")
+        raise BackboneError(
+            f"{path}: its metadata says std = {quoted(metadata['std'])}; expected numbers above 0"
+        )
     scale = scales[value_range]
     return (
         (mean[0] / scale, mean[1] / scale, mean[2] / scale),
@@ -221,7 +232,7 @@ def _three_numbers(metadata: Mapping[str, str], key: str, path: Path) -> tuple[f
             raise ValueError("not finite")
     except ValueError:
         raise BackboneError(
-            f"{path}: its metadata says {key} = {text!r}; expected three numbers such as '0.485,0.456,0.406'"
+            f"{path}: its metadata says {key} = {quoted(text)}; expected three numbers such as '0.485,0.456,0.406'"
         ) from None
     return red, green, blue
 
@@ -245,7 +256,7 @@ def read_parameters(path: Path) -> Backbone:
             model = efficientnet.build_efficientnet_lite(state)
             mean, std, normalisation = efficientnet.MEAN, efficientnet.STD, "EfficientNet-Lite assumed"
         else:
-            some = ", ".join(list(state)[:3]) or "no parameters"
+            some = ", ".join(map(shortened, list(state)[:3])) or "no parameters"
             raise BackboneError(
                 f"holds neither a ResNet nor an EfficientNet-Lite ({some}, ...); export the network to ONNX"
             )
@@ -276,15 +287,17 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
 
     try:
         stored: list[tuple[str, Any]] = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-    except (OSError, safetensors.SafetensorError) as error:
-        raise BackboneError(f"{path}: can't be read as a safetensors file: {error}") from error
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise BackboneError(
+            f"{path}: can't be read as a safetensors file: {shortened(error, 200)}"
+        ) from error
     arrays = {}
     for name, tensor in stored:
         kind = SAFETENSORS_TYPES.get(tensor["dtype"])
         if kind is None:
             known = ", ".join(SAFETENSORS_TYPES)
             raise BackboneError(
-                f"{path}: parameter {name} is of type {tensor['dtype']}; expected one of {known}"
+                f"{path}: parameter {shortened(name)} is of type {tensor['dtype']}; expected one of {known}"
             )
         arrays[name] = stored_elements(bytes(tensor["data"]), kind, "<").reshape(tensor["shape"])
     return arrays
@@ -295,7 +308,9 @@ def _metadata(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _some(names: Sequence[str], limit: int = 12) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(map(shortened, names[:limit])) + (
+        f" and {len(names) - limit} more" if len(names) > limit else ""
+    )
 
 
 def with_layers(recipe: Recipe, backbone: Backbone) -> Recipe:

@@ -156,15 +156,14 @@ def add(name: str, file: Path, layers: Sequence[str] | None = None) -> BackboneI
         raise BackboneError(f"{file}: holds {found}, not {name}; add it as {found}")
     published = PUBLISHED.get(name)
     known = published is not None and published.sha256 == backbone.sha256
-    with backbone_store.incoming() as folder:
-        entry = backbone_store.keep(
-            _as_one_file(file, backbone, folder),
-            name,
-            source=f"Hugging Face {published.repository}" if published and known else file.name,
-            licence=published.licence if published and known else backbone.licence,
-            normalisation="published" if known else "",
-            layers=layers or (),
-        )
+    entry = backbone_store.keep(
+        file,
+        name,
+        source=f"Hugging Face {published.repository}" if published and known else file.name,
+        licence=published.licence if published and known else backbone.licence,
+        normalisation="published" if known else "",
+        layers=layers or (),
+    )
     return _kept_info(entry)
 
 
@@ -271,18 +270,6 @@ def _download(name: str, *, offline: bool) -> Entry:
             licence=published.licence,
             normalisation="published",
         )
-
-
-def _as_one_file(file: Path, backbone: Backbone, folder: Path) -> Path:
-    """The file itself, or, if its weights lie in further files, a single one with all of them."""
-    if file.suffix.lower() == ".onnx":
-        from goodparts.backbones.onnx_file import weight_files
-
-        if weight_files(file):
-            merged = folder / "merged.onnx"
-            merged.write_bytes(backbone.model.SerializeToString())
-            return merged
-    return file
 
 
 def _unknown(name: str) -> BackboneError:

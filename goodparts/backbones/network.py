@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from goodparts.errors import BackboneError
+from goodparts.errors import BackboneError, shortened
 
 OPSET = 18
 IR_VERSION = 8  # of ONNX 1.13, the first with opset 18
@@ -74,7 +74,7 @@ def refuse_unknown(state: State, known: Sequence[str], what: str) -> None:
     unknown = [name for name in state if name not in names and not name.startswith(prefixes)]
     if unknown:
         raise BackboneError(
-            f"parameter {unknown[0]} (and {len(unknown) - 1} more) is no part of {what}: this is another "
+            f"parameter {shortened(unknown[0])} (and {len(unknown) - 1} more) is no part of {what}: this is another "
             "network; export it to ONNX instead"
         )
 

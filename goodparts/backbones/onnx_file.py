@@ -7,28 +7,32 @@ from math import prod
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import checker, shape_inference, version_converter
 
 from goodparts.engines.engine import works_at_other_sizes
-from goodparts.errors import BackboneError
+from goodparts.engines.onnx_limits import network_of
+from goodparts.errors import BackboneError, quoted, shortened
 
 OPSET = 18
+LARGEST_TENSOR = 1 << 28  # values
 LARGEST_SIZES = 1024  # elements of a constant that may be a shape rather than weights
 DIMENSIONS = ("n", "", "h", "w")  # symbolic sizes of the image input; its second is 3
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read and check an ONNX file, weights in files beside it included, and bring it to opset 18 or later.
+    """Read and check an ONNX file, and bring it to opset 18 or later.
 
     Raises:
-        BackboneError: not an ONNX file, refused by ONNX's checker, or of an opset that can't be converted.
+        BackboneError: not an ONNX file, not sound (`onnx_limits`), refused by ONNX's checker, or of an opset that can't
+            be converted.
     """
     try:
-        model = onnx.load(path)
+        model = network_of(path.read_bytes())
         checker.check_model(model)
-    except (DecodeError, checker.ValidationError, OSError, ValueError, RuntimeError) as error:
-        raise BackboneError(f"{path}: not a usable ONNX file ({_first_line(error)})") from error
+    except BackboneError as error:
+        raise BackboneError(f"{path}: not a usable ONNX file: {error}") from None
+    except (checker.ValidationError, OSError, ValueError, RuntimeError) as error:
+        raise BackboneError(f"{path}: not a usable ONNX file: {_first_line(error)}") from error
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
     if opset is not None and opset < OPSET:
         try:
@@ -41,17 +45,36 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     return model
 
 
-def weight_files(path: Path) -> list[Path]:
-    """The files beside an ONNX file that hold weights of it, by name; most have none."""
-    model = onnx.load(path, load_external_data=False)
-    locations = {
-        entry.value
-        for tensor in model.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return [path.parent / location for location in sorted(locations)]
+def trimmed_network(data: bytes, input_name: str, layers: Sequence[str]) -> onnx.ModelProto:
+    """The network that `trim` made and a model file kept, with these layers as its outputs.
+
+    Raises:
+        BackboneError: the bytes are something else.
+    """
+    model = network_of(data)
+    try:
+        checker.check_model(model)
+    except (checker.ValidationError, ValueError, RuntimeError) as error:
+        raise BackboneError(f"refused by ONNX's checker: {_first_line(error)}") from error
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    outputs = [value.name for value in model.graph.output]
+    if [value.name for value in inputs] != [input_name] or not _fits_a_layer(inputs[0].type):
+        raise BackboneError(f"the backbone has other inputs than {quoted(input_name)}, an image")
+    if not outputs or outputs != list(layers):
+        raise BackboneError("the backbone has other outputs than the layers of the recipe")
+    require_modest(model, input_name)
+    return model
+
+
+def require_modest(model: onnx.ModelProto, input_name: str) -> None:
+    """Raise BackboneError if a tensor would be enormous at an image of 224 × 224: of a constant shape, say."""
+    for name, shape in _shapes_at(model, input_name, 224).items():
+        if prod(shape) > LARGEST_TENSOR:
+            raise BackboneError(
+                f"tensor {quoted(name)} would have {prod(shape):.3g} values for one small image, more than any "
+                "backbone needs"
+            )
 
 
 def image_input(model: onnx.ModelProto, path: Path) -> str:
@@ -64,11 +87,11 @@ def image_input(model: onnx.ModelProto, path: Path) -> str:
     inputs = [value for value in model.graph.input if value.name not in constants]
     expected = "expected a single input, float32 (n, 3, h, w)"
     if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs) or "none"
+        names = shortened(", ".join(value.name for value in inputs)) or "none"
         raise BackboneError(f"{path}: {expected}; found {len(inputs)} inputs: {names}")
     (value,) = inputs
     tensor = value.type.tensor_type
-    found = f"{value.name} {_type_name(tensor.elem_type)} ({', '.join(map(_dimension, tensor.shape.dim))})"
+    found = f"{shortened(value.name)} {_type_name(tensor.elem_type)} ({', '.join(map(_dimension, tensor.shape.dim))})"
     if tensor.elem_type != onnx.TensorProto.FLOAT or len(tensor.shape.dim) != 4:
         raise BackboneError(f"{path}: {expected}; found {found}")
     channels = tensor.shape.dim[1]
@@ -152,6 +175,10 @@ def shapes_at(model: onnx.ModelProto, input_name: str, size: int) -> dict[str, t
 
     An input of a fixed size keeps it.
     """
+    return {name: shape[1:] for name, shape in _shapes_at(model, input_name, size).items()}
+
+
+def _shapes_at(model: onnx.ModelProto, input_name: str, size: int) -> dict[str, tuple[int, ...]]:
     fixed = _without_weights(model)
     shape = next(value for value in fixed.graph.input if value.name == input_name).type.tensor_type.shape
     for dimension, length in zip(shape.dim, (1, 3, size, size), strict=True):
@@ -161,7 +188,7 @@ def shapes_at(model: onnx.ModelProto, input_name: str, size: int) -> dict[str, t
     for name, tensor_type in _tensor_types(fixed).items():
         dimensions = tensor_type.tensor_type.shape.dim
         if dimensions and all(dimension.dim_value > 0 for dimension in dimensions):
-            shapes[name] = tuple(dimension.dim_value for dimension in dimensions[1:])
+            shapes[name] = tuple(dimension.dim_value for dimension in dimensions)
     return shapes
 
 
@@ -228,12 +255,15 @@ def _fits_a_layer(tensor_type: onnx.TypeProto) -> bool:
 
 
 def _dimension(dimension: onnx.TensorShapeProto.Dimension) -> str:
-    return dimension.dim_param or (str(dimension.dim_value) if dimension.HasField("dim_value") else "?")
+    return shortened(dimension.dim_param) or (
+        str(dimension.dim_value) if dimension.HasField("dim_value") else "?"
+    )
 
 
 def _type_name(elem_type: int) -> str:
-    return str(onnx.TensorProto.DataType.Name(elem_type)).lower()
+    known = elem_type in onnx.TensorProto.DataType.values()
+    return str(onnx.TensorProto.DataType.Name(elem_type)).lower() if known else f"type {elem_type}"
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return shortened((str(error).strip() or type(error).__name__).splitlines()[0], 200)

@@ -106,17 +106,10 @@ def store_folder() -> Path:
     return user_data_path("goodparts", appauthor=False) / "backbones"
 
 
-def sha256_of(*paths: Path) -> str:
-    """SHA-256 of a file in hexadecimal; of several, that of their hashes one after the other."""
-    digests = []
-    for path in paths:
-        with path.open("rb") as stream:
-            digests.append(file_digest(stream, "sha256").hexdigest())
-    if len(digests) == 1:
-        return digests[0]
-    from hashlib import sha256
-
-    return sha256("".join(digests).encode()).hexdigest()
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
 
 
 def find(name: str) -> Entry | None:

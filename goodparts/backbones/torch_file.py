@@ -20,13 +20,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.errors import BackboneError
+from goodparts.errors import BackboneError, shortened
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_DIMENSIONS = 32
 MAX_EMPTY = 1000  # sum of the sizes of a tensor without elements
+MOST_INSTRUCTIONS = 200_000  # of a pickle; a ResNet-152 takes some 40,000
+MOST_OPEN = 100  # containers within each other
 BFLOAT16 = "bfloat16"
 
 STORAGES = {
@@ -100,7 +102,7 @@ def read_state_dict(path: Path) -> dict[str, NDArray[Any]]:
     except _DamagedError as error:
         raise BackboneError(f"{path}: {error}") from None
     except (OSError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError, struct.error) as error:
-        raise BackboneError(f"{path}: can't be read as a PyTorch file: {error}") from error
+        raise BackboneError(f"{path}: can't be read as a PyTorch file: {shortened(error)}") from error
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
     return tensors
@@ -257,7 +259,11 @@ def _unpickle(stream: BinaryIO, kinds: dict[str, str] | None = None) -> object:
         target.extend(values)
 
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+            if count > MOST_INSTRUCTIONS or len(marks) > MOST_OPEN:
+                raise _DamagedError(
+                    "its pickle is longer or nested deeper than parameters need; it is no such file"
+                )
             match opcode.name:
                 case "PROTO" | "FRAME":
                     pass
@@ -321,8 +327,8 @@ def _unpickle(stream: BinaryIO, kinds: dict[str, str] | None = None) -> object:
                         f"its pickle holds the instruction {opcode.name}, which parameters do not need; "
                         "save model.state_dict() alone"
                     )
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise _DamagedError(f"truncated or damaged: its pickle can't be read ({error})") from None
+    except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise _DamagedError(f"truncated or damaged: its pickle can't be read ({shortened(error)})") from None
     raise _DamagedError("truncated: its pickle has no end")
 
 

@@ -10,6 +10,7 @@ part is then the largest multiple of its zone's threshold, and 1 is the threshol
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -76,6 +77,9 @@ class ZoneDecision:
     threshold: float
     pixel_threshold: float
 
+    def __post_init__(self) -> None:
+        _require_numbers(self.threshold, self.pixel_threshold)
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -102,6 +106,9 @@ class Decision:
     source: str = LEAVE_ONE_OUT
     good: int = 0
     zones: tuple[ZoneDecision, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_numbers(self.threshold, self.pixel_threshold)
 
 
 @dataclass(frozen=True)
@@ -265,6 +272,16 @@ def _good_scores(values: dict[str, Any]) -> GoodScores:
 def _decision(values: dict[str, Any]) -> Decision:
     zones = tuple(ZoneDecision(**zone) for zone in values.get("zones", ()))
     return Decision(**{**values, "interval": tuple(values["interval"]), "zones": zones})
+
+
+def _require_numbers(*thresholds: float | None) -> None:
+    """Raise ModelError for a threshold that is no number, or endless: nothing is above it, so all would be GOOD."""
+    for threshold in thresholds:
+        if threshold is not None and not math.isfinite(threshold):
+            raise ModelError(
+                f"a threshold is {threshold}; expected a finite number. The scores of good images that it rests on are "
+                "damaged: fit anew, and if that does not help, take another backbone"
+            )
 
 
 def require_enough(recipe: Recipe, images: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from goodparts.bank.scoring import zone_scores
 from goodparts.decision.thresholds import upper_quantile
+from goodparts.errors import ModelError
 from goodparts.preprocessing.preprocessor import Preprocessor
 
 _VALUES_PER_MAP = 4096  # of each held-out map, kept for quantiles over pixels
@@ -114,6 +116,11 @@ class GoodScoresCollector:
 
         `zones` are the same of each zone, where there are several.
         """
+        if not math.isfinite(score):
+            raise ModelError(
+                f"{name}: this good image has the score {score}; expected a finite number. The backbone's features are "
+                "too large to be compared: take another backbone, or other layers of it"
+            )
         for collector, (zone_score, zone_map) in zip(self._zones, zones, strict=True):
             collector.add(name, zone_score, zone_map)
         values = anomaly_map[~np.isnan(anomaly_map)]

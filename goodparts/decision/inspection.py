@@ -33,8 +33,8 @@ class ZoneScore:
 
     @property
     def bad(self) -> bool:
-        """Whether the score is above the threshold."""
-        return self.score > self.threshold
+        """Whether the score is above the threshold, or no number."""
+        return not self.score <= self.threshold
 
 
 def telling_zones(zones: tuple[ZoneScore, ...]) -> tuple[ZoneScore, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,12 @@ class Measured:
     distance_grid: NDArray[np.float32]
     score: float
 
+    @property
+    def finite(self) -> bool:
+        """Whether all distances that count are numbers, not the largest alone: engines may pass over others."""
+        counted = self.distance_grid[self.image.patch_mask]
+        return math.isfinite(self.score) and bool(np.isfinite(counted).all())
+
 
 def judge(
     measured: Measured,
@@ -68,7 +75,9 @@ def judge(
         anomaly_map /= roi.levels(
             frame.image_size, [zone.pixel_threshold for zone in calibration.decision.zones]
         )
-    verdict = RECHECK if reasons else BAD if score > threshold else GOOD
+    verdict = (
+        RECHECK if reasons else GOOD if score <= threshold else BAD
+    )  # and what is no number is never GOOD
     mask = np.zeros(anomaly_map.shape, dtype=bool)
     if verdict == BAD:
         for part in _bad_parts(anomaly_map, zones, preprocessor):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from goodparts import parallel
 from goodparts.data.good_images import GoodImages
 from goodparts.engines.engine import layer_shapes, open_engine
+from goodparts.errors import BackboneError
 from goodparts.features import whitening
 from goodparts.features.features_graph import features_graph
 from goodparts.features.store import PatchFeatures, patch_features
@@ -30,6 +31,9 @@ from goodparts.recipe.recipe import Recipe
 if TYPE_CHECKING:
     from goodparts.backbones.backbone import Backbone
     from goodparts.engines.graph import Graph
+
+
+_SAME = 1e-5  # of the largest value: features that differ by less differ by rounding alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +99,36 @@ class Extractor:
         graph = backbone_graph(backbone, recipe, whitening)
         self.grid = grid_of(graph)
         self.dimensions = graph.model.graph.output[0].type.tensor_type.shape.dim[3].dim_value
+        self._name = backbone.name
         self._engine = open_engine(graph, throughput=not recipe.tiling)
+        self._first: NDArray[np.float32] | None = None  # patch, which some other one differs from
+        self._varies = False
 
     def __call__(self, working: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Patch features, (patches, d) float32, of a working image (height, width, 3) uint8."""
-        return self._engine({"image": working[None]})["patch_features"].reshape(-1, self.dimensions)
+        """Patch features, (patches, d) float32, of a working image (height, width, 3) uint8.
+
+        Raises:
+            BackboneError: they are not all finite numbers.
+        """
+        features = self._engine({"image": working[None]})["patch_features"].reshape(-1, self.dimensions)
+        if not np.isfinite(features).all():
+            raise BackboneError(
+                f"backbone {self._name}: some of its features are NaN or infinite, so no distance could be told; the "
+                "file is damaged, or its normalisation (mean, std) is not that of its training: take another one"
+            )
+        if not self._varies:
+            first = self._first = features[0] if self._first is None else self._first
+            self._varies = bool((np.abs(features - first) > _SAME * np.abs(first).max()).any())
+        return features
+
+    def require_variation(self) -> None:
+        """Raise BackboneError if all patches of all images so far had the same features: no defect would show."""
+        if not self._varies:
+            raise BackboneError(
+                f"backbone {self._name}: its features are the same in every patch of every good image, so nothing "
+                "could be told apart; its weights are damaged (zeros, say), or all images are of one colour. Take "
+                "another backbone, or look at the images"
+            )
 
 
 def backbone_graph(
@@ -148,7 +177,9 @@ def learn_whitening(good: GoodImages, extractor: Extractor, preprocessor: Prepro
                 good.progress("whitening", done, len(sample))
                 yield patches
 
-    return Whitening.learn(reporting(), recipe)
+    learnt = Whitening.learn(reporting(), recipe)
+    extractor.require_variation()
+    return learnt
 
 
 @contextmanager
@@ -194,6 +225,7 @@ def extract(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) 
                 measured.append(values)
                 failures.append(image.pose.failure if image.pose else "")
                 report_progress()
+        extractor.require_variation()
         by_step = zip(*measured, strict=True)
         yield GoodFeatures(
             features,

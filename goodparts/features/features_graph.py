@@ -107,6 +107,11 @@ def features_graph(
         rows.append(build.node("Reshape", last, build.ints([0, grid[0] * grid[1], channels])))
     joined = build.node("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
     if whitening is not None:
+        if whitening.mean.shape != (dimensions,):
+            raise BackboneError(
+                f"layers: have {dimensions} channels in all, and what was learnt is of {len(whitening.mean)}; the "
+                "model is damaged, or its backbone is another one"
+            )
         joined = build.node("Sub", joined, build.learnt("features_mean", whitening.mean))
         joined = build.node("MatMul", joined, build.learnt("features_matrix", whitening.matrix))
         dimensions = whitening.matrix.shape[1]

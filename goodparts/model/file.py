@@ -11,34 +11,39 @@
     manifest.json       format, sha256 of every member, identity, what it was fitted on, when, with what, and
                         how far bf16 moves scores
 
-Nothing is pickled. Loading checks every hash.
+Nothing is pickled. Loading checks every hash, and by `schema` that each member is what it has to be.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from goodparts.backbones.backbone import Backbone
+from goodparts.backbones.onnx_file import trimmed_network
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.window import window_of
 from goodparts.decision.calibration import Calibration
 from goodparts.engines.precision import PrecisionCheck
-from goodparts.errors import ModelError, RecipeError
+from goodparts.errors import BackboneError, ImageError, ModelError, RecipeError, shortened
 from goodparts.features.whitening import Whitening
 from goodparts.files import JsonRecord, replacing
+from goodparts.model.agreement import require_agreement
 from goodparts.model.model import FORMAT, Model, hashes, identity_of, members
 from goodparts.model.records import FitRecord, Provenance
+from goodparts.model.schema import json_member, tensor_member
 from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.recipe.recipe import Recipe
 
 SUFFIX = ".goodparts"
+_MOST_DOTS = 100  # in a line of a recipe
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
 
 
@@ -75,21 +80,14 @@ def load(path: str | Path) -> Model:
     path = Path(path)
     with _told_of(path), zipfile.ZipFile(path) as archive:
         manifest = _manifest(path, archive)
-        parts = {name: archive.read(name) for name in {**dict.fromkeys(_MEMBERS), **manifest["sha256"]}}
-    for name, digest in hashes(parts).items():
-        if manifest["sha256"].get(name) != digest:
-            raise _damaged(path, f"{name} does not have the sha256 it was written with")
-    try:
+        parts = _read_members(archive, manifest["sha256"])
+        for name, digest in hashes(parts).items():
+            if manifest["sha256"].get(name) != digest:
+                raise ValueError(f"{name} does not have the sha256 it was written with")
         model = _restore(parts, manifest)
-        intact = model.identity == manifest["identity"]
-    except RecipeError as error:
-        raise ModelError(
-            f"{path}: this goodparts does not take the recipe it was fitted with ({error}); fit it anew with another"
-        ) from error
-    except (LookupError, ValueError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    if not intact:
-        raise _damaged(path, "manifest.json does not belong to the rest")
+        require_agreement(model, manifest)
+        if model.identity != manifest["identity"]:
+            raise ValueError("manifest.json does not belong to the rest")
     return model
 
 
@@ -102,8 +100,10 @@ def read_manifest(path: str | Path) -> JsonRecord:
 
 @contextmanager
 def _told_of(path: Path) -> Iterator[None]:
-    """Errors of reading a zip file as ModelError."""
+    """Whatever is wrong with a file as one ModelError."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ModelError(f"{path}: is no regular file; expected a model, a file ending in {SUFFIX}")
         yield
     except FileNotFoundError:
         raise ModelError(
@@ -129,28 +129,65 @@ def _told_of(path: Path) -> Iterator[None]:
         raise ModelError(
             f"{path}: is not a goodparts model, or a damaged one: it lacks a part ({error.args[0]})"
         ) from None
-    except (ValueError, OSError, EOFError, RuntimeError, zlib.error) as error:
-        raise _damaged(path, str(error)) from None
+    except RecipeError as error:
+        raise ModelError(
+            f"{path}: this goodparts does not take the recipe it was fitted with ({shortened(error, 300)}); fit it "
+            "anew with another"
+        ) from error
+    except (
+        *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+        *(OSError, EOFError, RuntimeError, MemoryError, zlib.error),
+        *(BackboneError, ImageError),
+    ) as error:
+        raise _damaged(path, shortened(error, 300) or type(error).__name__) from error
 
 
 def _manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
-    manifest = json.loads(archive.read("manifest.json"))
-    if not isinstance(manifest, dict):
-        raise _damaged(path, "manifest.json is not an object")
-    _check_format(path, manifest)
-    if not isinstance(manifest.get("sha256"), dict):
-        raise _damaged(path, "manifest.json names no sha256")
+    data = _read_members(archive, ["manifest.json"], others=True)["manifest.json"]
+    _check_format(path, data)
+    manifest: dict[str, Any] = json_member("manifest.json", data)
     return manifest
 
 
-def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
-    import onnx
-    import safetensors.numpy
+def _read_members(
+    archive: zipfile.ZipFile, names: Iterable[str], *, others: bool = False
+) -> dict[str, bytes]:
+    """Members of a model file by name, and never more bytes than the file has.
 
-    tensors = safetensors.numpy.load(members["bank.safetensors"])
+    Raises:
+        ValueError: there are further ones (unless `others` may be), or two of a name; or one is compressed.
+        KeyError: one is missing.
+    """
+    found = archive.infolist()
+    wanted = {**dict.fromkeys(("manifest.json", *_MEMBERS)), **dict.fromkeys(names)}
+    by_name = {member.filename: member for member in found}
+    if len(by_name) < len(found):
+        raise ValueError("two of its members have the same name")
+    if not others and (unknown := by_name.keys() - wanted):
+        raise ValueError(f"{shortened(sorted(unknown)[0])} is none of its members")
+    if others:
+        wanted = dict.fromkeys(names)
+    for name in wanted:
+        if name not in by_name:
+            raise KeyError(name)
+        if by_name[name].compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{shortened(name)} is compressed, which no member of a model is")
+    assert archive.fp is not None
+    if sum(by_name[name].file_size for name in wanted) > archive.fp.seek(0, os.SEEK_END):
+        raise ValueError("its members are larger than the file")
+    return {name: archive.read(name) for name in wanted if others or name != "manifest.json"}
+
+
+def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
+    for name, data in members.items():
+        if name.endswith(".json"):
+            json_member(name, data)
+        elif name == "pose.safetensors":
+            tensor_member(name, data)
+    tensors = tensor_member("bank.safetensors", members["bank.safetensors"])
     described = manifest["backbone"]
-    network = onnx.load_from_string(members["backbone.onnx"])
-    recipe = Recipe().replace(tomllib.loads(members["recipe.toml"].decode()))
+    recipe = Recipe().replace(_toml(members["recipe.toml"]))
+    network = trimmed_network(members["backbone.onnx"], described["input"], recipe.layers)
     height, width = map(int, manifest["grid"])
     bank = MemoryBank.from_tensors(tensors)
     window_of(recipe, (height, width)).check(bank)
@@ -184,19 +221,29 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
     )
 
 
+def _toml(data: bytes) -> dict[str, Any]:
+    """A recipe's keys, which hold no tables: of keys of thousands of parts the parser would take minutes."""
+    text = data.decode()
+    if any(line.count(".") > _MOST_DOTS and not line.startswith("#") for line in text.splitlines()):
+        raise ValueError("recipe.toml: has keys of too many parts")
+    return tomllib.loads(text)
+
+
 def _write_zip(stream: BinaryIO, members: dict[str, bytes]) -> None:
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
 
 
-def _check_format(path: Path, manifest: dict[str, Any]) -> None:
-    written = manifest.get("format")
-    if not isinstance(written, int):
-        raise _damaged(path, "manifest.json names no format")
+def _check_format(path: Path, data: bytes) -> None:
+    """Raise ModelError for a format that is still to come: its manifest may be anything else."""
+    manifest = json.loads(data)
+    written = manifest.get("format") if isinstance(manifest, dict) else None
+    if type(written) is not int:
+        raise ValueError("manifest.json names no format")
     if written > FORMAT:
         raise ModelError(
-            f"{path}: written by a newer goodparts (format {written}, this one reads up to {FORMAT}); "
+            f"{path}: written by a newer goodparts (format {shortened(written)}, this one reads up to {FORMAT}); "
             "upgrade with `pip install -U goodparts`"
         )
 

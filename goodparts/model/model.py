@@ -14,6 +14,7 @@ from goodparts.backbones.backbone import Backbone
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.decision.calibration import Calibration
 from goodparts.engines.precision import UNCHECKED, PrecisionCheck
+from goodparts.errors import ModelError
 from goodparts.features.whitening import Whitening
 from goodparts.model.records import FitRecord, Provenance
 from goodparts.preprocessing.preprocessor import Preprocessor
@@ -68,13 +69,26 @@ class Model:
         patches that are looked at. Tiled images go through it tile by tile: there the score is made of the merged
         distances, unless it is `reweighted`, and then `valid` is an input; so is `tile` (1,) int64, the index of the
         tile row by row, where tiles have banks of their own.
+
+        Raises:
+            ModelError: the memory bank is not all numbers, or does not go with the backbone.
         """
         from goodparts.bank.search_graph import search_graph
         from goodparts.engines.graph import pipeline_graph
         from goodparts.features.extract import backbone_graph
 
         preprocessor, recipe = self.preprocessor, self.recipe
+        if not (np.isfinite(self.bank.features.min()) and np.isfinite(self.bank.features.max())):
+            raise ModelError("damaged model: its memory bank holds NaN or infinite values; fit it anew")
         to_features = backbone_graph(self.backbone, recipe, self.whitening, preprocessor.steps)
+        given = tuple(
+            size.dim_value for size in to_features.model.graph.output[0].type.tensor_type.shape.dim[1:]
+        )
+        if given != (*self.grid, self.bank.features.shape[1]):
+            raise ModelError(
+                f"damaged model: its backbone gives patch features (h, w, d) of {given}, and its memory bank has "
+                f"{(*self.grid, self.bank.features.shape[1])}; copy it again, or fit it anew"
+            )
         found = search_graph(
             self.bank,
             self.grid,

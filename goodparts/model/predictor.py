@@ -75,12 +75,20 @@ class Predictor:
         """Distances and score of an image (H, W, 3) uint8; `name` is what to call it in an error.
 
         Raises:
-            ImageError: it does not fit the region of interest.
+            ImageError: it does not fit the region of interest, or its distances are no numbers.
         """
         preprocessor = self.model.preprocessor
         image = preprocessor.prepare(pixels, name)
         pieces = (Piece(crop.tile, crop.pixels, crop.patch_mask, {}) for crop in preprocessor.crops(image))
-        return Measured(image, *search(self.open(latency=latency), pieces, image.patch_mask, preprocessor))
+        measured = Measured(
+            image, *search(self.open(latency=latency), pieces, image.patch_mask, preprocessor)
+        )
+        if not measured.finite:
+            raise ImageError(
+                f"{name}: can't be judged: its distances to good parts are not all finite numbers. The model or its "
+                "backbone is damaged, or not made for such images; fit it anew"
+            )
+        return measured
 
     def inspect(
         self, pixels: NDArray[np.uint8], path: Path | None, *, latency: bool = False, recognise: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -373,3 +374,23 @@ def test_other_files(tmp_path: Path, content: bytes) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match=r"none\.pth"):
         read_state_dict(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    "filling", [b"(", b"N", b")", b"]", b"(]"], ids=["marks", "none", "tuples", "lists", "both"]
+)
+@FORMATS
+def test_ten_megabytes_of_instructions_are_refused_at_once(tmp_path: Path, new: bool, filling: bytes) -> None:
+    bomb = PROTO + filling * (10_000_000 // len(filling)) + b"."
+    path = tmp_path / "bomb.pth"
+    if new:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("bomb/data.pkl", bomb)
+    else:
+        path.write_bytes(LEGACY_HEAD + bomb)
+    began = time.process_time()
+    with pytest.raises(
+        BackboneError, match=r"bomb\.pth: its pickle is longer or nested deeper than parameters need"
+    ):
+        read_state_dict(path)
+    assert time.process_time() - began < 1
