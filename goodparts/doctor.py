@@ -22,6 +22,7 @@ from goodparts.backbones.store import HOME_VARIABLE, store_folder
 from goodparts.engines import engine
 from goodparts.engines.telemetry import silence_openvino
 from goodparts.errors import BackboneError
+from goodparts.files import abandoned
 
 Status = Literal["ok", "note", "warning", "error"]
 
@@ -65,6 +66,7 @@ def examine(*, ask_hub: bool = False) -> list[Row]:
         *_cores(),
         *_memory(),
         *_folders(),
+        *_leftovers(),
         *_backbones(),
         *_hub(ask_hub),
     ]
@@ -236,6 +238,21 @@ def _folders() -> Iterator[Row]:
             yield Row(name, value, status, f"free some space, or {advice}")
         else:
             yield Row(name, value)
+
+
+def _leftovers() -> Iterator[Row]:
+    """What killed processes left unfinished where this program writes: not looked for in other folders."""
+    for folder in dict.fromkeys((store_folder(), Path(tempfile.gettempdir()), Path.cwd())):
+        if found := abandoned(folder):
+            inside = [part for path in found for part in (path, *path.rglob("*")) if part.is_file()]
+            size = f"{sum(part.stat().st_size for part in inside) / 2**20:.1f} MiB"
+            value = f"{len(found)} of killed processes, {size}: {', '.join(path.name for path in found[:3])}"
+            yield Row(
+                f"unfinished in {folder}",
+                value,
+                "note",
+                "delete them; so does the next run that writes there",
+            )
 
 
 def _backbones() -> Iterator[Row]:

@@ -16,6 +16,7 @@ import pytest
 
 from goodparts import doctor
 from goodparts.backbones.catalogue import BackboneInfo
+from goodparts.backbones.store import incoming
 from goodparts.doctor import GIB, Row, examine
 from goodparts.engines import openvino
 from goodparts.errors import BackboneError
@@ -307,6 +308,26 @@ def test_disk_space(free: int, status: str, monkeypatch: pytest.MonkeyPatch) -> 
     for row in doctor._folders():
         assert row.status == status
         assert f"{free / GIB:.1f} GiB free" in row.value
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a kill is another thing there")
+def test_what_killed_processes_left(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        "import os, signal\n"
+        "from goodparts.backbones.store import incoming\n"
+        "with incoming() as folder:\n"
+        "    (folder / 'half').write_bytes(bytes(2 ** 20))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    monkeypatch.chdir(tmp_path)
+    (row,) = [row for row in examine() if row.name.startswith("unfinished")]
+    assert row.name == f"unfinished in {home / 'backbones'}"
+    assert row.status == "note"
+    assert row.value.startswith("1 of killed processes, 1.0 MiB: .goodparts-")
+    with incoming():
+        pass
+    assert list((home / "backbones").iterdir()) == []
 
 
 def test_a_store_that_is_a_file(home: Path) -> None:

@@ -37,6 +37,7 @@ class Row:
         train, test_good, test_bad: number of images.
         metrics: as `Evaluation.metrics`; empty if it failed.
         class_auroc: image AUROC of each class of defect against all good test images; None without these.
+        class_found: of each class of defect, how many images were BAD, and how many there are.
         fit_seconds: wall time of fitting, the backbone's loading included; None if it failed.
         inspect_ms: wall time of the evaluation by image, several at a time; None if it failed.
         jobs: categories that ran side by side at most.
@@ -51,6 +52,7 @@ class Row:
     test_bad: int = 0
     metrics: dict[str, float | int | None] = dataclasses.field(default_factory=dict)
     class_auroc: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    class_found: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     fit_seconds: float | None = None
     inspect_ms: float | None = None
     jobs: int = 1
@@ -141,6 +143,7 @@ def measure(task: Task, settings: Settings, progress: Progress | None = None) ->
         row,
         metrics=found.metrics,
         class_auroc=_class_auroc(found),
+        class_found={count.defect_class: [count.found, count.images] for count in found.by_class},
         fit_seconds=round(fit_seconds, 3),
         inspect_ms=round(1000 * found.inspect_seconds / len(found.images), 3),
     )

@@ -66,6 +66,7 @@ def markdown(found: Benchmark, *, recipe: bool = True) -> str:
         f"threshold ({found.recipe.threshold_rule}"
         + (": an oracle, chosen on these test images)." if found.recipe.threshold_rule == "f1" else ").")
         + " Pixel metrics at the size of the images as they are.",
+        *_class_part(done),
         *_published_part(done),
     ]
     general = [*found.notes, *_time_notes(done)]
@@ -94,6 +95,7 @@ def csv_text(found: Benchmark) -> str:
                 "inspect_ms",
             ),
             *(f"published_{name}" for name in METRICS),
+            "found_by_class",
             "error",
         )
     )
@@ -110,6 +112,7 @@ def csv_text(found: Benchmark) -> str:
                     row.inspect_ms,
                 ),
                 *(getattr(known, name) if known else None for name in METRICS),
+                "; ".join(f"{name} {found}/{images}" for name, (found, images) in row.class_found.items()),
                 row.error,
             )
         )
@@ -188,6 +191,18 @@ def _mean_cells(rows: list[Row], notes: _Notes) -> list[str]:
         f"{np.mean([row.fit_seconds for row in rows]):.1f}",
         f"{np.mean([row.inspect_ms for row in rows]):.1f}",
     ]
+
+
+def _class_part(rows: list[Row]) -> list[str]:
+    """A table of how many images of each class of defect were found at the deployed threshold."""
+    lines = [
+        [row.category, name, str(found), str(images)]
+        for row in rows
+        for name, (found, images) in row.class_found.items()
+    ]
+    if not lines:
+        return []
+    return ["## Found, by class of defect", _table(["category", "class", "found", "of"], lines)]
 
 
 def _published(row: Row) -> Published | None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from goodparts.cli.options import Command, json_option, pixel_limit_option, progress_bars, workers_option
-from goodparts.cli.printing import emit, inspection_line, inspection_record, print_evaluation, say_unwritten
+from goodparts.cli.printing import (
+    emit,
+    inspection_line,
+    inspection_record,
+    print_evaluation,
+    say_unwritten,
+    wrapped,
+)
 from goodparts.errors import DatasetError, ImageError, OutputError
 
 if TYPE_CHECKING:
@@ -45,6 +53,9 @@ def inspect(
     paths = expand(images)
     inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
     inspector.model.calibration.threshold  # noqa: B018  (an error now rather than at the first image)
+    learnt_from = inspector.model.provenance
+    unlike = cache(learnt_from.unlike)
+    others: list[str] = []
     worst = 0
     unwritten: list[OutputError] = []
     for path, found in zip(paths, _each(inspector, paths, out, unwritten), strict=True):
@@ -55,7 +66,17 @@ def inspect(
             )
             continue
         worst = max(worst, int(found.verdict != GOOD))
+        height, width = found.anomaly_map.shape
+        if unlike(height, width):
+            others.append(f"{path}, {width}x{height}")
         emit(inspection_record(found)) if as_json else click.echo(inspection_line(found))
+    if others:
+        sizes = ", ".join(list(learnt_from.image_sizes)[:3])
+        text = (
+            f"warning: {len(others)} of {len(paths)} images have quite another size or shape than those learnt from "
+            f"({sizes}), so verdicts on them mean little; the first: {others[0]}"
+        )
+        click.echo(wrapped(text, indent=2), err=True)
     return max(worst, say_unwritten(unwritten, len(paths)))
 
 

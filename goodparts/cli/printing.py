@@ -37,6 +37,7 @@ def print_evaluation(
     """What an evaluation found, in words and figures, or as one JSON line."""
     from goodparts.report.card import false_reject_sections, warnings
     from goodparts.report.page import in_words
+    from goodparts.report.tables import class_sections
 
     if as_json:
         emit(
@@ -47,6 +48,7 @@ def print_evaluation(
                 "out": str(out) if out else None,
                 "threshold_rule": evaluation.threshold_rule,
                 **evaluation.metrics,
+                "by_class": [dataclasses.asdict(count) for count in evaluation.by_class],
                 "warnings": warnings(inspector.model),
                 "seconds": round(time.perf_counter() - began, 3),
                 "peak_memory_mib": round(_peak_memory() / 2**20),
@@ -68,6 +70,7 @@ def print_evaluation(
         click.echo(
             f"  {first:36}{_figure(evaluation, first):>8}    {second:26}{_figure(evaluation, second):>8}"
         )
+    print_sections(class_sections(evaluation))
     print_sections(false_reject_sections(inspector.model))
     click.echo()
     if out is not None:

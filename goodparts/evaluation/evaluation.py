@@ -104,6 +104,23 @@ class TestImage:
 
 
 @dataclass(frozen=True)
+class ClassCount:
+    """How many images of a class of defect were found.
+
+    Attributes:
+        defect_class: its name.
+        images: of it.
+        found: of these that are BAD.
+        rechecks: that could not be judged.
+    """
+
+    defect_class: str
+    images: int
+    found: int
+    rechecks: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a model reaches on a labelled test set.
 
@@ -138,6 +155,18 @@ class Evaluation:
     def counts(self) -> dict[str, int]:
         """Verdicts against the ground truth, as `metrics.confusion`; images sent back for RECHECK are in none."""
         return _counts(self.images)
+
+    @property
+    def by_class(self) -> tuple[ClassCount, ...]:
+        """Each class of defect, by name."""
+        verdicts: dict[str, list[str]] = {}
+        for image in self.images:
+            if image.label:
+                verdicts.setdefault(image.defect_class, []).append(image.verdict)
+        return tuple(
+            ClassCount(name, len(of), of.count(BAD), of.count(RECHECK))
+            for name, of in sorted(verdicts.items())
+        )
 
     @property
     def rechecks(self) -> int:

@@ -18,6 +18,7 @@ from goodparts.features.extract import GoodFeatures
 from goodparts.files import JsonRecord
 from goodparts.recipe.values import size_text
 
+_OTHER_SHAPE, _OTHER_SIZE = 1.1, 1.5  # times, from which on an image is hardly of the same camera
 PACKAGES = ("goodparts", "numpy", "openvino", "onnx", "pillow")
 
 
@@ -72,6 +73,15 @@ class Provenance:
             not_aligned=failures,
             parent=parent,
         )
+
+    def unlike(self, height: int, width: int) -> bool:
+        """Whether an image has quite another size or shape than all that were learnt from."""
+        for size in self.image_sizes:
+            learnt_width, learnt_height = map(int, size.split("x"))
+            across, down = width / learnt_width, height / learnt_height
+            if 1 / _OTHER_SHAPE <= across / down <= _OTHER_SHAPE and 1 / _OTHER_SIZE <= across <= _OTHER_SIZE:
+                return False
+        return True
 
     def to_dict(self) -> JsonRecord:
         """As JSON takes it, without what does not apply."""

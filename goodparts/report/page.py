@@ -31,7 +31,7 @@ from goodparts.report.panel import multiple_text
 from goodparts.report.picture_files import unique_names
 from goodparts.report.plots import PLOTS
 from goodparts.report.strips import draw_strips
-from goodparts.report.tables import writable
+from goodparts.report.tables import class_sections, writable
 
 SIZE_LIMIT = 30_000_000
 """Bytes of a report that can still be mailed and opened."""
@@ -73,6 +73,7 @@ def write_report(
     *,
     model: Mapping[str, object],
     panels: Mapping[int, Path] | Path,
+    notes: Sequence[str] = (),
     size_limit: int = SIZE_LIMIT,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
@@ -91,6 +92,7 @@ def write_report(
             a title and lines of text, see `goodparts.report.card`). Anything else is shown under its own name.
         panels: the panel of the image with this index in `evaluation.images`; or the folder that holds them
             as `<result name>.png`, see `result_names`.
+        notes: what is to be known of the data set, such as masks that belong to no image.
         size_limit: the page has at most this many bytes.
         progress: called with ("report", done, total) for every panel taken in.
 
@@ -104,7 +106,7 @@ def write_report(
     if isinstance(panels, Path):
         panels = {i: panels / f"{name}.png" for i, name in enumerate(result_names(evaluation.images))}
     there = {i: path for i, path in panels.items() if path.is_file()}
-    facts = _facts(out, evaluation, model)
+    facts = _facts(out, evaluation, model, notes)
     bare = _render(facts, _cards(out, evaluation, there, {}))
     telling = [i for i in _most_telling_first(evaluation) if i in there]
     pictures = _embed(telling, there, size_limit - len(bare.encode()), progress)
@@ -185,7 +187,9 @@ def _zones_in_words(zones: tuple[ZoneScore, ...]) -> str:
     return (f"in {words}" if telling[0].bad else f"highest in {words}") if telling else ""
 
 
-def _facts(out: Path, evaluation: Evaluation, model: Mapping[str, object]) -> dict[str, object]:
+def _facts(
+    out: Path, evaluation: Evaluation, model: Mapping[str, object], notes: Sequence[str]
+) -> dict[str, object]:
     """Return all that the page shows besides the cards; its words are in the template."""
     unseen = model.get("share_not_looked_at")
     return {
@@ -195,6 +199,8 @@ def _facts(out: Path, evaluation: Evaluation, model: Mapping[str, object]) -> di
         "kinds": [_kind(evaluation, label) for label in (False, True) if _errors(evaluation, label)[1]],
         "classes": sorted({image.defect_class for image in evaluation.images}),
         "rechecks": evaluation.rechecks,
+        "by_class": class_sections(evaluation),
+        "notes": notes,
         "drawn": draw_strips(evaluation),
         "borderline": sum(image.borderline for image in evaluation.images),
         "not_looked_at": _percent(unseen) if isinstance(unseen, float) and unseen else "",

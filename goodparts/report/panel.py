@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from goodparts.decision.binomial import rarity
-from goodparts.decision.inspection import BAD, RECHECK, Inspection, telling_zones
+from goodparts.decision.inspection import BAD, GOOD, RECHECK, Inspection, telling_zones
 from goodparts.report.pictures import (
     BAD_COLOUR,
     BORDERLINE_COLOUR,
@@ -129,12 +129,12 @@ def draw_panel(
     return canvas
 
 
-def multiple_text(score: float, threshold: float) -> str:
+def multiple_text(score: float, threshold: float, called: str = "threshold") -> str:
     """Say a score as a multiple of the threshold ("1.32 × threshold"), with more digits close to it."""
     if not (threshold > 0 and math.isfinite(threshold) and math.isfinite(score)):
-        return f"threshold {threshold:.4g}"
+        return f"{called} {threshold:.4g}"
     ratio = score / threshold
-    return f"{ratio:.{2 if abs(ratio - 1) >= 0.02 else 4}f} × threshold"
+    return f"{ratio:.{2 if abs(ratio - 1) >= 0.02 else 4}f} × {called}"
 
 
 class _Tile(NamedTuple):
@@ -182,7 +182,10 @@ def _size_note(image: Picture, anomaly_map: NDArray[np.float32]) -> str:
 
 def _found_note(inspection: Inspection) -> str:
     if not inspection.mask.any():
-        return "nothing"
+        above = inspection.verdict == GOOD and bool(
+            np.nanmax(inspection.anomaly_map, initial=-np.inf) > inspection.pixel_threshold
+        )
+        return "nothing: its score is not above\nthe image threshold" if above else "nothing"
     count = len(inspection.regions)
     return f"{count} region{'s' * (count != 1)}, {_percent(inspection.mask.mean())} of the picture"
 
@@ -229,8 +232,9 @@ def _draw_header(canvas: Image.Image, inspection: Inspection, title: str, label:
         reason = _shorten(inspection.reasons[0] + more, letters(16), right - left)
         draw.text((left, 42), reason, font=letters(16), fill=INK)
         return
-    multiple = multiple_text(inspection.score, inspection.threshold)
     zones = telling_zones(inspection.zones)
+    called = "threshold" if zones else "image threshold"  # beside the pixels' on the bar
+    multiple = multiple_text(inspection.score, inspection.threshold, called)
     where = f"{multiple} in {', '.join(zone.name for zone in zones)}"
     facts = where if zones else f"score {inspection.score:.4g} = {multiple}"
     text = f"{rarity(inspection.p_value)}   {facts}" if zones else f"{facts}   {rarity(inspection.p_value)}"
@@ -268,4 +272,4 @@ def _draw_colour_bar(
     if low < pixel_threshold < high:
         at = left + width * (pixel_threshold - low) / (high - low)
         draw.line((at, top - 2, at, top + 12), fill=INK, width=2)
-        draw.text((at, below), f"threshold {pixel_threshold:.3g}", font=font, fill=INK, anchor="ma")
+        draw.text((at, below), f"pixel threshold {pixel_threshold:.3g}", font=font, fill=INK, anchor="ma")

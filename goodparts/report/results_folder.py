@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -47,6 +47,7 @@ def write_results(
     saved: Path | None = None,
     zip_all: bool = False,
     unwritten: Callable[[OutputError], object] | None = None,
+    notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a fitted inspector and fill the results folder.
@@ -62,6 +63,7 @@ def write_results(
         saved: where it has been saved until the results are whole; see `place_of_model`.
         zip_all: also pack anomaly maps and models.
         unwritten: called, in a worker, for every image whose pictures can't be written; without it that ends all.
+        notes: what is to be known of the data set, for the report.
         progress: called with (stage, done, total).
 
     Raises:
@@ -101,7 +103,8 @@ def write_results(
         write_csv(new / "scores.csv", evaluation, root=data.root)
         write_plots(evaluation, new)
         progress("report", 1, 3)
-        write_report(new, evaluation, model=facts(inspector.model, evaluation), panels=new / "panels")
+        described = facts(inspector.model, evaluation)
+        write_report(new, evaluation, model=described, panels=new / "panels", notes=notes)
         progress("report", 2, 3)
         models = {path.name: path for path in _models(out)} if zip_all else {}
         if zip_all and model_path is not None and saved is not None:

@@ -17,6 +17,9 @@ import numpy as np
 
 from goodparts.evaluation.evaluation import Evaluation
 from goodparts.files import JsonRecord, write_text
+from goodparts.report.card import Section, Table
+
+BY_CLASS = "Found, by class of defect"
 
 
 def write_csv(path: Path, evaluation: Evaluation, *, root: Path | None = None) -> None:
@@ -40,6 +43,25 @@ def write_csv(path: Path, evaluation: Evaluation, *, root: Path | None = None) -
             (name, image.defect_class, label, score, p_value, image.verdict, borderline, *of_zones)
         )
     write_text(path, writable(table.getvalue()))
+
+
+def class_sections(evaluation: Evaluation) -> tuple[Section, ...]:
+    """A section with the classes of defect, and how many of each were found; none where no image is bad."""
+    counts = evaluation.by_class
+    if not counts:
+        return ()
+    unjudged = any(count.rechecks for count in counts)
+    head = ("class", "found", "missed", *(["could not be judged"] if unjudged else []))
+    rows = tuple(
+        (
+            count.defect_class,
+            f"{count.found} of {count.images}",
+            str(count.images - count.found - count.rechecks),
+            *([str(count.rechecks)] if unjudged else []),
+        )
+        for count in counts
+    )
+    return (Section(BY_CLASS, (), Table(head, rows)),)
 
 
 def write_metrics(path: Path, evaluation: Evaluation) -> None:

@@ -450,6 +450,20 @@ def test_csv_has_every_digit_and_gaps_where_undefined() -> None:
     assert (rows[1]["image_auroc"], rows[1]["error"]) == ("", "x, y")
 
 
+def test_what_was_found_of_each_class() -> None:
+    made = bench(
+        row("a", class_found={"bent": [3, 4], "cut": [0, 2]}), row("b", class_found={"bent": [5, 5]})
+    )
+    page = markdown(made)
+    assert "## Found, by class of defect" in page
+    table = page.partition("## Found, by class of defect")[2].strip().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:5]]
+    assert cells == [["a", "bent", "3", "4"], ["a", "cut", "0", "2"], ["b", "bent", "5", "5"]]
+    (first, second) = csv.DictReader(io.StringIO(csv_text(made)))
+    assert (first["found_by_class"], second["found_by_class"]) == ("bent 3/4; cut 0/2", "bent 5/5")
+    assert "by class" not in markdown(bench(row("a")))
+
+
 def test_means_are_of_what_is_defined() -> None:
     assert means([row("a", None), row("b", 0.25), row("c", 0.75)])["image_auroc"] == 0.5
     assert means([row("a", None)])["pixel_auroc"] is None

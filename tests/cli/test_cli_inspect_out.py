@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from running import Run, below
 
 from goodparts.errors import OutputError
@@ -79,6 +80,21 @@ def test_a_picture_that_can_not_be_written_does_not_stop_the_rest(
     assert "pictures of 1 of 3 images" in ran.err
     assert "b.tiff" in ran.err
     assert below(tmp_path / "out" / "masks") == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [((96, 96), False), ((104, 100), False), ((300, 300), True), ((140, 96), True), ((60, 60), True)],
+)
+def test_an_image_of_another_size_or_shape_is_said(
+    goodparts: Run, fitted_file: Path, parts: Path, size: tuple[int, int], said: bool
+) -> None:
+    with Image.open(parts / "a.png") as image:
+        image.resize(size).save(parts / "a.png")
+    ran = goodparts("inspect", fitted_file, parts, "--json")
+    words = "1 of 1 images have quite another size or shape than those learnt from (96x96)"
+    assert (words in " ".join(ran.err.split())) == said
+    assert (f"{size[0]}x{size[1]}" in ran.err) == said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names there are bytes")

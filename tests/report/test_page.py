@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from goodparts.errors import ImageError, OutputError
-from goodparts.evaluation.evaluation import Evaluation, TestImage
+from goodparts.evaluation.evaluation import ClassCount, Evaluation, TestImage
 from goodparts.report.page import in_words, result_names, write_report
 from goodparts.report.plots import PLOTS
 from goodparts.report.results_folder import write_zip
@@ -155,6 +155,18 @@ def test_result_names_are_told_apart_on_every_file_system() -> None:
     names = result_names(evaluation(tuple((row, 1.0, False) for row in rows)).images)
     assert names == ("good/a", "good/a_2", "good/A_3", "bent/a", "good/a_2_2")
     assert len({name.lower() for name in names}) == len(rows)
+
+
+def test_what_was_found_of_each_class(tmp_path: Path) -> None:
+    assert evaluation().by_class == (ClassCount("bent", 2, 1, 0), ClassCount("stain", 2, 2, 0))
+    text = report(tmp_path).text
+    assert "Found, by class of defect class found missed bent 1 of 2 1 stain 2 of 2 0" in text
+
+
+def test_what_is_to_be_known_of_the_data_is_said(tmp_path: Path) -> None:
+    write_report(tmp_path, evaluation(), model={}, panels={}, notes=["2 masks belong to no image: <a>.png"])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<p class="note box">2 masks belong to no image: &lt;a&gt;.png</p>' in page
 
 
 def test_csv_holds_exactly_what_was_measured(tmp_path: Path) -> None:

@@ -402,6 +402,10 @@ def test_panels_may_be_drawn_side_by_side() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
+def test_multiple_text_of_a_threshold_with_a_name() -> None:
+    assert multiple_text(1.0, 2.0, "image threshold") == "0.50 × image threshold"
+
+
 @pytest.mark.parametrize(
     ("score", "threshold", "text"),
     [
