@@ -145,17 +145,47 @@ def parallel_map(
     calls = _Calls()
     waiting: deque[Future[Result]] = deque()
     workers = max(1, workers)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="goodparts")
-    try:
-        for item in items:
-            waiting.append(pool.submit(calls.make, function, item))
-            if len(waiting) >= 2 * workers:
+    with _pool_of(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(calls.make, function, item))
+                if len(waiting) >= 2 * workers:
+                    yield _awaited(waiting.popleft(), while_waiting)
+            while waiting:
                 yield _awaited(waiting.popleft(), while_waiting)
-        while waiting:
-            yield _awaited(waiting.popleft(), while_waiting)
-    finally:
+        finally:
+            for future in waiting:
+                future.cancel()
+            calls.end()
+
+
+_IDLE: dict[int, list[ThreadPoolExecutor]] = {}  # pools that nobody uses, by their number of threads
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_IDLE.clear)  # where their threads are not
+
+
+@contextmanager
+def _pool_of(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of so many threads, which stay for the next one who asks.
+
+    An engine keeps something of each thread that used it, and a thread that ends gives it back when Python takes it for
+    ended already: were the engine freed just then, both would free the same memory. An interrupt may leave a pool with
+    a thread that it does not know, so such a pool ends.
+    """
+    idle = _IDLE.setdefault(workers, [])
+    try:
+        pool = idle.pop()  # of two threads that ask at the same time, one gets it
+    except IndexError:
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="goodparts")
+    try:
+        yield pool
+    except (KeyboardInterrupt, SystemExit):
         pool.shutdown(wait=True, cancel_futures=True)
-        calls.end()  # of a thread that was being started when an interrupt came, the pool does not know
+        raise
+    except BaseException:
+        idle.append(pool)
+        raise
+    idle.append(pool)
 
 
 class StepCounter:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_the_first_error_comes_in_its_place_and_stops_the_rest(workers: int) -> 
         next(results)
     assert max(ledger.begun) < 5 + 2 * workers
     assert list(results) == []
-    assert threads_left() == 0
+    assert threads_at_work() == 0
 
 
 def test_what_waits_when_an_error_comes_is_never_begun() -> None:
@@ -156,7 +157,7 @@ def test_an_error_among_the_items_comes_through(workers: int) -> None:
     results = []
     with pytest.raises(OSError, match="the disk is gone"):
         results.extend(parallel.parallel_map(abs, items(), workers=workers))
-    assert threads_left() == 0
+    assert threads_at_work() == 0
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -172,7 +173,7 @@ def test_a_caller_that_stops_early_stops_the_work(workers: int) -> None:
     results.close()  # type: ignore[attr-defined]
     begun = len(ledger.begun)
     assert begun <= 2 + 2 * workers
-    assert threads_left() == 0
+    assert threads_at_work() == 0
     time.sleep(0.01)
     assert len(ledger.begun) == begun
 
@@ -185,11 +186,33 @@ def test_an_interrupt_stops_the_work() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         list(parallel.parallel_map(work, range(100), workers=2))
-    assert threads_left() == 0
+    assert threads_at_work() == 0
 
 
-def threads_left() -> int:
-    return sum(thread.name.startswith("goodparts") for thread in threading.enumerate())
+def threads_at_work() -> int:
+    """How many threads are in a call; those that wait for the next one aside."""
+    frames, found = sys._current_frames(), 0
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        while frame is not None and (frame.f_code.co_name, Path(frame.f_code.co_filename).name) != (
+            "make",
+            "parallel.py",
+        ):
+            frame = frame.f_back
+        found += frame is not None
+    return found
+
+
+def test_threads_stay_for_the_next_work_and_a_call_may_have_threads_of_its_own() -> None:
+    def inner(item: int) -> int:
+        return sum(parallel.parallel_map(abs, range(item), workers=2))
+
+    expected = [sum(range(item)) for item in range(20)]
+    assert list(parallel.parallel_map(inner, range(20), workers=2)) == expected
+    before = threading.active_count()
+    for _ in range(5):
+        assert list(parallel.parallel_map(inner, range(20), workers=2)) == expected
+    assert threading.active_count() <= before + 2
 
 
 def blas_threads() -> set[int]:
