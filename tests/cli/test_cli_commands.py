@@ -390,8 +390,8 @@ def test_a_data_set_whose_names_are_no_text(
 ) -> None:
     root = tmp_path / os.fsdecode(b"caf\xe9")
     shutil.copytree(mini_dataset, root)
-    (root / "train" / "good" / "000.png").rename(root / "train" / "good" / os.fsdecode(b"\xe8.png"))
-    (root / "test" / "stain" / "000.png").rename(root / "test" / "stain" / os.fsdecode(b"\xe8.png"))
+    for folder, tail in (("train/good", ".png"), ("test/stain", ".png"), ("ground_truth/stain", "_mask.png")):
+        (root / folder / f"000{tail}").rename(root / folder / os.fsdecode(b"\xe8" + tail.encode()))
     out = tmp_path / "out"
     ran = goodparts("run", root, "--recipe", recipe_file, "--out", out, "--json")
     assert ran.code == 0, ran.err
