@@ -81,7 +81,11 @@ def staging(folder: Path) -> Iterator[Path]:
     try:
         yield inside
     finally:
-        shutil.rmtree(inside, ignore_errors=True)
+        try:
+            shutil.rmtree(inside, ignore_errors=True)
+        except BaseException:  # an interrupt just now
+            shutil.rmtree(inside, ignore_errors=True)
+            raise
 
 
 def swap(moves: Iterable[tuple[Path | None, Path]], *, held: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -191,6 +192,24 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path: Path) -> 
     with files.replacing(tmp_path / "other.bin") as stream:
         stream.write(b"new")
     assert contents(tmp_path) == {"other.bin": b"new"}
+
+
+def test_an_interrupt_while_tidying_up_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = shutil.rmtree
+    calls = []
+
+    def interrupted(path: Path, **options: bool) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt), files.staging(tmp_path) as inside:
+        (inside / "half").touch()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_others_are_writing_stays(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def _run(
                 progress=progress,
             )
         except BaseException:
-            if saved != model_path:
+            if saved != model_path and saved.exists():  # else it is in place, with its results
                 click.echo(f"{out}: as an earlier run left it; the model just learnt is {saved}", err=True)
             raise
     identity = inspector.model.identity

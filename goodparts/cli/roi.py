@@ -15,7 +15,7 @@ from goodparts.cli.options import (
 )
 from goodparts.cli.printing import emit
 from goodparts.cli.recipe_flags import RecipeCommand, flag_of, with_recipe
-from goodparts.errors import ModelError, RecipeError
+from goodparts.errors import ModelError, OutputError, RecipeError
 from goodparts.recipe.keys import KEYS
 from goodparts.recipe.recipe import Recipe
 
@@ -54,11 +54,13 @@ def roi_command(
     from goodparts.report.pictures import save_panel
     from goodparts.report.roi_picture import draw_roi, zone_facts
 
+    path = out or file.with_name(f"{file.stem}_roi.png")
+    if path.exists() and any(given.exists() and path.samefile(given) for given in (file, image)):
+        raise OutputError(f"{path}: is what was given; expected another name for the picture, with --out")
     pixels = read_image(image, pixel_limit=pixel_limit or PIXEL_LIMIT)
     size = (pixels.shape[0], pixels.shape[1])
     roi, recipe, grid = _of(file, recipe, size, offline)
     roi.require_fit(size, image)
-    path = out or file.with_name(f"{file.stem}_roi.png")
     save_panel(path, draw_roi(pixels, roi, recipe, grid))
     patch_mask = roi.patch_mask(recipe, grid)
     facts = zone_facts(roi, recipe, grid)

@@ -131,7 +131,9 @@ def check_place(out: Path, data: Dataset) -> None:
         OutputError: a file that no earlier run wrote, or a folder, has the name of a result.
     """
     if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is a file; expected a folder for results, or a name that is not in use")
+        raise OutputError(
+            f"{out}: can't be written, since it is a file; expected a folder, or a name not in use"
+        )
     for folder in PICTURE_FOLDERS:
         if (out / folder).exists() and not (out / folder).is_dir():
             raise OutputError(f"{out / folder}: can't be written; something else has that name; move it away")

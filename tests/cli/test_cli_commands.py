@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -357,3 +360,52 @@ def test_a_fit_that_lacks_its_backbone_names_the_built_in_one(goodparts: Run, go
     assert ran.code == 2
     assert "backbone resnet50 is not on this machine" in ran.err
     assert f"the built-in backbone {BUILT_IN}" in ran.err
+
+
+def test_an_interrupted_run_over_earlier_results(
+    goodparts: Run, recipe_file: Path, mini_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from goodparts.report import results_folder
+
+    out = tmp_path / "out"
+    assert goodparts("run", mini_dataset, "--recipe", recipe_file, "--out", out).code == 0
+    before = {name: (out / name).read_bytes() for name in below(out)}
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results_folder, "write_report", interrupt)
+    ran = goodparts("run", mini_dataset, "--recipe", recipe_file, "--seed", 7, "--out", out)
+    assert ran.code == 130
+    assert f"as an earlier run left it; the model just learnt is {out / 'mini.new.goodparts'}" in ran.err
+    new = Inspector.load(out / "mini.new.goodparts")
+    assert new.recipe.seed == 7
+    (out / "mini.new.goodparts").unlink()
+    assert {name: (out / name).read_bytes() for name in below(out)} == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are bytes")
+def test_a_data_set_whose_names_are_no_text(
+    goodparts: Run, recipe_file: Path, mini_dataset: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(mini_dataset, root)
+    for folder, tail in (("train/good", ".png"), ("test/stain", ".png"), ("ground_truth/stain", "_mask.png")):
+        (root / folder / f"000{tail}").rename(root / folder / os.fsdecode(b"\xe8" + tail.encode()))
+    out = tmp_path / "out"
+    ran = goodparts("run", root, "--recipe", recipe_file, "--out", out, "--json")
+    assert ran.code == 0, ran.err
+    assert Inspector.load(out / "caf%E9.goodparts").model.provenance.good_images == 16
+    assert (out / "panels" / "stain" / "%E8.png").is_file()
+    assert goodparts("card", out / "caf%E9.goodparts", "--json").code == 0
+    assert goodparts("fit", root, "--recipe", recipe_file, "--json").code == 0
+    assert Inspector.load("caf%E9.goodparts").model.identity == ran.records[0]["identity"]
+
+
+def test_a_data_set_with_a_name_of_the_greatest_length(
+    goodparts: Run, recipe_file: Path, mini_dataset: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(mini_dataset, tmp_path / ("x" * 255))
+    ran = goodparts("fit", root, "--recipe", recipe_file, "--json")
+    assert ran.code == 0, ran.err
+    assert Path(ran.records[0]["model"]).name == f"{'x' * 240}.goodparts"

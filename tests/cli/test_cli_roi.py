@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,18 @@ def test_roi_draws_and_says_what_it_comes_to(
     ).records
     assert [zone["patches"] for zone in record["zones"]] == [50, 50]
     assert Path("a.png").is_file()
+
+
+def test_the_picture_never_takes_the_place_of_what_is_given(
+    goodparts: Run, recipe_file: Path, zones_file: Path, mini_dataset: Path, tmp_path: Path
+) -> None:
+    image = Path(shutil.copy(mini_dataset / "test" / "good" / "000.png", tmp_path / "zones_roi.png"))
+    before = image.read_bytes()
+    for out in ([], ["--out", image], ["--out", zones_file]):
+        ran = goodparts("roi", zones_file, image, "--recipe", recipe_file, *out)
+        assert ran.code == 2
+        assert "is what was given" in ran.err
+    assert image.read_bytes() == before
 
 
 def test_zones_from_fit_to_inspect(
