@@ -23,6 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -88,7 +89,7 @@ def load(path: str | Path) -> Model:
         require_agreement(model, manifest)
         if model.identity != manifest["identity"]:
             raise ValueError("manifest.json does not belong to the rest")
-    return model
+    return replace(model, path=path)
 
 
 def read_manifest(path: str | Path) -> JsonRecord:

@@ -285,3 +285,17 @@ def test_a_model_of_a_backbone_and_a_bank_that_do_not_go_together(fitted: Inspec
     narrow = replace(bank, features=bank.features[:, :7], mean=bank.mean[:7], basis=None, int8=False)
     with pytest.raises(ModelError, match=r"its backbone gives patch features .* and its memory bank has"):
         replace(fitted.model, bank=narrow).pipeline()
+
+
+def test_a_network_that_no_engine_can_run_is_told_of_the_model(fitted: Inspector) -> None:
+    from dataclasses import replace
+
+    from goodparts.model.predictor import Predictor
+
+    network = onnx.ModelProto.FromString(fitted.model.backbone.model.SerializeToString())
+    network.graph.node[0].op_type = "NoSuchOperator"
+    model = replace(
+        fitted.model, backbone=replace(fitted.model.backbone, model=network), path=Path("part.goodparts")
+    )
+    with pytest.raises(ModelError, match=r"part\.goodparts: damaged model \("):
+        Predictor(model).open()
