@@ -89,8 +89,8 @@ class Predictor:
         )
         if not measured.finite:
             raise ImageError(
-                f"{name}: can't be judged: its distances to good parts are not all finite numbers. The model or its "
-                "backbone is damaged, or not made for such images; fit it anew"
+                f"{name}: can't be judged by {self.model.path or 'this model'}: its distances to good parts are not "
+                "all finite numbers. The model or its backbone is damaged, or not made for such images; fit it anew"
             )
         return measured
 
