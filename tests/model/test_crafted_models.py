@@ -263,6 +263,14 @@ def test_members_are_no_larger_than_the_file(fitted_file: Path, tmp_path: Path) 
     assert "its members are larger than the file" in refused(path)
 
 
+def test_a_zip_that_contradicts_itself_is_not_repeated_at_length(fitted_file: Path, tmp_path: Path) -> None:
+    data = bytearray(fitted_file.read_bytes())
+    data[26:28] = struct.pack("<H", 60_000)  # the length of the first name
+    path = tmp_path / "crafted.goodparts"
+    path.write_bytes(data)
+    assert "damaged or truncated model (File name in directory" in refused(path)
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
     ("name", "message"),
