@@ -22,6 +22,7 @@ from goodparts.errors import BackboneError, quoted, shortened
 
 MOST_NODES = 50_000  # once functions are written out; the largest vision networks have some thousands
 _MOST_MESSAGES = 400_000  # of which protobuf makes a network: nodes, attributes, types, sizes, ...
+_LATEST_OF_OTHERS = 100  # version of operators that aren't ONNX's own
 _LARGEST_SIZE = 1 << 31  # of a tensor along one axis
 _LARGEST_SPARSE = 1 << 28  # values of a tensor of which a few are stored
 _PACKED_BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}
@@ -59,6 +60,7 @@ def require_sound(network: onnx.ModelProto) -> None:
                 "may read nothing else; save it in one piece: onnx.save(onnx.load(FILE), ONE_FILE), or export it with "
                 "external_data=False"
             )
+    _require_opset(network)
     _require_order(network)
     factors = {name for node in network.graph.node if node.op_type in _PRODUCTS for name in node.input}
     kernels, empty = 0, 0
@@ -77,6 +79,16 @@ def require_sound(network: onnx.ModelProto) -> None:
             empty += values.ndim >= 2 and not values.any()
     if kernels and kernels == empty:
         raise BackboneError("all of its weights are 0, so it tells nothing apart; the file is damaged")
+
+
+def _require_opset(network: onnx.ModelProto) -> None:
+    """BackboneError for operators of the far future: an engine would go through all versions up to it."""
+    for entry in network.opset_import:
+        latest = onnx.defs.onnx_opset_version() if entry.domain in ("", "ai.onnx") else _LATEST_OF_OTHERS
+        if not 0 < entry.version <= latest:
+            raise BackboneError(
+                f"is of opset {entry.version}; expected 1 to {latest}: export it with one of these"
+            )
 
 
 def _tensors(network: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

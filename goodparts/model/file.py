@@ -23,6 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -88,7 +89,7 @@ def load(path: str | Path) -> Model:
         require_agreement(model, manifest)
         if model.identity != manifest["identity"]:
             raise ValueError("manifest.json does not belong to the rest")
-    return model
+    return replace(model, path=path)
 
 
 def read_manifest(path: str | Path) -> JsonRecord:
@@ -127,7 +128,7 @@ def _told_of(path: Path) -> Iterator[None]:
         ) from None
     except KeyError as error:
         raise ModelError(
-            f"{path}: is not a goodparts model, or a damaged one: it lacks a part ({error.args[0]})"
+            f"{path}: is not a goodparts model, or a damaged one: it lacks a part ({shortened(error.args[0])})"
         ) from None
     except RecipeError as error:
         raise ModelError(
@@ -139,7 +140,7 @@ def _told_of(path: Path) -> Iterator[None]:
         *(OSError, EOFError, RuntimeError, MemoryError, zlib.error),
         *(BackboneError, ImageError),
     ) as error:
-        raise _damaged(path, shortened(error, 300) or type(error).__name__) from error
+        raise _damaged(path, str(error) or type(error).__name__) from error
 
 
 def _manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
@@ -249,7 +250,9 @@ def _check_format(path: Path, data: bytes) -> None:
 
 
 def _damaged(path: Path, why: str) -> ModelError:
-    return ModelError(f"{path}: damaged or truncated model ({why}); copy it again, or fit it anew")
+    return ModelError(
+        f"{path}: damaged or truncated model ({shortened(why, 300)}); copy it again, or fit it anew"
+    )
 
 
 def _starts_like_zip(path: Path) -> bool:

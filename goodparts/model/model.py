@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from goodparts.backbones.backbone import Backbone
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.decision.calibration import Calibration
 from goodparts.engines.precision import UNCHECKED, PrecisionCheck
-from goodparts.errors import ModelError
+from goodparts.errors import BackboneError, ModelError
 from goodparts.features.whitening import Whitening
 from goodparts.model.records import FitRecord, Provenance
 from goodparts.preprocessing.preprocessor import Preprocessor
@@ -40,6 +41,7 @@ class Model:
         provenance: what it was learnt from. Part of the identity.
         fit_record: when, where, how long, with which versions. Not part of the identity.
         precision: how far bf16 moves scores on the machine of fitting. Not part of the identity.
+        path: the file that it was read from, which errors name; None where it was not. Not part of the identity.
     """
 
     recipe: Recipe
@@ -51,6 +53,7 @@ class Model:
     provenance: Provenance
     fit_record: FitRecord
     precision: PrecisionCheck = UNCHECKED
+    path: Path | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -79,15 +82,16 @@ class Model:
 
         preprocessor, recipe = self.preprocessor, self.recipe
         if not (np.isfinite(self.bank.features.min()) and np.isfinite(self.bank.features.max())):
-            raise ModelError("damaged model: its memory bank holds NaN or infinite values; fit it anew")
-        to_features = backbone_graph(self.backbone, recipe, self.whitening, preprocessor.steps)
-        given = tuple(
-            size.dim_value for size in to_features.model.graph.output[0].type.tensor_type.shape.dim[1:]
-        )
-        if given != (*self.grid, self.bank.features.shape[1]):
-            raise ModelError(
-                f"damaged model: its backbone gives patch features (h, w, d) of {given}, and its memory bank has "
-                f"{(*self.grid, self.bank.features.shape[1])}; copy it again, or fit it anew"
+            raise self.damaged("its memory bank holds NaN or infinite values")
+        try:
+            to_features = backbone_graph(self.backbone, recipe, self.whitening, preprocessor.steps)
+        except BackboneError as error:
+            raise self.damaged(str(error)) from error
+        sizes = to_features.model.graph.output[0].type.tensor_type.shape.dim[1:]
+        given, expected = tuple(size.dim_value for size in sizes), (*self.grid, self.bank.features.shape[1])
+        if given != expected:
+            raise self.damaged(
+                f"its backbone gives patch features (h, w, d) of {given}, and its memory bank has {expected}"
             )
         found = search_graph(
             self.bank,
@@ -99,6 +103,10 @@ class Model:
         if (mask := preprocessor.constant_mask) is not None:
             found.constants["valid"] = mask[None].astype(np.float32)
         return pipeline_graph(to_features, found)
+
+    def damaged(self, why: str) -> ModelError:
+        """What to tell the user of a model that can't be run."""
+        return ModelError(f"{self.path or 'model'}: damaged model ({why}); copy it again, or fit it anew")
 
     @property
     def identity(self) -> str:

@@ -21,7 +21,7 @@ from goodparts.decision.inspection import Inspection
 from goodparts.decision.verdict import Measured, judge, score_of
 from goodparts.engines.engine import Engine, open_engine
 from goodparts.engines.precision import SAMPLE, UNCHECKED, PrecisionCheck, has_bf16, in_use, margin
-from goodparts.errors import ImageError
+from goodparts.errors import BackboneError, ImageError
 from goodparts.model.model import Model
 
 Images = Iterable[ImageLike]
@@ -62,7 +62,11 @@ class Predictor:
             throughput = not latency and self._side_by_side
             engine = self._engines.get(throughput)
             if engine is None or not engine.usable:
-                engine = open_engine(self.model.pipeline(), throughput=throughput, precision=self.precision)
+                pipeline = self.model.pipeline()
+                try:
+                    engine = open_engine(pipeline, throughput=throughput, precision=self.precision)
+                except BackboneError as error:
+                    raise self.model.damaged(str(error)) from error
                 self._engines[throughput] = engine
             return engine
 
@@ -85,8 +89,8 @@ class Predictor:
         )
         if not measured.finite:
             raise ImageError(
-                f"{name}: can't be judged: its distances to good parts are not all finite numbers. The model or its "
-                "backbone is damaged, or not made for such images; fit it anew"
+                f"{name}: can't be judged by {self.model.path or 'this model'}: its distances to good parts are not "
+                "all finite numbers. The model or its backbone is damaged, or not made for such images; fit it anew"
             )
         return measured
 

@@ -160,6 +160,10 @@ def enormous_and_sparse(model: onnx.ModelProto) -> None:
     model.graph.sparse_initializer.append(sparse)
 
 
+def of_the_far_future(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 1 << 24
+
+
 def negative(model: onnx.ModelProto) -> None:
     model.graph.initializer.add(name="odd", data_type=TensorProto.FLOAT, dims=[-1, 4], float_data=[1.0] * 4)
 
@@ -199,6 +203,7 @@ def all_zero(model: onnx.ModelProto) -> None:
         (many_nodes, "more parts than any network needs"),
         (enormous, "'large' does not hold as many values as its shape says"),
         (enormous_and_sparse, "a sparse tensor would have 1099511627776 values"),
+        (of_the_far_future, "is of opset 16777216; expected 1 to"),
         (negative, "'odd' has an impossible shape"),
         (of_no_type, "'odd' is of a type that is not known"),
         (cut_short, "'w1' does not hold as many values"),

@@ -263,6 +263,14 @@ def test_members_are_no_larger_than_the_file(fitted_file: Path, tmp_path: Path) 
     assert "its members are larger than the file" in refused(path)
 
 
+def test_a_zip_that_contradicts_itself_is_not_repeated_at_length(fitted_file: Path, tmp_path: Path) -> None:
+    data = bytearray(fitted_file.read_bytes())
+    data[26:28] = struct.pack("<H", 60_000)  # the length of the first name
+    path = tmp_path / "crafted.goodparts"
+    path.write_bytes(data)
+    assert "damaged or truncated model (File name in directory" in refused(path)
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
     ("name", "message"),
@@ -285,3 +293,17 @@ def test_a_model_of_a_backbone_and_a_bank_that_do_not_go_together(fitted: Inspec
     narrow = replace(bank, features=bank.features[:, :7], mean=bank.mean[:7], basis=None, int8=False)
     with pytest.raises(ModelError, match=r"its backbone gives patch features .* and its memory bank has"):
         replace(fitted.model, bank=narrow).pipeline()
+
+
+def test_a_network_that_no_engine_can_run_is_told_of_the_model(fitted: Inspector) -> None:
+    from dataclasses import replace
+
+    from goodparts.model.predictor import Predictor
+
+    network = onnx.ModelProto.FromString(fitted.model.backbone.model.SerializeToString())
+    network.graph.node[0].op_type = "NoSuchOperator"
+    model = replace(
+        fitted.model, backbone=replace(fitted.model.backbone, model=network), path=Path("part.goodparts")
+    )
+    with pytest.raises(ModelError, match=r"part\.goodparts: damaged model \("):
+        Predictor(model).open()
