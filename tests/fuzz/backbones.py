@@ -35,8 +35,9 @@ _STRINGS = (
         "Reshape",
         "NoSuchOperator",
     ),
-    *("../../etc/passwd", "*/_ORT_MEM_ADDR_/*", "location", "x" * 10_000),
+    *("../../etc/passwd", "x" * 10_000),
 )
+_OUTSIDE = ("/etc/passwd", "../../../../etc/passwd", "case.onnx", ".", "", "*/_ORT_MEM_ADDR_/*", "/dev/zero")
 
 
 class Backbones:
@@ -102,9 +103,31 @@ def changed_network(data: bytes, rng: Generator) -> bytes:
     model = onnx.load_from_string(data)
     for _ in range(int(rng.integers(1, 4))):
         messages = list(_messages(model))
-        _change_field(messages[int(rng.integers(len(messages)))], messages, rng)
+        if rng.random() < 0.1:
+            _point_outside(messages, rng)
+        else:
+            _change_field(messages[int(rng.integers(len(messages)))], messages, rng)
     out: bytes = model.SerializePartialToString()
     return out
+
+
+def _point_outside(messages: list[Message], rng: Generator) -> None:
+    """Let a tensor say that its values lie in another file, or in memory."""
+    tensors = [message for message in messages if isinstance(message, onnx.TensorProto)]
+    if not tensors:
+        return
+    tensor = tensors[int(rng.integers(len(tensors)))]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    if rng.integers(2):
+        tensor.ClearField("raw_data")
+    size = SIZES[int(rng.integers(len(SIZES)))]
+    for key, value in (
+        ("location", _OUTSIDE[int(rng.integers(len(_OUTSIDE)))]),
+        ("offset", str(size)),
+        ("length", "4096"),
+    ):
+        if rng.random() < 0.8:
+            tensor.external_data.add(key=key, value=value)
 
 
 def _messages(message: Message) -> Iterator[Message]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -65,7 +67,10 @@ class Images:
         return [path.read_bytes() for path in sorted(folder.iterdir())]
 
     def make(self, seeds: list[bytes], rng: Generator) -> bytes:
-        data = changed_bytes(seeds[int(rng.integers(len(seeds)))], seeds, rng)
+        data = seeds[int(rng.integers(len(seeds)))]
+        if rng.random() < 0.01:
+            return _with_many_parts(data, int(rng.choice([100, 3_000, 100_000])))
+        data = changed_bytes(data, seeds, rng)
         if data.startswith(b"\x89PNG") and rng.random() < 0.7:
             data = png_with_right_sums(data)
         return data
@@ -75,6 +80,18 @@ class Images:
         yield partial(_pixels, path)
         yield partial(_pixels, path.read_bytes())
         yield partial(_mask, path)
+
+
+def _with_many_parts(data: bytes, count: int) -> bytes:
+    """A PNG with that many more chunks of text, a JPEG with that many more scans; others stay as they are."""
+    if data.startswith(b"\x89PNG"):
+        body = b"tEXta\0b"
+        chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+        return data[:33] + count * chunk + data[33:]
+    if data.startswith(b"\xff\xd8"):
+        scan = data[data.rindex(b"\xff\xda") : -2]
+        return data[:-2] + min(count, 3_000_000 // len(scan)) * scan + data[-2:]
+    return data
 
 
 def _pixels(image: Path | bytes) -> None:
