@@ -142,8 +142,13 @@ def train_images(root: Path) -> list[Path]:
 
 
 def images_to_test(root: Path) -> dict[Path, list[Path]]:
-    """List the images to test on by the folder of their class, those in folders inside, too."""
-    return {folder: list_images(folder, recursive=True) for folder in list_folders(root / "test")}
+    """List the images to test on by the folder of their class, those in folders inside, too.
+
+    A link to a folder that `test` itself lies in is no class.
+    """
+    above = {(root / "test").resolve(), *(root / "test").resolve().parents}
+    folders = [folder for folder in list_folders(root / "test") if folder.resolve() not in above]
+    return {folder: list_images(folder, recursive=True) for folder in folders}
 
 
 def hash_file_list(paths: Iterable[Path], root: str | os.PathLike[str]) -> str:

@@ -43,7 +43,8 @@ def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> l
 def list_files(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
     """List the files in a folder, except hidden ones and those of the system, in natural order.
 
-    Links to folders are followed, but no folder is entered twice. A folder that is missing has none.
+    Links to folders are followed, but no folder is entered twice, nor one that this one lies in. A
+    folder that is missing has none.
 
     Raises:
         DatasetError: a folder can't be read.
@@ -52,7 +53,7 @@ def list_files(folder: str | os.PathLike[str], *, recursive: bool = False) -> li
     if not root.is_dir():
         return []
     files: list[Path] = []
-    entered: set[Path] = set()
+    entered = set(root.resolve().parents)
     for parent, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
         real = Path(parent).resolve()
         if real in entered or not recursive:

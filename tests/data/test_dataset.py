@@ -260,6 +260,17 @@ def test_other_words_for_good_mean_good(name: str, tmp_path: Path) -> None:
     assert good_images(tmp_path) == data.train
 
 
+def test_a_link_to_where_the_data_lies_is_no_class(tmp_path: Path) -> None:
+    touch(tmp_path, "train/good/0.png", "test/good/0.png", "test/cut/1.png")
+    try:
+        (tmp_path / "test" / "loop").symlink_to(tmp_path)
+        (tmp_path / "test" / "good" / "loop").symlink_to(tmp_path)
+    except OSError:
+        pytest.skip("no links here")
+
+    assert [sample.defect_class for sample in read_dataset(tmp_path).test] == ["cut", "good"]
+
+
 def test_folders_inside_a_class_belong_to_it(tmp_path: Path) -> None:
     touch(
         tmp_path,
