@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-PIXELS_AT_ONCE = 100_000_000  # in all threads together; decoding takes up to about 12 bytes for each
+PIXELS_AT_ONCE = 100_000_000  # in all threads together; decoding takes 10 to 14 bytes for each
 LARGE = 32_000_000  # pixels: above, an image counts until it is inspected, too
 _PIECES = 1_000  # chunks or segments that any file may have ...
 _PIECE = 256  # ... and more of them, if they hold so many bytes on average
