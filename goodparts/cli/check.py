@@ -16,10 +16,12 @@ from goodparts.recipe.recipe import Recipe
 @click.argument("data", type=click.Path(path_type=Path))
 @workers_option
 @pixel_limit_option
+@click.option("--strict", is_flag=True, help="Files that are passed over are an error.")
 @json_option
-def check(data: Path, workers: int | None, pixel_limit: int | None, as_json: bool) -> int:
+def check(data: Path, workers: int | None, pixel_limit: int | None, strict: bool, as_json: bool) -> int:
     """Say what is wrong with a data set before an hour is lost. Exit code 2 if something must be mended."""
     from goodparts.data.check import check_dataset
+    from goodparts.data.findings_by_name import strictly
 
     with progress_bars(as_json) as progress:
         findings = check_dataset(
@@ -28,6 +30,8 @@ def check(data: Path, workers: int | None, pixel_limit: int | None, as_json: boo
             workers=workers,
             progress=lambda done, total: progress("images", done, total),
         )
+    if strict:
+        findings = [strictly(finding) for finding in findings]
     for finding in findings:
         if as_json:
             record = dataclasses.asdict(finding)
@@ -37,7 +41,10 @@ def check(data: Path, workers: int | None, pixel_limit: int | None, as_json: boo
     errors = sum(finding.severity == "error" for finding in findings)
     if not as_json:
         warnings = sum(finding.severity == "warning" for finding in findings)
+        notes = len(findings) - errors - warnings
         verdict = f"{errors} to mend, {warnings} to look at." if errors or warnings else "Ready."
+        if notes:
+            verdict = f"{verdict[:-1]}, {notes} to know."
         click.echo(f"{data}: {verdict}")
     return 2 if errors else 0
 

@@ -156,7 +156,7 @@ def evaluate(
 
 def expand(images: tuple[Path, ...]) -> list[Path]:
     """Images as they are given, and those in folders."""
-    from goodparts.data.dataset import list_images
+    from goodparts.data.folders import list_images
 
     paths: list[Path] = []
     for image in images:

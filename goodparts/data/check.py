@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import parallel
-from goodparts.data.dataset import GOOD_CLASS, good_images, list_folders, list_images
 from goodparts.data.duplicates import thumbnail, thumbnail_side
-from goodparts.data.findings import Files, Finding, Look, Looks, find_everything
-from goodparts.data.images import PIXEL_LIMIT, read_header, read_image, read_mask
+from goodparts.data.finding import Finding
+from goodparts.data.findings import Look, Looks, find_everything
+from goodparts.data.findings_by_name import list_data
+from goodparts.data.images import PIXEL_LIMIT, is_lossy, read_header, read_image, read_mask
 from goodparts.errors import ImageError
 
 __all__ = ["check_dataset"]
@@ -44,7 +45,7 @@ def check_dataset(
     Raises:
         DatasetError: there is no such folder, or nothing in it that could be a data set.
     """
-    files = _list_files(Path(root))
+    files = list_data(Path(root))
     side = thumbnail_side(_shorter_sides(files.images()))
     masks = dict.fromkeys(path for paths in files.masks.values() for path in paths)
 
@@ -66,20 +67,6 @@ def check_dataset(
         if progress is not None:
             progress(done, len(paths))
     return find_everything(files, looks, failures)
-
-
-def _list_files(root: Path) -> Files:
-    if (root / "train").is_dir() or (root / "test").is_dir():
-        return Files(
-            root,
-            train=list_images(root / "train" / GOOD_CLASS),
-            test={folder.name: list_images(folder) for folder in list_folders(root / "test")},
-            masks={
-                folder.name: list_images(folder, recursive=True)
-                for folder in list_folders(root / "ground_truth")
-            },
-        )
-    return Files(root if root.is_dir() else root.parent, list(good_images(root)), test={}, masks={})
 
 
 def _shorter_sides(paths: Sequence[Path], sample: int = 25) -> NDArray[np.int64]:
@@ -111,4 +98,4 @@ def _look_at_mask(path: Path, pixel_limit: int) -> Look:
     mask = read_mask(path, pixel_limit=pixel_limit)
     height, width = mask.shape
     least, greatest = int(mask.min()), int(mask.max())
-    return Look(read_header(path), (width, height), least, greatest, constant=least == greatest)
+    return Look(read_header(path), (width, height), least, greatest, least == greatest, is_lossy(path))

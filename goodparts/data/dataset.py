@@ -7,8 +7,10 @@ The layout (Bergmann et al., "MVTec AD", CVPR 2019):
     root/ground_truth/<class>/<stem>_mask.png    where the defect is; `<stem>.png` will do, and so will a
                                                  folder `<stem>` of several masks, which are merged
 
-Files come in natural order (`part2` before `part10`), the same on every platform. Hidden files, `Thumbs.db`
-and files that are no images by their suffix are passed over; `goodparts.data.check` reports them.
+A folder `ok`, `normal` or the like, in any case, is as good as `good` (`is_good`), and what lies in folders inside
+(`test/good/cam1`) belongs to it. Masks of other names are matched where that leaves no doubt (`masks`). Files come in
+natural order (`part2` before `part10`), the same on every platform. Hidden files, those of the system and files that
+are no images are passed over; `goodparts.data.findings_by_name` reports them.
 """
 
 from __future__ import annotations
@@ -16,16 +18,17 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from goodparts.data.folders import list_files, list_folders, list_images
 from goodparts.data.formats import IMAGE_SUFFIXES
+from goodparts.data.masks import MaskGroup, match_folder, match_masks
 from goodparts.errors import DatasetError
 
 GOOD_CLASS = "good"
+_WORDS_FOR_GOOD = frozenset({GOOD_CLASS, "ok", "okay", "io", "nominal", "normal", "pass", "passed"})
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def read_dataset(
         DatasetError: the folder is missing, has another layout, or lacks images.
     """
     root = existing_folder(root)
-    train = tuple(list_images(root / "train" / GOOD_CLASS))
+    train = tuple(train_images(root))
     test = tuple(_test_samples(root))
     if not train and (require_train or not test):
         raise DatasetError(_no_training_images(root))
@@ -105,7 +108,7 @@ def good_images(source: str | os.PathLike[str]) -> tuple[Path, ...]:
         return (path,)
     path = existing_folder(path, "file or folder")
     if (path / "train").is_dir():
-        images = list_images(path / "train" / GOOD_CLASS)
+        images = train_images(path)
         if not images:
             raise DatasetError(_no_training_images(path))
         return tuple(images)
@@ -127,69 +130,25 @@ def good_images(source: str | os.PathLike[str]) -> tuple[Path, ...]:
     )
 
 
-def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """List the image files in a folder in natural order of their path below it.
+def is_good(name: str) -> bool:
+    """Whether a folder of this name holds good parts: `good`, `ok`, `normal` and the like, in any case."""
+    return name.casefold() in _WORDS_FOR_GOOD
 
-    Files count by suffix; hidden ones are passed over. A folder that is missing has none.
 
-    Raises:
-        DatasetError: a folder can't be read.
+def train_images(root: Path) -> list[Path]:
+    """List the images to learn from, in `train/good` or folders of a like name, and in folders inside."""
+    folders = [folder for folder in list_folders(root / "train") if is_good(folder.name)]
+    return [path for folder in folders for path in list_images(folder, recursive=True)]
+
+
+def images_to_test(root: Path) -> dict[Path, list[Path]]:
+    """List the images to test on by the folder of their class, those in folders inside, too.
+
+    A link to a folder that `test` itself lies in is no class.
     """
-    return [path for path in list_files(folder, recursive=recursive) if is_image_name(path)]
-
-
-def list_files(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """List the files in a folder, except hidden ones and those of the system, in natural order.
-
-    Links to folders are followed, but no folder is entered twice. A folder that is missing has none.
-
-    Raises:
-        DatasetError: a folder can't be read.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        return []
-    files: list[Path] = []
-    entered: set[Path] = set()
-    for parent, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
-        real = Path(parent).resolve()
-        if real in entered or not recursive:
-            folders.clear()
-        if real in entered:
-            continue
-        entered.add(real)
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        files += [Path(parent, name) for name in names if not _hidden(name)]
-    return sorted(files, key=lambda path: natural_key(path.relative_to(root)))
-
-
-def list_folders(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the folders in a folder, except hidden ones, in natural order; a folder that is missing has none.
-
-    Raises:
-        DatasetError: the folder can't be read.
-    """
-    if not Path(folder).is_dir():
-        return []
-    try:
-        found = [path for path in Path(folder).iterdir() if path.is_dir() and not _hidden(path.name)]
-    except OSError as error:
-        _refuse(error)
-    return sorted(found, key=lambda path: natural_key(Path(path.name)))
-
-
-def is_image_name(path: Path) -> bool:
-    """Whether a file is an image by its suffix."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
-
-
-def natural_key(path: Path) -> tuple[tuple[tuple[str | int, ...], ...], str]:
-    """Return a sorting key that orders folder by folder, numbers by value, and letters without their case."""
-    parts = tuple(
-        tuple(int(piece) if index % 2 else piece.casefold() for index, piece in enumerate(pieces))
-        for pieces in (re.split("([0-9]+)", part) for part in path.parts)
-    )
-    return parts, path.as_posix()
+    above = {(root / "test").resolve(), *(root / "test").resolve().parents}
+    folders = [folder for folder in list_folders(root / "test") if folder.resolve() not in above]
+    return {folder: list_images(folder, recursive=True) for folder in folders}
 
 
 def hash_file_list(paths: Iterable[Path], root: str | os.PathLike[str]) -> str:
@@ -207,18 +166,6 @@ def hash_file_list(paths: Iterable[Path], root: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def find_masks(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """Return the masks in a folder by the stem of their image.
-
-    `000_mask.png` and `000.png` serve `000`, and so do all masks in a folder `000`.
-    """
-    masks = list_images(folder)
-    by_folder = {inner.name: tuple(list_images(inner)) for inner in list_folders(folder)}
-    by_stem = {mask.stem: (mask,) for mask in masks}
-    marked = {mask.stem.removesuffix("_mask"): (mask,) for mask in masks if mask.stem.endswith("_mask")}
-    return {stem: found for stem, found in (by_folder | by_stem | marked).items() if found}
-
-
 def list_samples(folder: Path, defect_class: str, ground_truth: Path | None = None) -> list[TestSample]:
     """List the images to test on in a folder, in natural order.
 
@@ -230,22 +177,25 @@ def list_samples(folder: Path, defect_class: str, ground_truth: Path | None = No
     Raises:
         DatasetError: a folder can't be read.
     """
-    bad = defect_class != GOOD_CLASS
-    masks = find_masks(ground_truth) if bad and ground_truth is not None else {}
-    return [
-        TestSample(path, defect_class, label=bad, masks=masks.get(path.stem, ()))
-        for path in list_images(folder)
-    ]
+    images = list_images(folder)
+    masks: Mapping[Path, MaskGroup] = {}
+    if defect_class != GOOD_CLASS and ground_truth is not None:
+        masks = match_folder(images, folder, ground_truth).masks
+    return [_sample(path, defect_class, masks) for path in images]
 
 
 def _test_samples(root: Path) -> Iterable[TestSample]:
-    for folder in list_folders(root / "test"):
-        defect_class = folder.name
-        if defect_class != GOOD_CLASS and defect_class.casefold() == GOOD_CLASS:
-            raise DatasetError(
-                f"{folder}: would count as a class of defect; rename the folder to `{GOOD_CLASS}`"
-            )
-        yield from list_samples(folder, defect_class, root / "ground_truth" / defect_class)
+    images = images_to_test(root)
+    bad = {folder: paths for folder, paths in images.items() if not is_good(folder.name)}
+    masks = match_masks(bad, root / "ground_truth").masks
+    for folder, paths in images.items():
+        defect_class = GOOD_CLASS if is_good(folder.name) else folder.name
+        for path in paths:
+            yield _sample(path, defect_class, masks)
+
+
+def _sample(path: Path, defect_class: str, masks: Mapping[Path, MaskGroup]) -> TestSample:
+    return TestSample(path, defect_class, label=defect_class != GOOD_CLASS, masks=masks.get(path, ()))
 
 
 def existing_folder(root: str | os.PathLike[str], sought: str = "folder") -> Path:
@@ -296,17 +246,6 @@ def _categories(root: Path) -> list[str]:
     """Return the names of the data sets in a folder."""
     parts = (Path("train", GOOD_CLASS), Path("test", GOOD_CLASS))
     return [folder.name for folder in list_folders(root) if any((folder / part).is_dir() for part in parts)]
-
-
-def _refuse(error: OSError) -> NoReturn:
-    reason = error.strerror or error
-    raise DatasetError(
-        f"{error.filename}: the folder can't be read ({reason}); check your permissions"
-    ) from error
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in {"thumbs.db", "desktop.ini", "__macosx"}
 
 
 def _name(root: Path) -> str:

@@ -7,70 +7,28 @@ probably not what was meant; a note is good to know.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.data.dataset import (
-    GOOD_CLASS,
-    find_masks,
-    is_image_name,
-    list_files,
-    list_folders,
-    list_images,
-)
+from goodparts.data.dataset import GOOD_CLASS
 from goodparts.data.duplicates import SAME_PHOTOGRAPH, find_near_duplicates
+from goodparts.data.finding import Finding, Severity, about, about_groups, some
+from goodparts.data.findings_by_name import Files, find_by_name
+from goodparts.data.formats import SUFFIXES
 from goodparts.data.images import ImageHeader
 
-Severity = Literal["error", "warning", "note"]
 Key = TypeVar("Key", bound=Hashable)
 
 TOO_FEW, FEW = 10, 50  # good images to learn from
 COMPARED = 5_000  # images among which copies are looked for; their thumbnails take up to 160 MB
 
 _SEVERITIES = ("error", "warning", "note")
-_SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "BMP": (".bmp",), "TIFF": (".tif", ".tiff")}
-_WORDS_FOR_GOOD = frozenset({"good", "ok", "okay", "io", "nominal", "normal", "pass", "passed"})
 _NEARLY_BLACK = 64  # of 256 levels: what 14 of 16 bits come to
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something about a data set that its owner should know.
-
-    Attributes:
-        severity: "error", "warning" or "note".
-        kind: a stable name for the kind of finding, such as "unreadable" or "near-duplicate".
-        message: what was found, what was expected and what to do.
-        paths: all the files concerned, of which the message names a few.
-    """
-
-    severity: Severity
-    kind: str
-    message: str
-    paths: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Files:
-    """The files of a data set by what they are for; `test` and `masks` by the name of their folder."""
-
-    root: Path
-    train: list[Path]
-    test: dict[str, list[Path]]
-    masks: dict[str, list[Path]]
-
-    def images(self) -> list[Path]:
-        """Return the images to learn from, then those to test on."""
-        return [*self.train, *(path for paths in self.test.values() for path in paths)]
-
-    def bad(self) -> dict[str, list[Path]]:
-        """Return the images to test on that count as bad, by class."""
-        return {name: paths for name, paths in self.test.items() if name != GOOD_CLASS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +40,7 @@ class Look:
         size: width and height.
         least, greatest: level among all pixels and channels, 0 to 255 (masks: 0 or 1).
         constant: whether all pixels are the same.
+        lossy: whether a mask is in a format that changes levels a little.
         digest: of shape and pixels; empty for masks.
         thumbnail: `(side, side)` grey; None for masks.
     """
@@ -91,6 +50,7 @@ class Look:
     least: int
     greatest: int
     constant: bool
+    lossy: bool = False
     digest: bytes = b""
     thumbnail: NDArray[np.float16] | None = None
 
@@ -107,7 +67,7 @@ def find_everything(files: Files, looks: Looks, failures: dict[Path, str]) -> li
         failures: why each of the others could not.
     """
     findings = [
-        *_folders(files),
+        *find_by_name(files),
         *_failures(files, failures),
         *_formats(files, looks),
         *_sizes(files, looks),
@@ -120,57 +80,23 @@ def find_everything(files: Files, looks: Looks, failures: dict[Path, str]) -> li
     return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
 
 
-def _folders(files: Files) -> Iterator[Finding]:
-    """Images in places where nobody looks for them, and folders whose names mean something else."""
-    root = files.root
-    for name, paths in files.bad().items():
-        if name.casefold() in _WORDS_FOR_GOOD:
-            severity: Severity = "error" if name.casefold() == GOOD_CLASS else "warning"
-            text = (
-                f"test/{name} counts as a class of defect; if its parts are good, rename it to `{GOOD_CLASS}`"
-            )
-            yield Finding(severity, "folder-name", text, tuple(paths))
-    if files.test or (root / "train").is_dir():
-        used = [
-            root / "train" / GOOD_CLASS,
-            *list_folders(root / "test"),
-            *list_folders(root / "ground_truth"),
-        ]
-        idle = [path for part in ("", "train", "test", "ground_truth") for path in list_images(root / part)]
-        for folder in list_folders(root / "train"):
-            idle += list_images(folder, recursive=True) if folder.name != GOOD_CLASS else []
-    else:
-        used, idle = [root], []
-    masks = {path for paths in files.masks.values() for path in paths}
-    below = [path for folder in used for path in list_images(folder, recursive=True) if path.parent != folder]
-    idle += [path for path in below if path not in masks]
-    text = (
-        "not used; expected right in train/good, test/<class> or ground_truth/<class>, or in a plain folder"
-    )
-    yield from _about(files, "warning", "unused", "image", idle, text)
-    others = [path for folder in used for path in list_files(folder) if not is_image_name(path)]
-    yield from _about(
-        files, "note", "other-file", "file", others, "passed over, being no image by its suffix"
-    )
-
-
 def _failures(files: Files, failures: dict[Path, str]) -> Iterator[Finding]:
     by_reason: dict[str, list[Path]] = defaultdict(list)
     for path, reason in failures.items():
         by_reason[reason].append(path)
     for reason, paths in by_reason.items():
         kind = "empty-file" if "the file is empty" in reason else "unreadable"
-        yield Finding("error", kind, f"{_some(files, paths)}: {reason}", tuple(paths))
+        yield Finding("error", kind, f"{some(files.root, paths)}: {reason}", tuple(paths))
 
 
 def _formats(files: Files, looks: Looks) -> Iterator[Finding]:
     wrong = [
         path
         for path, look in looks.items()
-        if path.suffix.lower() not in _SUFFIXES.get(look.header.format, (".webp",))
+        if path.suffix and path.suffix.lower() not in SUFFIXES[look.header.format]
     ]
     text = "named as another format than it has, at which other programs may stumble"
-    yield from _about(files, "warning", "wrong-suffix", "file", wrong, text)
+    yield from about(files.root, "warning", "wrong-suffix", "file", wrong, text)
     cases: tuple[tuple[Severity, str, Callable[[Look], str]], ...] = (
         ("note", "format", lambda look: look.header.format),
         ("warning", "mode", _kind_of_pixel),
@@ -183,7 +109,7 @@ def _formats(files: Files, looks: Looks) -> Iterator[Finding]:
             f"({counts}) of another {kind} than the other {len(usual)}, which a model may take for a defect; "
             "save all of them alike"
         )
-        yield from _about(files, severity, kind, "image", rarer, text)
+        yield from about(files.root, severity, kind, "image", rarer, text)
 
 
 def _kind_of_pixel(look: Look) -> str:
@@ -199,10 +125,10 @@ def _sizes(files: Files, looks: Looks) -> Iterator[Finding]:
     odd = [path for _, paths in groups[1:] for path in paths]
     if len(usual) > len(odd):
         text = f"of another size than the usual {width} x {height}, so that parts look larger or smaller"
-        yield from _about(files, "warning", "size", "image", odd, text)
+        yield from about(files.root, "warning", "size", "image", odd, text)
     else:
         text = f"of {len(groups)} sizes; a model expects parts of one size in the image"
-        yield from _about(files, "note", "size", "image", [*usual, *odd], text)
+        yield from about(files.root, "note", "size", "image", [*usual, *odd], text)
 
 
 def _levels(files: Files, looks: Looks) -> Iterator[Finding]:
@@ -210,42 +136,29 @@ def _levels(files: Files, looks: Looks) -> Iterator[Finding]:
     text = "of one single colour, which show no part; take them out"
     train = set(files.train)
     learnt = [path for path in flat if path in train]
-    yield from _about(files, "error", "constant", "image", learnt, text)
-    yield from _about(
-        files, "warning", "constant", "image", [path for path in flat if path not in train], text
+    yield from about(files.root, "error", "constant", "image", learnt, text)
+    yield from about(
+        files.root, "warning", "constant", "image", [path for path in flat if path not in train], text
     )
     deep = [path for path in files.images() if path in looks and looks[path].header.bits == 16]
     greatest = max((looks[path].greatest for path in deep), default=0)
     if 0 < greatest < _NEARLY_BLACK:
         text = (
-            f"with no more than {8 + greatest.bit_length()} of 16 bits in use; a model learns that from the good "
-            "images (recipe key bit_depth), other programs may show them nearly black"
+            f"with no more than {8 + greatest.bit_length()} of 16 bits in use; a model learns it from the good ones "
+            "(recipe key bit_depth), other programs may show them nearly black"
         )
-        yield from _about(files, "note", "dark-16-bit", "image", deep, text)
+        yield from about(files.root, "note", "dark-16-bit", "image", deep, text)
 
 
 def _masks(files: Files, looks: Looks) -> Iterator[Finding]:
-    mask_of: dict[Path, tuple[Path, ...]] = {}
-    for name, paths in files.bad().items():
-        by_stem = find_masks(files.root / "ground_truth" / name)
-        mask_of |= {path: by_stem[path.stem] for path in paths if path.stem in by_stem}
     masks = [path for name, paths in files.masks.items() if name != GOOD_CLASS for path in paths]
-    bare = [path for paths in files.bad().values() for path in paths if path not in mask_of]
-    if bare and not masks:
-        text = "no masks in ground_truth, so pixel metrics can't be computed; image metrics can"
-        yield Finding("note", "no-masks", text, tuple(bare))
-        bare = []
-    text = "without a mask, left out of pixel metrics; expected ground_truth/<class>/<stem>_mask.png"
-    yield from _about(files, "warning", "image-without-mask", "bad image", bare, text)
-
     seen = [path for path in masks if path in looks]
     pairs = [
         (image, mask)
-        for image, found in mask_of.items()
+        for image, found in files.matched.masks.items()
         for mask in found
         if image in looks and mask in looks
     ]
-    used = {mask for found in mask_of.values() for mask in found}
     good = [path for path in files.masks.get(GOOD_CLASS, []) if path in looks and looks[path].greatest]
     cases: tuple[tuple[Severity, str, list[Path], str], ...] = (
         (
@@ -253,12 +166,6 @@ def _masks(files: Files, looks: Looks) -> Iterator[Finding]:
             "mask-size",
             [mask for image, mask in pairs if looks[image].size != looks[mask].size],
             "of another size than the image; draw masks on the image as it is",
-        ),
-        (
-            "warning",
-            "mask-without-image",
-            [path for path in masks if path not in used],
-            "without an image; expected test/<class>/<stem> for ground_truth/<class>/<stem>_mask",
         ),
         (
             "warning",
@@ -273,15 +180,15 @@ def _masks(files: Files, looks: Looks) -> Iterator[Finding]:
             "that are a defect all over; every value above 0 is one, so the background must be 0",
         ),
         (
-            "warning",
+            "note",
             "lossy-mask",
-            [path for path in seen if looks[path].header.format == "JPEG"],
-            "saved as JPEG, which lifts the background above 0, and so makes it a defect; save masks as PNG",
+            [path for path in seen if looks[path].lossy],
+            "in a lossy format, in which a defect has no sharp edge: read from level 128 of 255 on; save masks as PNG",
         ),
         ("warning", "good-mask", good, "with defects for parts that count as good, which is ignored"),
     )
     for severity, kind, paths, text in cases:
-        yield from _about(files, severity, kind, "mask", paths, text)
+        yield from about(files.root, severity, kind, "mask", paths, text)
 
 
 def _copies(files: Files, looks: Looks) -> Iterator[Finding]:
@@ -310,7 +217,7 @@ def _copies(files: Files, looks: Looks) -> Iterator[Finding]:
         ("note", "duplicate-in-test", "in test more than once, which gives them more weight"),
     )
     for severity, kind, text in cases:
-        yield from _about_groups(files, severity, kind, "image", groups[kind], text)
+        yield from about_groups(files.root, severity, kind, "image", groups[kind], text)
 
 
 def _near_duplicates(files: Files, looks: Looks) -> Iterator[Finding]:
@@ -330,10 +237,10 @@ def _near_duplicates(files: Files, looks: Looks) -> Iterator[Finding]:
     pairs = [[paths[i], paths[j]] for i, j, _ in result.pairs]
     text = "that differ by no more than compression, brightness or a shift of a few pixels"
     inside = [pair for pair in pairs if train.issuperset(pair)]
-    yield from _about_groups(files, "warning", "near-duplicate", "pair", inside, f"in train {text}")
+    yield from about_groups(files.root, "warning", "near-duplicate", "pair", inside, f"in train {text}")
     across = [pair for pair in pairs if len(train.intersection(pair)) == 1]
-    yield from _about_groups(
-        files, "warning", "near-duplicate-in-test", "pair", across, f"across train and test {text}"
+    yield from about_groups(
+        files.root, "warning", "near-duplicate-in-test", "pair", across, f"across train and test {text}"
     )
     if result.typical >= SAME_PHOTOGRAPH:
         text = (
@@ -364,29 +271,6 @@ def _counts(files: Files, looks: Looks) -> Iterator[Finding]:
                 yield Finding("note", f"no-{kind}-test", text)
 
 
-# ---- words -------------------------------------------------------------------------------------------
-
-
-def _about(
-    files: Files, severity: Severity, kind: str, thing: str, paths: Sequence[Path], text: str
-) -> Iterator[Finding]:
-    """Say something about some files, if there are any."""
-    if paths:
-        message = f"{_count(paths, thing)} {text}: {_some(files, paths)}"
-        yield Finding(severity, kind, message, tuple(paths))
-
-
-def _about_groups(
-    files: Files, severity: Severity, kind: str, thing: str, groups: Sequence[list[Path]], text: str
-) -> Iterator[Finding]:
-    """Say something about groups of files that show the same, if there are any."""
-    if groups:
-        shown = "; ".join(" = ".join(_name(files, path) for path in paths) for paths in groups[:3])
-        more = f"; and {len(groups) - 3} more" if len(groups) > 3 else ""
-        paths = tuple(dict.fromkeys(path for group in groups for path in group))
-        yield Finding(severity, kind, f"{_count(groups, thing)} {text}: {shown}{more}", paths)
-
-
 def _groups(files: Files, looks: Looks, key: Callable[[Look], Key]) -> list[tuple[Key, list[Path]]]:
     """Group the images that could be read, the largest group first."""
     groups: dict[Key, list[Path]] = defaultdict(list)
@@ -394,16 +278,3 @@ def _groups(files: Files, looks: Looks, key: Callable[[Look], Key]) -> list[tupl
         if path in looks:
             groups[key(looks[path])].append(path)
     return sorted(groups.items(), key=lambda item: -len(item[1]))
-
-
-def _count(things: Collection[object], name: str) -> str:
-    return f"{len(things)} {name}" + ("" if len(things) == 1 else "s")
-
-
-def _some(files: Files, paths: Sequence[Path], limit: int = 3) -> str:
-    names = ", ".join(_name(files, path) for path in paths[:limit])
-    return names + (f" and {len(paths) - limit} more" if len(paths) > limit else "")
-
-
-def _name(files: Files, path: Path) -> str:
-    return path.relative_to(files.root).as_posix()

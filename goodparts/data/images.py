@@ -2,7 +2,7 @@
 
 The content decides what a file is, never its name. The header is read first, so an image that is too large is
 refused before any of it is decoded. Everything here may be called from several threads at once; together they decode
-no more than 100 million pixels at a time (or one image that is larger by itself), which takes about 1 GB.
+no more than 100 million pixels at a time (or one image that is larger by itself), which takes 1 to 1.4 GB.
 
 How pixels become 8-bit RGB:
 

@@ -23,11 +23,10 @@ from goodparts.data.dataset import (
     enumerate_names,
     existing_folder,
     folder_contents,
-    list_folders,
-    list_images,
     list_samples,
     read_dataset,
 )
+from goodparts.data.folders import list_folders, list_images
 from goodparts.data.images import read_mask
 from goodparts.errors import DatasetError
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-PIXELS_AT_ONCE = 100_000_000  # in all threads together; decoding takes up to about 12 bytes for each
+PIXELS_AT_ONCE = 100_000_000  # in all threads together; decoding takes 10 to 14 bytes for each
+LARGE = 32_000_000  # pixels: above, an image counts until it is inspected, too
 _PIECES = 1_000  # chunks or segments that any file may have ...
 _PIECE = 256  # ... and more of them, if they hold so many bytes on average
 _SCANS = 100  # of a JPEG; cameras and programs write at most a dozen
@@ -71,11 +72,28 @@ def look_at_pixels(stream: BinaryIO, image_format: str, pixels: int) -> None:
 @contextmanager
 def turn_to_decode(pixels: int) -> Iterator[None]:
     """Wait until an image of so many pixels may be decoded beside those that other threads are decoding."""
-    _DECODING.begin(pixels)
+    held = getattr(_IN_HAND, "pixels", None)
+    _DECODING.begin(pixels, wait=not held)  # who holds an image already would wait for himself
     try:
+        if held is not None and pixels > LARGE:
+            _IN_HAND.pixels, pixels = held + pixels, 0
         yield
     finally:
         _DECODING.end(pixels)
+
+
+@contextmanager
+def in_hand() -> Iterator[None]:
+    """Within, large images count until the end of it: what is made of them is as large as they are.
+
+    Smaller ones count while they are decoded, so that all cores may work on them.
+    """
+    _IN_HAND.pixels = 0
+    try:
+        yield
+    finally:
+        _DECODING.end(_IN_HAND.pixels)
+        del _IN_HAND.pixels
 
 
 class _Decoding:
@@ -89,9 +107,10 @@ class _Decoding:
         self._changed = threading.Condition()
         self._pixels = 0
 
-    def begin(self, pixels: int) -> None:
+    def begin(self, pixels: int, *, wait: bool) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: not self._pixels or self._pixels + pixels <= PIXELS_AT_ONCE)
+            if wait:
+                self._changed.wait_for(lambda: not self._pixels or self._pixels + pixels <= PIXELS_AT_ONCE)
             self._pixels += pixels
 
     def end(self, pixels: int) -> None:
@@ -101,6 +120,7 @@ class _Decoding:
 
 
 _DECODING = _Decoding()
+_IN_HAND = threading.local()  # pixels of large images that this thread holds
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_DECODING.forget)
 

@@ -17,6 +17,7 @@ from goodparts.bank.search import Piece, search
 from goodparts.bank.search_graph import side_by_side
 from goodparts.data.good_images import GoodImages, Read
 from goodparts.data.images import ImageLike, name_of, path_of
+from goodparts.data.structure import in_hand
 from goodparts.decision.inspection import Inspection
 from goodparts.decision.verdict import Measured, judge, score_of
 from goodparts.engines.engine import Engine, open_engine
@@ -134,14 +135,15 @@ class Predictor:
 
         def inspect_one(item: tuple[int, ImageLike]) -> Any:
             index, image = item
-            try:
-                pixels = read(image)
-                inspection = self.inspect(pixels, path_of(image), recognise=recognise)
-            except ImageError as error:
-                if on_error == "raise":
-                    raise
-                return error
-            return inspection if then is None else then(index, pixels, inspection)
+            with in_hand():
+                try:
+                    pixels = read(image)
+                    inspection = self.inspect(pixels, path_of(image), recognise=recognise)
+                except ImageError as error:
+                    if on_error == "raise":
+                        raise
+                    return error
+                return inspection if then is None else then(index, pixels, inspection)
 
         workers = self.model.preprocessor.max_parallel_images(workers)
         return parallel.parallel_map(inspect_one, enumerate(images), workers=workers)
@@ -150,9 +152,12 @@ class Predictor:
         """Only the anomaly scores, in order; needs no threshold."""
         self.open()
         workers = self.model.preprocessor.max_parallel_images(workers)
-        return parallel.parallel_map(
-            lambda image: self.score(read(image), name_of(image)), images, workers=workers
-        )
+
+        def score_one(image: ImageLike) -> float:
+            with in_hand():
+                return self.score(read(image), name_of(image))
+
+        return parallel.parallel_map(score_one, images, workers=workers)
 
     @cached_property
     def _side_by_side(self) -> bool:

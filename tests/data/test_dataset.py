@@ -7,17 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from goodparts.data.dataset import (
-    Dataset,
-    TestSample,
-    find_masks,
-    good_images,
-    hash_file_list,
-    list_files,
-    list_images,
-    natural_key,
-    read_dataset,
-)
+from goodparts.data.dataset import Dataset, TestSample, good_images, hash_file_list, read_dataset
+from goodparts.data.folders import list_files, list_images, natural_key
+from goodparts.data.masks import find_masks
 from goodparts.errors import DatasetError
 
 
@@ -221,7 +213,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str, str]] = {
         "all",
         "holds several data sets; choose one of nut, screw$",
     ),
-    "train without good": (("nut/train/ok/0.png",), "nut", "no folder `good`.*found ok/"),
+    "train without good": (("nut/train/bad/0.png",), "nut", "no folder `good`.*found bad/"),
     "train with the images": (
         ("nut/train/0.png", "nut/train/1.png"),
         "nut",
@@ -233,9 +225,9 @@ WRONG: dict[str, tuple[tuple[str, ...], str, str]] = {
         r"not a data set; .*found good/\. Did you mean .*nut\?$",
     ),
     "nothing to learn from": (
-        ("nut/train/good/0.gif", "nut/test/good/0.png"),
+        ("nut/train/good/0.heic", "nut/test/good/0.png"),
         "nut",
-        r"train/good: no images to learn from; expected files ending in \.bmp.*found 0\.gif",
+        r"train/good: no images to learn from; expected files ending in \.apng, \.bmp.*found 0\.heic",
     ),
     "nothing to test on": (
         ("nut/train/good/0.png", "nut/test/0.png"),
@@ -255,11 +247,45 @@ def test_what_is_no_dataset(case: str, tmp_path: Path) -> None:
     assert str(caught.value).startswith(str(tmp_path))
 
 
-def test_good_written_in_another_case_is_no_class_of_defect(tmp_path: Path) -> None:
-    touch(tmp_path, "train/good/0.png", "test/Good/0.png")
+@pytest.mark.parametrize("name", ["good", "Good", "OK", "ok", "normal", "iO"])
+def test_other_words_for_good_mean_good(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, f"train/{name}/0.png", f"test/{name}/0.png", "test/NG/0.png")
 
-    with pytest.raises(DatasetError, match="rename the folder to `good`"):
-        read_dataset(tmp_path)
+    data = read_dataset(tmp_path)
+
+    assert [path.parent.name for path in data.train] == [name]
+    assert [
+        (sample.defect_class, sample.label) for sample in data.test if sample.path.parent.name == name
+    ] == [("good", False)]
+    assert good_images(tmp_path) == data.train
+
+
+def test_a_link_to_where_the_data_lies_is_no_class(tmp_path: Path) -> None:
+    touch(tmp_path, "train/good/0.png", "test/good/0.png", "test/cut/1.png")
+    try:
+        (tmp_path / "test" / "loop").symlink_to(tmp_path)
+        (tmp_path / "test" / "good" / "loop").symlink_to(tmp_path)
+    except OSError:
+        pytest.skip("no links here")
+
+    assert [sample.defect_class for sample in read_dataset(tmp_path).test] == ["cut", "good"]
+
+
+def test_folders_inside_a_class_belong_to_it(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        *("train/good/cam1/0.png", "train/good/cam2/0.png", "test/good/cam1/0.png", "test/cut/0.png"),
+        *("test/cut/cam1/0.png", "ground_truth/cut/cam1/0_mask.png", "test/good/@eaDir/0.png/thumb.jpg"),
+    )
+
+    data = read_dataset(tmp_path)
+
+    assert len(data.train) == 2
+    assert {sample.path.relative_to(tmp_path).as_posix(): bool(sample.masks) for sample in data.test} == {
+        "test/cut/0.png": False,
+        "test/cut/cam1/0.png": True,
+        "test/good/cam1/0.png": False,
+    }
 
 
 def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(
@@ -292,7 +318,7 @@ def test_good_images_of_a_dataset_a_folder_and_a_file(mini_dataset: Path, tmp_pa
         (("rejects/0.png", "good/0.png"), "only in folders below it; choose .*: good, rejects"),
         (("readme.txt",), "no images; expected files ending in .*found readme.txt"),
         (("nut/train/good/0.png",), "holds several data sets; choose one of nut"),
-        (("train/ok/0.png",), "no folder `good`"),
+        (("train/bad/0.png",), "no folder `good`"),
     ],
 )
 def test_good_images_that_are_not_there(files: tuple[str, ...], message: str, tmp_path: Path) -> None:

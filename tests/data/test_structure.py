@@ -128,3 +128,33 @@ def test_an_image_larger_than_the_bound_is_read_alone(monkeypatch: pytest.Monkey
     monkeypatch.setattr(structure, "PIXELS_AT_ONCE", 10)
 
     np.testing.assert_array_equal(read_image(io.BytesIO(saved(RGB, "PNG"))), RGB)
+
+
+def test_a_large_image_counts_until_it_is_inspected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "PIXELS_AT_ONCE", RGB.shape[0] * RGB.shape[1])
+    monkeypatch.setattr(structure, "LARGE", 100)
+    data = saved(RGB, "PNG")
+    lock = threading.Lock()
+    running = most = 0
+
+    def inspect() -> None:
+        nonlocal running, most
+        with structure.in_hand():
+            read_image(data)
+            read_image(data)  # a mask, say: who holds an image does not wait for himself
+            with lock:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.02)
+            with lock:
+                running -= 1
+
+    threads = [threading.Thread(target=inspect) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+    assert not any(thread.is_alive() for thread in threads)
+    assert most == 1
+    np.testing.assert_array_equal(read_image(data), RGB)
