@@ -19,6 +19,7 @@ import click
 from goodparts import PRESETS, Recipe
 from goodparts.cli import cli
 from goodparts.cli.recipe_flags import RecipeFlag, flag_of, placeholder, shown_default
+from goodparts.cli.tally import EXIT_CODES
 from goodparts.errors import RecipeError
 from goodparts.recipe.keys import SECTIONS, keys_of
 from goodparts.recipe.presets import ABOUT
@@ -67,11 +68,22 @@ that does not fit, is an error that says what was expected.
 def commands_page() -> str:
     """Every command, each with what it takes; the flags of the recipe once, at the end."""
     codes = _paragraph(
-        "Exit codes: 0 all is good, 1 a part is BAD or needs a RECHECK, 2 something that you can mend (the message "
-        "says how), 3 a fault of the program, 130 interrupted. With `--json`, what is printed is one JSON object a "
-        "line; progress and errors go to standard error. Each command has `--help` or `-h`."
+        "Exit codes: 0 all is well, 2 something that you can mend (the message says how), 3 a fault of the program, "
+        "130 interrupted; `inspect` tells more of them apart. With `--json`, what is printed is one JSON object a "
+        "line; progress and errors go to standard error. Where that is no terminal, a line says when a stage is over, "
+        "instead of a bar. Each command has `--help` or `-h`, and `--verbose`, which logs what is done to standard "
+        "error (in Python: `logging`, below the name `goodparts`)."
     )
-    parts = [MADE, "# Commands\n", codes]
+    parts = [MADE, "# Commands\n", codes, "Exit codes of `inspect`:\n"]
+    parts.append(_table(("code", "means"), ((str(code), words) for code, words in EXIT_CODES.items())))
+    parts.append(
+        _paragraph(
+            "An image failed: it can't be read, or its pictures can't be written; the others are inspected anyway. "
+            "`--exit-zero` makes 0 of all that the lines say (1, 4, and images that can't be read). "
+            "Each JSON line of `inspect` says which model (`model`, `identity`), which `version` of the program and at "
+            "what `time` (UTC), and has a `verdict`, or an `error` for an image that can't be read."
+        )
+    )
     program = click.Context(cli, info_name="goodparts", **cli.context_settings)
     for path, command in _commands(cli, ()):
         if isinstance(command, click.Group):

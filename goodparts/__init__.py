@@ -9,6 +9,7 @@ print(inspection.verdict, inspection.regions)
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ _HOMES = {
     "read_dataset": "data.dataset",
 }
 
+logging.getLogger("goodparts").addHandler(logging.NullHandler())  # quiet, unless somebody listens
 silence_openvino()  # here, so that no module can import OpenVINO without it
 
 

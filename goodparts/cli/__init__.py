@@ -1,13 +1,13 @@
-"""The command line. Exit codes: 0 all good, 1 a bad part was found, 2 the user's error, 3 ours, 130 interrupted."""
+"""The command line. Exit codes: 0 all is well, 2 the user's error, 3 ours, 130 interrupted; `tally` has more."""
 
 from __future__ import annotations
 
 import atexit
-import os
+import io
 import signal
 import sys
 import traceback
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -19,16 +19,13 @@ from goodparts.cli.inspect import evaluate, inspect
 from goodparts.cli.model import calibrate, card_command, export, update
 from goodparts.cli.options import WIDTH
 from goodparts.cli.roi import roi_command
-from goodparts.errors import GoodpartsError
+from goodparts.cli.streams import StdoutError, complain, watched_streams
+from goodparts.errors import GoodpartsError, brief
 from goodparts.version import __version__
 
 
-class _ClosedPipeError(Exception):
-    """Whoever read standard output has stopped."""
-
-
 class _Group(click.Group):
-    """A group whose help has whole sentences, and whose closed pipe is not exit code 1, which means a bad part."""
+    """A group whose help has whole sentences."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which they are met."""
@@ -40,15 +37,6 @@ class _Group(click.Group):
             formatter.write_dl(
                 [(name, found.get_short_help_str(limit=1000)) for name, found in self.commands.items()]
             )
-
-    def invoke(self, context: click.Context) -> Any:
-        """Run the command."""
-        try:
-            result = super().invoke(context)
-            sys.stdout.flush()
-            return result
-        except BrokenPipeError:
-            raise _ClosedPipeError from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH})
@@ -88,26 +76,27 @@ def main() -> NoReturn:
     # An interrupt while the interpreter ends would turn the code of what is done into that of a killed process.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
-    except click.exceptions.Abort:
-        click.echo("interrupted; nothing is half-written", err=True)
-        sys.exit(130)
-    except KeyboardInterrupt:
-        click.echo("interrupted; nothing is half-written", err=True)
+        with watched_streams():
+            code = cli.main(standalone_mode=False) or 0
+        sys.exit(code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        complain("interrupted; nothing is half-written")
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        complain(brief(said.getvalue().rstrip()))
         sys.exit(2)
     except GoodpartsError as error:
-        click.echo(f"error: {error}", err=True)
+        complain(f"error: {error}")
         sys.exit(2)
-    except _ClosedPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be flushed
-        sys.exit(0)
+    except StdoutError as error:
+        if not error.left:
+            complain(f"error: {error.message}")
+        sys.exit(0 if error.left else 2)
     except Exception:
-        traceback.print_exc()
-        click.echo(
-            f"\nThis is a fault of goodparts {__version__}, not yours. Please report it with the lines above.",
-            err=True,
+        complain(
+            f"{traceback.format_exc()}\nThis is a fault of goodparts {__version__}, not yours. Please report it with "
+            "the lines above."
         )
         sys.exit(3)

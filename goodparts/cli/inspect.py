@@ -15,10 +15,13 @@ from goodparts.cli.printing import (
     emit,
     inspection_line,
     inspection_record,
+    made_by,
     print_evaluation,
     say_unwritten,
     wrapped,
 )
+from goodparts.cli.streams import complain
+from goodparts.cli.tally import Tally
 from goodparts.errors import DatasetError, ImageError, OutputError
 
 if TYPE_CHECKING:
@@ -37,6 +40,11 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="Write panels, maps and masks into this folder.")
 @workers_option
 @pixel_limit_option
+@click.option(
+    "--exit-zero",
+    is_flag=True,
+    help="Exit code 0 whatever the lines say, of images that can't be read too: for scripts that read them.",
+)
 @json_option
 def inspect(
     model: Path,
@@ -44,10 +52,16 @@ def inspect(
     out: Path | None,
     workers: int | None,
     pixel_limit: int | None,
+    exit_zero: bool,
     as_json: bool,
 ) -> int:
-    """Inspect images with a model. Exit code 1 if a part is BAD or needs a RECHECK, 2 if an image can't be read."""
-    from goodparts.decision.inspection import GOOD
+    """Inspect images with a model: a line for each, and how many of them are BAD on standard error.
+
+    Exit codes: 0 all GOOD; 1 at least one BAD; 4 none BAD, at least one RECHECK. Where an image can't be read the
+    others are still inspected: then 5 at least one BAD; 6 none BAD, at least one RECHECK; 2 the others are GOOD. With
+    --exit-zero too: 2 if nothing can be inspected or pictures can't be written, 3 for a fault of the program, 130 if
+    interrupted.
+    """
     from goodparts.inspector import Inspector
 
     paths = expand(images)
@@ -56,28 +70,35 @@ def inspect(
     learnt_from = inspector.model.provenance
     unlike = cache(learnt_from.unlike)
     others: list[str] = []
-    worst = 0
     unwritten: list[OutputError] = []
+    tally, about = Tally(), made_by(model, inspector.model.identity)
     for path, found in zip(paths, _each(inspector, paths, out, unwritten), strict=True):
         if isinstance(found, ImageError):
-            worst = 2
-            emit({"path": str(path), "error": str(found)}) if as_json else click.echo(
-                f"error: {found}", err=True
-            )
+            tally.add(None)
+            if as_json:
+                emit({"path": str(path), "error": str(found), **about()})
+            else:
+                complain(f"error: {found}")
             continue
-        worst = max(worst, int(found.verdict != GOOD))
+        tally.add(found)
         height, width = found.anomaly_map.shape
         if unlike(height, width):
             others.append(f"{path}, {width}x{height}")
-        emit(inspection_record(found)) if as_json else click.echo(inspection_line(found))
+        if as_json:
+            emit({**inspection_record(found), **about()})
+        else:
+            click.echo(inspection_line(found, inspector.model.calibration))
     if others:
         sizes = ", ".join(list(learnt_from.image_sizes)[:3])
         text = (
             f"warning: {len(others)} of {len(paths)} images have quite another size or shape than those learnt from "
             f"({sizes}), so verdicts on them mean little; the first: {others[0]}"
         )
-        click.echo(wrapped(text, indent=2), err=True)
-    return max(worst, say_unwritten(unwritten, len(paths)))
+        complain(wrapped(text, indent=2))
+    tally.without_pictures = len(unwritten)
+    failed = say_unwritten(unwritten, len(paths))
+    complain(tally.in_words)
+    return failed if exit_zero else tally.exit_code
 
 
 def _each(

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import click
+
+from goodparts.cli.streams import complain, is_verbose, verbose_logging
+from goodparts.progress import Bars, Lines, Progress, silent
 
 WIDTH = 100
 
 
 class Command(click.Command):
-    """A command whose help ends in an example."""
+    """A command whose help ends in an example, and which can say what it does meanwhile."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        about = "Log what is done to standard error, and a line for each stage."
+        self.params.append(
+            click.Option(["--verbose"], is_flag=True, expose_value=False, callback=_log, help=about)
+        )
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """The example as it stands, without wrapping."""
@@ -37,32 +47,27 @@ json_option = click.option(
 offline_option = click.option("--offline", is_flag=True, help="Never ask the network for a backbone.")
 
 
+def _log(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        context.with_resource(verbose_logging())
+
+
 @contextmanager
-def progress_bars(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar with the time left for each stage; none where standard error is not a terminal.
+def progress_bars(as_json: bool) -> Iterator[Progress]:
+    """A bar with the time left for each stage; a line for each where standard error is no terminal, or is logged to.
 
-    A stage of another length is another one: held-out scores count tiles, those of other images these.
+    With JSON only what is logged.
     """
-    from tqdm import tqdm
+    if is_verbose() or not (as_json or _at_terminal()):
+        yield Lines(complain)
+    elif as_json:
+        yield silent
+    else:
+        from tqdm import tqdm
 
-    bars: dict[tuple[str, int], Any] = {}
+        with closing(Bars(tqdm, leave=False)) as bars:
+            yield bars
 
-    def update_bar(stage: str, done: int, total: int) -> None:
-        key = stage, total
-        if key not in bars:
-            for bar in bars.values():
-                bar.close()
-            bars[key] = tqdm(
-                total=total,
-                desc=f"{stage:12}",
-                unit="",
-                leave=False,
-                disable=as_json or not sys.stderr.isatty(),
-            )
-        bars[key].update(done - bars[key].n)
 
-    try:
-        yield update_bar
-    finally:
-        for bar in bars.values():
-            bar.close()
+def _at_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()

@@ -7,17 +7,21 @@ import json
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from goodparts.cli.options import WIDTH
+from goodparts.cli.streams import complain
 from goodparts.errors import OutputError
 from goodparts.files import JsonRecord
+from goodparts.version import __version__
 
 if TYPE_CHECKING:
+    from goodparts.decision.calibration import Calibration
     from goodparts.decision.inspection import Inspection
     from goodparts.evaluation.evaluation import Evaluation
     from goodparts.inspector import Inspector
@@ -86,7 +90,7 @@ def say_unwritten(errors: Sequence[OutputError], images: int) -> int:
     pictures = (
         f"the pictures of {len(errors)} of {images} image{'s' * (images != 1)} are not there, the rest is"
     )
-    click.echo(wrapped(f"error: {pictures}: {errors[0]}", indent=2), err=True)
+    complain(wrapped(f"error: {pictures}: {errors[0]}", indent=2))
     return 2
 
 
@@ -157,8 +161,8 @@ def _peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def inspection_line(found: Inspection) -> str:
-    """One line for people."""
+def inspection_line(found: Inspection, calibration: Calibration) -> str:
+    """One line for people; `calibration` has the good scores that the p-value counts."""
     borderline = "  borderline" if found.borderline else ""
     where = f"  {len(found.regions)} region{'s' * (len(found.regions) != 1)}" if found.bad else ""
     if found.bad and len(found.zones) > 1:
@@ -171,7 +175,7 @@ def inspection_line(found: Inspection) -> str:
     if found.pose is not None and (found.pose.used or found.pose.failure):
         where += f"  {found.pose.in_words}"
     return (
-        f"{found.verdict:4}  {multiple}  p {found.p_value:.4f} (1 good part in {round(1 / found.p_value)})"
+        f"{found.verdict:4}  {multiple}  p {found.p_value:.4f} ({calibration.rarity(found.score)})"
         f"  {found.path}{where}{borderline}"
     )
 
@@ -190,6 +194,16 @@ def inspection_record(found: Inspection) -> JsonRecord:
         "zones": [{**dataclasses.asdict(zone), "bad": zone.bad} for zone in found.zones],
         "pose": None if found.pose is None else dataclasses.asdict(found.pose),
     }
+
+
+def made_by(model_path: Path, identity: str) -> Callable[[], JsonRecord]:
+    """What makes of a JSON line a record that stands by itself: the model, the program, and the time now."""
+
+    def about() -> JsonRecord:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return {"model": str(model_path), "identity": identity, "version": __version__, "time": now}
+
+    return about
 
 
 def emit(record: Mapping[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from goodparts.data import dataset
 from goodparts.data.images import ImageLike
 from goodparts.errors import DatasetError
 from goodparts.progress import Progress, ProgressLike, shown, silent
+
+_LOGGER = logging.getLogger(__name__)
 
 Good = str | os.PathLike[str] | Iterable[ImageLike]
 """A folder of good images (a data set's `train/good` is found in it), or the images themselves."""
@@ -59,6 +62,7 @@ class GoodImages:
             raise DatasetError(
                 f"{source}: {len(images)} good image(s); at least {least} needed; 20 are a start, 200 are good"
             )
+        _LOGGER.info("%d good images from %s", len(images), source)
         return cls(source, images, read, workers, shown(progress))
 
     def __len__(self) -> int:

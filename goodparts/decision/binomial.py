@@ -71,9 +71,14 @@ def share_in_words(share: float) -> str:
 
 
 def rarity(p_value: float) -> str:
-    """Return a p-value in words: "1 good part in 221 scores this high", "30 good parts in 100 score this high"."""
+    """Return a p-value in words: "at most 1 good part in 221 scores this high", "30 good parts in 100 score this high".
+
+    At most: with 220 good scores, 1 in 221 is what the p-value is where none of them was as high.
+    """
     parts, total = share_in_words(p_value).split(" in ")
-    return f"{parts} good part{'s' * (parts != '1')} in {total} score{'s' * (parts == '1')} this high"
+    if parts == "1":
+        return f"at most 1 good part in {total} scores this high"
+    return f"{parts} good parts in {total} score this high"
 
 
 def _share_with_tail(k: int, n: int, tail: float) -> float:

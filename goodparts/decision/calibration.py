@@ -192,6 +192,13 @@ class Calibration:
             return (1 + float(np.mean(np.array(self.scores) >= score))) / 2
         return (1 + int(np.count_nonzero(np.array(self.scores) >= score))) / (len(self.scores) + 1)
 
+    def rarity(self, score: float) -> str:
+        """How many good scores are as high, in words: "none of 761 good parts scored as high"."""
+        total = len(self.scores)
+        as_high = int(np.count_nonzero(np.array(self.scores) >= score))
+        of = "copies of the one good part" if self.used.source == COPIES else f"good part{'s' * (total != 1)}"
+        return f"{as_high or 'none'} of {total} {of} scored as high"
+
     def false_reject_bound(self, confidence: float = 0.95) -> FalseRejectBound:
         """What the threshold means: the false-reject rate that the good images bound at this confidence."""
         scores = np.array(self.scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
     from goodparts.engines.graph import Graph
     from goodparts.engines.openvino import Device
+
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -59,6 +63,7 @@ def open_engine(
     """
     from goodparts.engines import openvino
 
+    _LOGGER.info("compiling in %s for %s", precision, "throughput" if throughput else "latency")
     return openvino.OpenVinoEngine(
         graph, graph.inputs if shapes is None else shapes, throughput=throughput, precision=precision
     )

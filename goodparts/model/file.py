@@ -17,6 +17,7 @@ Nothing is pickled. Loading checks every hash, and by `schema` that each member 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tomllib
 import zipfile
@@ -43,6 +44,7 @@ from goodparts.model.schema import json_member, tensor_member
 from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.recipe.recipe import Recipe
 
+_LOGGER = logging.getLogger(__name__)
 SUFFIX = ".goodparts"
 _MOST_DOTS = 100  # in a line of a recipe
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
@@ -69,6 +71,7 @@ def save(model: Model, path: str | Path) -> Path:
     }
     with replacing(path) as stream:
         _write_zip(stream, {"manifest.json": json.dumps(manifest, indent=1).encode(), **parts})
+    _LOGGER.info("wrote %s, identity %s", path, manifest["identity"])
     return path
 
 
@@ -89,6 +92,7 @@ def load(path: str | Path) -> Model:
         require_agreement(model, manifest)
         if model.identity != manifest["identity"]:
             raise ValueError("manifest.json does not belong to the rest")
+    _LOGGER.info("read %s, identity %s, fitted %s", path, model.identity, model.fit_record.fitted)
     return replace(model, path=path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
@@ -18,6 +19,7 @@ from goodparts.features.extract import GoodFeatures
 from goodparts.files import JsonRecord
 from goodparts.recipe.values import size_text
 
+_LOGGER = logging.getLogger(__name__)
 _OTHER_SHAPE, _OTHER_SIZE = 1.1, 1.5  # times, from which on an image is hardly of the same camera
 PACKAGES = ("goodparts", "numpy", "openvino", "onnx", "pillow")
 
@@ -141,3 +143,4 @@ class Clock:
         """End a stage."""
         now = time.perf_counter()
         self.seconds[stage], self.began = now - self.began, now
+        _LOGGER.info("%s took %.2f s", stage, self.seconds[stage])

@@ -34,6 +34,7 @@ ONLY = "roi"
 
 ASPECT = 0.01  # by which the aspect of an image may differ from that of the region of interest, relatively
 INSIDE = 0.5  # share of a patch's cell that has to lie in a zone
+_BAND = 256  # rows that are worked on at a time
 _SMALLEST = 16  # working pixels at each side of what the quality gate looks at
 
 Point = tuple[float, float]
@@ -228,14 +229,15 @@ EVERYWHERE = Roi((1, 1), ())
 def enclosed(polygon: Polygon, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The pixels of a picture of (H, W) whose centres a polygon encloses (even-odd), (H, W) bool."""
     height, width = size
-    crossings = np.zeros((height, width + 1), dtype=np.int64)
+    crossings = np.zeros((height, width + 1), dtype=np.uint8)  # odd or even is all that counts
     for (x0, y0), (x1, y1) in zip(polygon, (*polygon[1:], polygon[0]), strict=True):
         if y0 == y1:
             continue
         rows = np.arange(max(0, math.ceil(min(y0, y1) - 0.5)), min(height, math.ceil(max(y0, y1) - 0.5)))
         at = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-        crossings[rows, np.clip(np.ceil(at - 0.5), 0, width).astype(np.intp)] += 1
-    return np.asarray(crossings.cumsum(axis=1)[:, :width] % 2 == 1)
+        crossings[rows, np.clip(np.ceil(at - 0.5), 0, width).astype(np.intp)] ^= 1
+    np.bitwise_xor.accumulate(crossings, axis=1, out=crossings)
+    return crossings[:, :width].view(np.bool_)
 
 
 # ---- files
@@ -260,7 +262,11 @@ def _points(line: Sequence[Sequence[float]]) -> Polygon:
 def _zone_patch_masks(roi: Roi, recipe: Recipe, grid: tuple[int, int]) -> NDArray[np.bool_]:
     frame = framing.frame_of(roi.size, recipe)
     rows, columns = (framing.cell_shares(frame, axis, grid[axis]) for axis in (0, 1))
-    masks = np.asarray(rows @ roi.masks.astype(np.float64) @ columns.T >= INSIDE - 1e-9)
+    shares = np.zeros((len(roi.masks), *grid))
+    for top in range(0, roi.size[0], _BAND):  # a large picture in float64 is a lot of memory
+        band = slice(top, top + _BAND)
+        shares += rows[:, band] @ (roi.masks[:, band].astype(np.float64) @ columns.T)
+    masks = shares >= INSIDE - 1e-9
     masks.flags.writeable = False
     return masks
 

@@ -35,6 +35,9 @@ MAX_PARALLEL_IMAGES = 3
 LARGEST = 16384
 """Working pixels of a canvas along one side."""
 
+MOST_TILES = 20_000
+"""Tiles of an image."""
+
 _OVERLAP = 1 / 5  # of a tile, in auto
 _UNUSED = 1 / 4  # of an overlap, at a tile's edge
 
@@ -232,6 +235,12 @@ def plan(
             )
         canvas.append(length)
         begins.append(starts)
+    if (count := len(begins[0]) * len(begins[1])) > MOST_TILES:
+        raise RecipeError(
+            f"tiling: {recipe.tiling}: an image of {size_text(original)} pixels would be {count:,} tiles, and "
+            f"{MOST_TILES:,} is the most; take larger tiles, or a smaller overlap",
+            key="tiling",
+        )
     cells = (canvas[0] // cell[0], canvas[1] // cell[1])
     return Tiling((canvas[0], canvas[1]), tile, cells, grid, begins[0], begins[1])
 

@@ -371,8 +371,8 @@ def pixel_rule_in_words(decision: Decision, recipe: Recipe) -> str:
 def _rarity(calibration: Calibration) -> list[str]:
     n = calibration.used.images
     return [
-        "Every inspection says how rare such a score is among good parts. 1 good part in 50 means: of 50 good parts, 1 "
-        "scores as high. In figures that is a p-value of 0.02.",
+        "Every inspection says how rare such a score is among good parts. At most 1 good part in 50 means: of 50 good "
+        "parts, no more than 1 scores as high. In figures that is a p-value of 0.02.",
         f"With {_parts(n)} the rarest that can be said is 1 in {n + 1:,}: none of them scored as high.",
     ]
 

@@ -261,7 +261,7 @@ def test_moved_good_parts_are_good_and_bad_ones_are_marked_where_the_defect_is(
 
 def test_it_is_told_to_people_and_machines(aligned: Inspector) -> None:
     inspection = aligned.inspect(part(14, 6, -4, seed=300))
-    assert "turned +1" in inspection_line(inspection)
+    assert "turned +1" in inspection_line(inspection, aligned.model.calibration)
     record = inspection_record(inspection)["pose"]
     assert record["used"]
     assert record["angle"] == pytest.approx(14, abs=0.7)
@@ -281,7 +281,7 @@ def test_what_is_not_aligned_is_sent_back_or_taken_as_it_is(
     assert inspection.verdict == verdict
     assert inspection.pose is not None
     assert inspection.reasons == ((inspection.pose.failure,) if failure == "recheck" else ())
-    assert "not aligned" in inspection_line(inspection)
+    assert "not aligned" in inspection_line(inspection, inspector.model.calibration)
     if failure == "plain":
         assert not np.isnan(inspection.anomaly_map).any()
 

@@ -236,3 +236,10 @@ def test_scores(keys: dict[str, Any], expected: float) -> None:
     field[4, 4] = 9
     _, score = searched(tiling, of_field(field, tiling), np.ones(tiling.grid, dtype=bool), recipe)
     assert score == pytest.approx(expected, abs=0.02)
+
+
+def test_more_tiles_than_anybody_waits_for_are_refused() -> None:
+    recipe = Recipe(tiling="320x320+310", image_size=320)
+    with pytest.raises(RecipeError, match=r"would be .* tiles, and 20,000 is the most; take larger tiles"):
+        plan((4000, 4000), recipe, (40, 40))
+    assert len(plan((4000, 4000), Recipe(tiling="320x320+160", image_size=320), (40, 40))) < 1000

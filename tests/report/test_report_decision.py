@@ -241,7 +241,7 @@ def test_shares_are_said_in_whole_numbers(share: float, words: str) -> None:
 
 
 def test_rarity_is_a_sentence() -> None:
-    assert rarity(1 / 221) == "1 good part in 221 scores this high"
+    assert rarity(1 / 221) == "at most 1 good part in 221 scores this high"
     assert rarity(0.3) == "30 good parts in 100 score this high"
     assert rarity(1.0) == "100 good parts in 100 score this high"
 
