@@ -97,8 +97,7 @@ class Inspector:
             progress: True for bars, or what to call with (stage, done, total).
 
         Raises:
-            DatasetError: no image.
-            ImageError: one of them can't be read.
+            DatasetError, ImageError: no image; one of them can't be read.
             BackboneError: the backbone or a layer of it is not there.
             RecipeError: the threshold's rule needs more images.
         """
@@ -118,8 +117,7 @@ class Inspector:
         low: then images that were not learnt from decide no longer, and `calibrate` on such images is advised.
 
         Raises:
-            DatasetError: no image that is new.
-            ImageError: one of them can't be read.
+            DatasetError, ImageError: no image that is new; one of them can't be read.
         """
         self._set_model(update.update(self.model, good, self._good_images(good, progress)))
         return self
@@ -136,12 +134,11 @@ class Inspector:
         Args:
             good: images of good parts that were not learnt from; they alone decide from now on. None: the scores that
                 are there.
-            changes: recipe keys of the decision: threshold_*, false_reject_rate, confidence, pixel_threshold_*,
-                minimum_area.
+            changes: recipe keys of the decision: thresholds, false_reject_rate, confidence, minimum_area.
             progress: True for bars, or what to call with (stage, done, total).
 
         Raises:
-            DatasetError: fewer than two images, or some of them were learnt from.
+            DatasetError: fewer than two images, or some were learnt from.
             RecipeError: a key that is not of the decision, or not of its rule; a rule that needs more images; an oracle
                 that has seen no labelled set.
         """
@@ -213,8 +210,8 @@ class Inspector:
 
         test_set = evaluation.read_test_set(data) if isinstance(data, str | os.PathLike) else data
         if self.recipe.threshold_rule == "f1":
-            threshold = evaluation.oracle_threshold(self, test_set, progress=progress)
-            self._set_decision(self.model.with_calibration(self.model.calibration.with_oracle(threshold)))
+            found = evaluation.oracle_threshold(self, test_set, progress=progress)
+            self._set_decision(self.model.with_oracle(found))
         seen = evaluation.inspect_test_set(self, test_set, observe=observe, progress=progress)
         self._ready.close()  # the metrics want the memory
         return seen.measured()

@@ -64,6 +64,10 @@ class Model:
         """The same with another decision."""
         return replace(self, calibration=calibration)
 
+    def with_oracle(self, threshold: float) -> Model:
+        """The same with the F1-optimal threshold of a labelled set."""
+        return self.with_calibration(self.calibration.with_oracle(threshold))
+
     def pipeline(self) -> Graph:
         """From pixels to distances and score: the graph that `inspect` runs and an export writes.
 
