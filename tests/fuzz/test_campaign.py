@@ -38,7 +38,7 @@ class Sample:
                 b"a": lambda: None,
                 b"b": partial(_refuse, f"{path}: is no text"),
                 b"c": partial(_refuse, "something is wrong"),
-                b"d": partial(_refuse, f"{path}: found {'x' * 10_000}"),
+                b"d": partial(_refuse, f"{path}: found {'x ' * 5_000}"),
                 b"e": lambda: [][1],
                 b"f": lambda: ctypes.string_at(0),
                 b"g": lambda: time.sleep(60),
