@@ -23,7 +23,6 @@ from goodparts.data.images import (
     PIXEL_LIMIT,
     greatest_level,
     is_deep,
-    is_lossy,
     read_header,
     read_image,
     read_mask,
@@ -124,4 +123,4 @@ def _look_at_mask(path: Path, pixel_limit: int) -> Look:
     mask = read_mask(path, pixel_limit=pixel_limit)
     height, width = mask.shape
     least, greatest = int(mask.min()), int(mask.max())
-    return Look(read_header(path), (width, height), least, greatest, least == greatest, is_lossy(path))
+    return Look(read_header(path), (width, height), least, greatest, constant=least == greatest)

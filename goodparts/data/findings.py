@@ -40,7 +40,6 @@ class Look:
         size: width and height.
         least, greatest: level among all pixels and channels, 0 to 255 (masks: 0 or 1).
         constant: whether all pixels are the same.
-        lossy: whether a mask is in a format that changes levels a little.
         digest: of shape and pixels; empty for masks.
         thumbnail: `(side, side)` grey; None for masks.
     """
@@ -50,7 +49,6 @@ class Look:
     least: int
     greatest: int
     constant: bool
-    lossy: bool = False
     digest: bytes = b""
     thumbnail: NDArray[np.float16] | None = None
 
@@ -178,12 +176,6 @@ def _masks(files: Files, looks: Looks) -> Iterator[Finding]:
             "full-mask",
             [path for path in seen if looks[path].least > 0],
             "that are a defect all over; every value above 0 is one, so the background must be 0",
-        ),
-        (
-            "note",
-            "lossy-mask",
-            [path for path in seen if looks[path].lossy],
-            "in a lossy format, in which a defect has no sharp edge: read from level 128 of 255 on; save masks as PNG",
         ),
         ("warning", "good-mask", good, "with defects for parts that count as good, which is ignored"),
     )
