@@ -14,11 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import parallel
+from goodparts.data import deep
 from goodparts.data.duplicates import thumbnail, thumbnail_side
 from goodparts.data.finding import Finding
 from goodparts.data.findings import Look, Looks, find_everything
 from goodparts.data.findings_by_name import list_data
-from goodparts.data.images import PIXEL_LIMIT, is_lossy, read_header, read_image, read_mask
+from goodparts.data.images import (
+    PIXEL_LIMIT,
+    greatest_level,
+    is_deep,
+    read_header,
+    read_image,
+    read_mask,
+)
 from goodparts.errors import ImageError
 
 __all__ = ["check_dataset"]
@@ -46,19 +54,23 @@ def check_dataset(
         DatasetError: there is no such folder, or nothing in it that could be a data set.
     """
     files = list_data(Path(root))
+    workers = workers or parallel.default_workers()
+    bit_depth = _bit_depth(files.train, pixel_limit, workers)
     side = thumbnail_side(_shorter_sides(files.images()))
     masks = dict.fromkeys(path for paths in files.masks.values() for path in paths)
 
     def examine(path: Path) -> Look | ImageError:
         try:
-            return _look_at_mask(path, pixel_limit) if path in masks else _look_at(path, pixel_limit, side)
+            if path in masks:
+                return _look_at_mask(path, pixel_limit)
+            return _look_at(path, pixel_limit, side, bit_depth)
         except ImageError as error:
             return error
 
     paths = [*files.images(), *masks]
     looks: Looks = {}
     failures: dict[Path, str] = {}
-    found = parallel.parallel_map(examine, paths, workers=workers or parallel.default_workers())
+    found = parallel.parallel_map(examine, paths, workers=workers)
     for done, (path, look) in enumerate(zip(paths, found, strict=True), 1):
         if isinstance(look, ImageError):
             failures[path] = str(look).removeprefix(f"{path}: ")
@@ -66,7 +78,20 @@ def check_dataset(
             looks[path] = look
         if progress is not None:
             progress(done, len(paths))
-    return find_everything(files, looks, failures)
+    return find_everything(files, looks, failures, bit_depth)
+
+
+def _bit_depth(paths: Sequence[Path], pixel_limit: int, workers: int) -> int:
+    """How many bits of 16-bit images are in use, as a fit would learn it of these; 0 where there are none."""
+
+    def level(path: Path) -> int:
+        try:
+            return greatest_level(path, pixel_limit=pixel_limit) if is_deep(path) else -1
+        except ImageError:  # reported when the file is decoded
+            return -1
+
+    greatest = max(parallel.parallel_map(level, paths, workers=workers), default=-1)
+    return 0 if greatest < 0 else deep.depth_of(greatest)
 
 
 def _shorter_sides(paths: Sequence[Path], sample: int = 25) -> NDArray[np.int64]:
@@ -80,8 +105,8 @@ def _shorter_sides(paths: Sequence[Path], sample: int = 25) -> NDArray[np.int64]
     return np.array(sides or [1])
 
 
-def _look_at(path: Path, pixel_limit: int, side: int) -> Look:
-    image = read_image(path, pixel_limit=pixel_limit)
+def _look_at(path: Path, pixel_limit: int, side: int, bit_depth: int) -> Look:
+    image = read_image(path, pixel_limit=pixel_limit, bit_depth=bit_depth)
     height, width = image.shape[:2]
     return Look(
         header=read_header(path),
@@ -98,4 +123,4 @@ def _look_at_mask(path: Path, pixel_limit: int) -> Look:
     mask = read_mask(path, pixel_limit=pixel_limit)
     height, width = mask.shape
     least, greatest = int(mask.min()), int(mask.max())
-    return Look(read_header(path), (width, height), least, greatest, least == greatest, is_lossy(path))
+    return Look(read_header(path), (width, height), least, greatest, constant=least == greatest)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.data.dataset import GOOD_CLASS
+from goodparts.data.deep import FULL
 from goodparts.data.duplicates import SAME_PHOTOGRAPH, find_near_duplicates
 from goodparts.data.finding import Finding, Severity, about, about_groups, some
 from goodparts.data.findings_by_name import Files, find_by_name
@@ -28,7 +29,6 @@ TOO_FEW, FEW = 10, 50  # good images to learn from
 COMPARED = 5_000  # images among which copies are looked for; their thumbnails take up to 160 MB
 
 _SEVERITIES = ("error", "warning", "note")
-_NEARLY_BLACK = 64  # of 256 levels: what 14 of 16 bits come to
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,6 @@ class Look:
         size: width and height.
         least, greatest: level among all pixels and channels, 0 to 255 (masks: 0 or 1).
         constant: whether all pixels are the same.
-        lossy: whether a mask is in a format that changes levels a little.
         digest: of shape and pixels; empty for masks.
         thumbnail: `(side, side)` grey; None for masks.
     """
@@ -50,7 +49,6 @@ class Look:
     least: int
     greatest: int
     constant: bool
-    lossy: bool = False
     digest: bytes = b""
     thumbnail: NDArray[np.float16] | None = None
 
@@ -58,20 +56,21 @@ class Look:
 Looks = dict[Path, Look]
 
 
-def find_everything(files: Files, looks: Looks, failures: dict[Path, str]) -> list[Finding]:
+def find_everything(files: Files, looks: Looks, failures: dict[Path, str], bit_depth: int) -> list[Finding]:
     """Return all findings, errors first.
 
     Args:
         files: what the data set consists of.
         looks: one for each image and mask that could be read.
         failures: why each of the others could not.
+        bit_depth: how many bits of 16-bit images are in use; 0 where there are none.
     """
     findings = [
         *find_by_name(files),
         *_failures(files, failures),
         *_formats(files, looks),
         *_sizes(files, looks),
-        *_levels(files, looks),
+        *_levels(files, looks, bit_depth),
         *_masks(files, looks),
         *_copies(files, looks),
         *_near_duplicates(files, looks),
@@ -131,7 +130,7 @@ def _sizes(files: Files, looks: Looks) -> Iterator[Finding]:
         yield from about(files.root, "note", "size", "image", [*usual, *odd], text)
 
 
-def _levels(files: Files, looks: Looks) -> Iterator[Finding]:
+def _levels(files: Files, looks: Looks, bit_depth: int) -> Iterator[Finding]:
     flat = [path for path in files.images() if path in looks and looks[path].constant]
     text = "of one single colour, which show no part; take them out"
     train = set(files.train)
@@ -141,10 +140,9 @@ def _levels(files: Files, looks: Looks) -> Iterator[Finding]:
         files.root, "warning", "constant", "image", [path for path in flat if path not in train], text
     )
     deep = [path for path in files.images() if path in looks and looks[path].header.bits == 16]
-    greatest = max((looks[path].greatest for path in deep), default=0)
-    if 0 < greatest < _NEARLY_BLACK:
+    if 0 < bit_depth < FULL:
         text = (
-            f"with no more than {8 + greatest.bit_length()} of 16 bits in use; a model learns it from the good ones "
+            f"with no more than {bit_depth} of 16 bits in use; a model learns it from the good ones "
             "(recipe key bit_depth), other programs may show them nearly black"
         )
         yield from about(files.root, "note", "dark-16-bit", "image", deep, text)
@@ -178,12 +176,6 @@ def _masks(files: Files, looks: Looks) -> Iterator[Finding]:
             "full-mask",
             [path for path in seen if looks[path].least > 0],
             "that are a defect all over; every value above 0 is one, so the background must be 0",
-        ),
-        (
-            "note",
-            "lossy-mask",
-            [path for path in seen if looks[path].lossy],
-            "in a lossy format, in which a defect has no sharp edge: read from level 128 of 255 on; save masks as PNG",
         ),
         ("warning", "good-mask", good, "with defects for parts that count as good, which is ignored"),
     )

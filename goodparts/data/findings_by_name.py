@@ -1,5 +1,6 @@
-"""What the names of files say that is wrong with a data set, or with a folder: no image is decoded.
+"""What the names of files say that is wrong with a data set, or with a folder.
 
+No image is decoded; of masks in formats that may be lossy, the header is read.
 `check` says it, and so do all commands that learn from a folder, inspect one or measure on one.
 """
 
@@ -13,8 +14,9 @@ from pathlib import Path
 from goodparts.data.dataset import GOOD_CLASS, good_images, images_to_test, is_good, train_images
 from goodparts.data.finding import Finding, Severity, about, some
 from goodparts.data.folders import is_image, list_files, list_folders, list_images
+from goodparts.data.images import is_lossy
 from goodparts.data.masks import Matched, match_masks
-from goodparts.errors import DatasetError
+from goodparts.errors import DatasetError, ImageError
 
 _PASSED_OVER = ("other-file", "unused")
 _TEXT = {
@@ -48,6 +50,7 @@ _OTHERS = {
     ".xlsx",
     ".docx",
 }
+_LOSSLESS = {".png", ".bmp", ".gif", ".pgm"}  # nobody looks into these masks
 _BESIDE_IMAGES = _TEXT | _OTHERS  # what usually lies there and shows no part
 
 
@@ -190,6 +193,9 @@ def _masks(files: Files) -> Iterator[Finding]:
         bare = []
     text = "without a mask, left out of pixel metrics; expected ground_truth/<class>/<stem>_mask.png"
     yield from about(files.root, "warning", "image-without-mask", "bad image", bare, text)
+    lossy = [path for path in masks if path.suffix.lower() not in _LOSSLESS and _is_lossy(path)]
+    text = "in a lossy format, in which a defect has no sharp edge: read from level 128 of 255 on; save masks as PNG"
+    yield from about(files.root, "note", "lossy-mask", "mask", lossy, text)
     by_reason: dict[str, list[Path]] = defaultdict(list)
     for path, reason in found.unmatched.items():
         if not (path.is_relative_to(files.root / "ground_truth") and _of_good(files.root, path)):
@@ -203,6 +209,13 @@ def _masks(files: Files) -> Iterator[Finding]:
             f"ground_truth/<class>/<stem>_mask. {reasons}{more}"
         )
         yield Finding("warning", "mask-without-image", text, paths)
+
+
+def _is_lossy(mask: Path) -> bool:
+    try:
+        return is_lossy(mask)
+    except ImageError:  # reported by who reads it
+        return False
 
 
 def _of_good(root: Path, path: Path) -> bool:

@@ -182,6 +182,13 @@ SPOILT: dict[str, tuple[Callable[[Path], object], list[tuple[str, str, str, list
         lambda root: all_sixteen_bit(root, 2),
         [("note", "dark-16-bit", r"no more than 10 of 16 bits in use; .*bit_depth", [])],
     ),
+    "16 bits in a test image, where 12 are in use": (
+        lambda root: [all_sixteen_bit(root, 4), sixteen_bit(root / "test" / "good" / "0.png", 8)],
+        [
+            ("note", "dark-16-bit", "no more than 12 of 16 bits", []),
+            ("error", "unreadable", "levels up to .*--bit-depth 16", ["test/good/0.png"]),
+        ],
+    ),
     "all 16 bits": (lambda root: all_sixteen_bit(root, 8), []),
     "black in train": (
         lambda root: save(np.zeros((64, 64, 3), np.uint8), root / TRAIN / "9.png"),

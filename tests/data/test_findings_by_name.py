@@ -98,3 +98,19 @@ def test_of_a_plain_folder_or_a_file(tmp_path: Path) -> None:
 
     assert {finding.kind for finding in findings_by_name(tmp_path)} == {"unused", "other-file"}
     assert findings_by_name(tmp_path / "0.png") == []
+
+
+def test_lossy_masks_are_stated(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "train/good/0.png", "test/good/0.png", "test/cut/0.png", "test/cut/1.png", "test/cut/2.png"
+    )
+    mask = Image.new("L", (8, 8))
+    touch(tmp_path, "ground_truth/cut/0_mask.jpg", content=saved(mask, "JPEG"))
+    touch(tmp_path, "ground_truth/cut/1_mask.webp", content=saved(mask, "WEBP", lossless=True))
+    touch(tmp_path, "ground_truth/cut/2_mask.webp", content=saved(mask, "WEBP"))
+
+    (finding,) = findings_by_name(tmp_path)
+
+    assert (finding.kind, finding.severity) == ("lossy-mask", "note")
+    assert [path.name for path in finding.paths] == ["0_mask.jpg", "2_mask.webp"]
+    assert "read from level 128 of 255 on" in finding.message
