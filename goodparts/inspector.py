@@ -215,9 +215,9 @@ class Inspector:
         if self.recipe.threshold_rule == "f1":
             threshold = evaluation.oracle_threshold(self, test_set, progress=progress)
             self._set_decision(self.model.with_calibration(self.model.calibration.with_oracle(threshold)))
-        seen = evaluation.inspect_test_set(self, test_set, observe=observe, progress=progress)
+        inspected = evaluation.inspect_test_set(self, test_set, observe=observe, progress=progress)
         self._ready.close()  # the metrics want the memory
-        return seen.measured()
+        return inspected.measured()
 
     def drift(self, *, seed: int = 0) -> Drift:
         """Watch a stream of inspections for change against calibration; ModelError where that has too few good images.
