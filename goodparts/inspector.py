@@ -210,11 +210,11 @@ class Inspector:
 
         test_set = evaluation.read_test_set(data) if isinstance(data, str | os.PathLike) else data
         if self.recipe.threshold_rule == "f1":
-            found = evaluation.oracle_threshold(self, test_set, progress=progress)
-            self._set_decision(self.model.with_oracle(found))
-        seen = evaluation.inspect_test_set(self, test_set, observe=observe, progress=progress)
+            threshold = evaluation.oracle_threshold(self, test_set, progress=progress)
+            self._set_decision(self.model.with_oracle(threshold))
+        inspected = evaluation.inspect_test_set(self, test_set, observe=observe, progress=progress)
         self._ready.close()  # the metrics want the memory
-        return seen.measured()
+        return inspected.measured()
 
     def drift(self, *, seed: int = 0) -> Drift:
         """Watch a stream of inspections for change against calibration; ModelError where that has too few good images.

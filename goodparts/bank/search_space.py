@@ -147,13 +147,13 @@ class RecallTest:
         ranked = bank.quantised.entries * bank.quantised.entry_scale if bank.int8 else bank.in_search_space()
         for first in range(0, len(self.patches), _SOME):
             part = slice(first, first + _SOME)
-            sought = self.patches[part] - bank.mean
+            queries = self.patches[part] - bank.mean
             if bank.basis is not None:
-                sought = sought @ bank.basis
+                queries = queries @ bank.basis
             if bank.int8:
                 unit = bank.quantised.patch_scale
-                sought = np.clip(np.rint(sought / unit), -127, 127) * unit
-            ranking = bank.norms - 2 * (sought @ ranked.T)
+                queries = np.clip(np.rint(queries / unit), -127, 127) * unit
+            ranking = bank.norms - 2 * (queries @ ranked.T)
             lines = np.flatnonzero(self.own[part] >= 0)
             ranking[lines, self.own[part][lines]] = np.inf
             self.neighbourhood.hide(ranking, self.cells[part], bank.cells)

@@ -168,8 +168,8 @@ def _cells(row: Row, notes: _Notes) -> list[str]:
     return [
         f"{row.category}{notes.marks(texts)}",
         *(_percent(row.metrics.get(name)) for name in COLUMNS),
-        _of(row.metrics.get("false_bad"), row.test_good),
-        _of(row.metrics.get("false_good"), row.test_bad),
+        _count_of(row.metrics.get("false_bad"), row.test_good),
+        _count_of(row.metrics.get("false_good"), row.test_bad),
         f"{row.fit_seconds:.1f}" if row.fit_seconds is not None else "-",
         f"{row.inspect_ms:.1f}" if row.inspect_ms is not None else "-",
     ]
@@ -186,8 +186,8 @@ def _mean_cells(rows: list[Row], notes: _Notes) -> list[str]:
     return [
         f"**mean of {len(rows)}**{notes.marks([text] if partial else [])}",
         *(_percent(average[name]) for name in COLUMNS),
-        _of(totals["false_bad"], sum(row.test_good for row in rows)),
-        _of(totals["false_good"], sum(row.test_bad for row in rows)),
+        _count_of(totals["false_bad"], sum(row.test_good for row in rows)),
+        _count_of(totals["false_good"], sum(row.test_bad for row in rows)),
         f"{np.mean([row.fit_seconds for row in rows]):.1f}",
         f"{np.mean([row.inspect_ms for row in rows]):.1f}",
     ]
@@ -257,7 +257,7 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def _of(count: float | None, total: int) -> str:
+def _count_of(count: float | None, total: int) -> str:
     return f"{int(count)} of {total}" if count is not None and total else "-"
 
 

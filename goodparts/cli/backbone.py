@@ -89,7 +89,7 @@ def pull(name: str, offline: bool, as_json: bool) -> None:
     """Download a backbone from the Hugging Face hub, unless it is there already."""
     from goodparts.backbones import catalogue
 
-    _say(catalogue.pull(name, offline=offline), as_json)
+    _print_info(catalogue.pull(name, offline=offline), as_json)
 
 
 @backbone.command(
@@ -104,7 +104,7 @@ def add(name: str, file: Path, layers: str | None, as_json: bool) -> None:
     from goodparts.backbones import catalogue
 
     chosen = [layer.strip() for layer in layers.split(",") if layer.strip()] if layers else None
-    _say(catalogue.add(name, file, chosen), as_json)
+    _print_info(catalogue.add(name, file, chosen), as_json)
 
 
 @backbone.command(cls=Command, epilog="\nExample: goodparts backbone export efficientnet_lite0 lite0.onnx")
@@ -127,7 +127,7 @@ def remove(name: str) -> None:
     click.echo(f"backbone {name} removed")
 
 
-def _say(info: object, as_json: bool) -> None:
+def _print_info(info: object, as_json: bool) -> None:
     from goodparts.backbones.catalogue import BackboneInfo
 
     assert isinstance(info, BackboneInfo)

@@ -15,7 +15,7 @@ from goodparts.cli.options import (
     progress_bars,
     workers_option,
 )
-from goodparts.cli.printing import cost, emit, print_evaluation, print_sections, say_learnt, say_unwritten
+from goodparts.cli.printing import cost, emit, print_evaluation, print_model, print_sections, print_unwritten
 from goodparts.cli.recipe_flags import RecipeCommand, with_recipe
 from goodparts.errors import OutputError
 from goodparts.recipe.recipe import Recipe
@@ -115,7 +115,7 @@ def _run(
     print_evaluation(
         inspector, evaluation, as_json, out=out, model_path=model_path, identity=identity, began=began
     )
-    return say_unwritten(unwritten, len(evaluation.images))
+    return print_unwritten(unwritten, len(evaluation.images))
 
 
 @click.command(
@@ -165,7 +165,7 @@ def fit(
             }
         )
         return
-    say_learnt(inspector)
+    print_model(inspector)
     print_sections(section for section in card(learnt) if section.title in (FEW_IMAGES, DECISION, MEANING))
     click.echo(f"\nModel {path} ({path.stat().st_size / 1e6:.0f} MB), identity {learnt.identity[:12]}")
     click.echo(cost(began))

@@ -17,7 +17,7 @@ from goodparts.cli.printing import (
     inspection_record,
     made_by,
     print_evaluation,
-    say_unwritten,
+    print_unwritten,
     wrapped,
 )
 from goodparts.cli.streams import complain
@@ -72,7 +72,7 @@ def inspect(
     others: list[str] = []
     unwritten: list[OutputError] = []
     tally, about = Tally(), made_by(model, inspector.model.identity)
-    for path, found in zip(paths, _each(inspector, paths, out, unwritten), strict=True):
+    for path, found in zip(paths, _inspections(inspector, paths, out, unwritten), strict=True):
         if isinstance(found, ImageError):
             tally.add(None)
             if as_json:
@@ -96,12 +96,12 @@ def inspect(
         )
         complain(wrapped(text, indent=2))
     tally.without_pictures = len(unwritten)
-    failed = say_unwritten(unwritten, len(paths))
+    failed = print_unwritten(unwritten, len(paths))
     complain(tally.in_words)
     return failed if exit_zero else tally.exit_code
 
 
-def _each(
+def _inspections(
     inspector: Inspector, paths: list[Path], out: Path | None, unwritten: list[OutputError]
 ) -> Iterator[Inspection | ImageError]:
     """Inspections in order; an image that can't be read gives its error and does not stop the others.
@@ -114,7 +114,7 @@ def _each(
 
     names = names_beside(paths, out) if out is not None else ()
 
-    def shown(index: int, pixels: NDArray[np.uint8], found: Inspection) -> Inspection:
+    def with_pictures(index: int, pixels: NDArray[np.uint8], found: Inspection) -> Inspection:
         if out is not None:
             try:
                 write_pictures(inspector, out, names[index], pixels, found)
@@ -123,14 +123,14 @@ def _each(
         return found
 
     if len(paths) > 1:
-        return inspector.inspect_many(paths, shown, on_error="return")
+        return inspector.inspect_many(paths, with_pictures, on_error="return")
     (path,) = paths
     try:
         pixels = read_image(path, pixel_limit=inspector.pixel_limit, bit_depth=inspector.recipe.bit_depth)
         found = inspector.inspect_pixels(pixels, path)  # sooner than one of many
     except ImageError as error:
         return iter([error])
-    return iter([shown(0, pixels, found)])
+    return iter([with_pictures(0, pixels, found)])
 
 
 @click.command(
@@ -172,7 +172,7 @@ def evaluate(
                 inspector, labelled, out, zip_all=zip_all, unwritten=unwritten.append, progress=progress
             )
     print_evaluation(inspector, found, as_json, out=out, model_path=model, identity=identity, began=began)
-    return say_unwritten(unwritten, len(found.images))
+    return print_unwritten(unwritten, len(found.images))
 
 
 def expand(images: tuple[Path, ...]) -> list[Path]:

@@ -40,7 +40,7 @@ def print_evaluation(
 ) -> None:
     """What an evaluation found, in words and figures, or as one JSON line."""
     from goodparts.report.card import false_reject_sections, warnings
-    from goodparts.report.page import in_words
+    from goodparts.report.page import summary
     from goodparts.report.tables import class_sections
 
     if as_json:
@@ -59,10 +59,10 @@ def print_evaluation(
             }
         )
         return
-    say_learnt(inspector)
+    print_model(inspector)
     oracle = " (an oracle: chosen on these test images)" if evaluation.threshold_rule == "f1" else ""
     click.echo(
-        f"\n{in_words(evaluation)} Threshold {evaluation.threshold:.4g}, {evaluation.threshold_rule}{oracle}.\n"
+        f"\n{summary(evaluation)} Threshold {evaluation.threshold:.4g}, {evaluation.threshold_rule}{oracle}.\n"
     )
     for first, second in (
         ("image_auroc", "pixel_auroc"),
@@ -83,7 +83,7 @@ def print_evaluation(
     click.echo(cost(began))
 
 
-def say_unwritten(errors: Sequence[OutputError], images: int) -> int:
+def print_unwritten(errors: Sequence[OutputError], images: int) -> int:
     """Say of how many images the pictures could not be written; the exit code."""
     if not errors:
         return 0
@@ -94,7 +94,7 @@ def say_unwritten(errors: Sequence[OutputError], images: int) -> int:
     return 2
 
 
-def say_learnt(inspector: Inspector) -> None:
+def print_model(inspector: Inspector) -> None:
     """What was learnt, and with which backbone."""
     from goodparts.data.bit_depth import in_words
     from goodparts.engines.precision import describe

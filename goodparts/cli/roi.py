@@ -59,7 +59,7 @@ def roi_command(
         raise OutputError(f"{path}: is what was given; expected another name for the picture, with --out")
     pixels = read_image(image, pixel_limit=pixel_limit or PIXEL_LIMIT)
     size = (pixels.shape[0], pixels.shape[1])
-    roi, recipe, grid = _of(file, recipe, size, offline)
+    roi, recipe, grid = _read_roi_of(file, recipe, size, offline)
     roi.require_fit(size, image)
     save_panel(path, draw_roi(pixels, roi, recipe, grid))
     patch_mask = roi.patch_mask(recipe, grid)
@@ -91,7 +91,7 @@ def roi_command(
     )
 
 
-def _of(
+def _read_roi_of(
     file: Path, recipe: Recipe, size: tuple[int, int], offline: bool
 ) -> tuple[Roi, Recipe, tuple[int, int]]:
     """The region of interest of a file or a model, the recipe that counts, and the grid of its patches."""

@@ -1,7 +1,7 @@
 """`Evaluation`, the result for a labelled test set.
 
-    seen = inspect_test_set(inspector, read_test_set("mvtec_ad/metal_nut"))   # every image, with the engine
-    seen.measured().metrics["image_auroc"]                                    # the figures, without it
+    inspected = inspect_test_set(inspector, read_test_set("mvtec_ad/metal_nut"))   # every image, with the engine
+    inspected.measured().metrics["image_auroc"]                                    # the figures, without it
 
 Whatever is an `Inspects` can be evaluated, and an evaluation changes nothing about it. The oracle's threshold, which
 is chosen on the test images themselves, is found by `oracle_threshold`; whoever wants it adopts it beforehand.

@@ -170,14 +170,14 @@ def learn_whitening(good: GoodImages, extractor: Extractor, preprocessor: Prepro
         crop = preprocessor.crop(image, tiles[index % len(tiles)])
         return extractor(crop.pixels)[crop.patch_mask.ravel()]
 
-    def reporting() -> Iterator[NDArray[np.float32]]:
+    def sampled_patches() -> Iterator[NDArray[np.float32]]:
         workers = preprocessor.max_parallel_images(good.workers)
         with closing(good.map(features_of, sample, workers=workers)) as extracted:
             for done, patches in enumerate(extracted, 1):
                 good.progress("whitening", done, len(sample))
                 yield patches
 
-    learnt = Whitening.learn(reporting(), recipe)
+    learnt = Whitening.learn(sampled_patches(), recipe)
     extractor.require_variation()
     return learnt
 

@@ -82,7 +82,7 @@ def load(path: str | Path) -> Model:
         ModelError: there is no such file, it is no model, damaged, truncated, or of a newer version.
     """
     path = Path(path)
-    with _told_of(path), zipfile.ZipFile(path) as archive:
+    with _as_model_errors(path), zipfile.ZipFile(path) as archive:
         manifest = _manifest(path, archive)
         parts = _read_members(archive, manifest["sha256"])
         for name, digest in hashes(parts).items():
@@ -99,12 +99,12 @@ def load(path: str | Path) -> Model:
 def read_manifest(path: str | Path) -> JsonRecord:
     """What a model says of itself; cheap, and not checked against the rest. Errors as `load`."""
     path = Path(path)
-    with _told_of(path), zipfile.ZipFile(path) as archive:
+    with _as_model_errors(path), zipfile.ZipFile(path) as archive:
         return _manifest(path, archive)
 
 
 @contextmanager
-def _told_of(path: Path) -> Iterator[None]:
+def _as_model_errors(path: Path) -> Iterator[None]:
     """Whatever is wrong with a file as one ModelError."""
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -200,7 +200,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         raise ValueError(
             f"bank.safetensors does not have the tiles that tile_bank = {recipe.tile_bank} asks for"
         )
-    learnt = {name: data for name, data in members.items() if name not in _MEMBERS}
+    preprocessing = {name: data for name, data in members.items() if name not in _MEMBERS}
     return Model(
         recipe=recipe,
         backbone=Backbone(
@@ -219,7 +219,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         provenance=Provenance(**manifest["data"]),
         fit_record=FitRecord(**manifest["circumstances"]),
         precision=PrecisionCheck(**manifest["precision"]),
-        preprocessor=Preprocessor.from_members(learnt, recipe, (height, width)),
+        preprocessor=Preprocessor.from_members(preprocessing, recipe, (height, width)),
         whitening=Whitening(tensors["whitening.mean"], tensors["whitening.matrix"])
         if "whitening.mean" in tensors
         else None,

@@ -352,7 +352,7 @@ def failure_of(
     turn = abs(math.degrees(best.motion.angle))
     if recipe.pose == "rigid" and turn > recipe.pose_angle + _SLACK:
         return f"not aligned: turned by {turn:.0f} degrees (limit {recipe.pose_angle:g}, pose_angle)"
-    rival = next((way for way in alike if _looked_for(best.motion.after(way), recipe)), None)
+    rival = next((way for way in alike if _within_search(best.motion.after(way), recipe)), None)
     if rival is None and second is not None and second.quality > best.quality - AMBIGUOUS:
         rival = best.motion.inverse.after(second.motion)
     if rival is not None:
@@ -367,7 +367,7 @@ def failure_of(
     return ""
 
 
-def _looked_for(motion: Motion, recipe: Recipe) -> bool:
+def _within_search(motion: Motion, recipe: Recipe) -> bool:
     """Whether a pose lies within what the search covers."""
     limit = math.radians(recipe.pose_angle) if recipe.pose == "rigid" else 0.0
     reach = REACH * SIDE

@@ -12,7 +12,7 @@ import base64
 import html
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import chain
@@ -27,6 +27,7 @@ from goodparts.decision.inspection import BAD, RECHECK, ZoneScore, telling_zones
 from goodparts.errors import ImageError
 from goodparts.evaluation.evaluation import Evaluation, TestImage
 from goodparts.files import write_text
+from goodparts.progress import Progress
 from goodparts.report.panel import multiple_text
 from goodparts.report.picture_files import unique_names
 from goodparts.report.plots import PLOTS
@@ -43,7 +44,7 @@ _SAMPLE = 12  # panels that are encoded to judge a step
 _TAG = 400  # bytes of markup around an embedded picture
 
 
-def in_words(evaluation: Evaluation) -> str:
+def summary(evaluation: Evaluation) -> str:
     """Say what went wrong: "2 of 22 good parts were rejected, 1 of 93 bad parts was missed."."""
     rejected, good = _errors(evaluation, label=False)
     missed, bad = _errors(evaluation, label=True)
@@ -75,7 +76,7 @@ def write_report(
     panels: Mapping[int, Path] | Path,
     notes: Sequence[str] = (),
     size_limit: int = SIZE_LIMIT,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write `report.html` into the results folder.
 
@@ -107,11 +108,11 @@ def write_report(
         panels = {i: panels / f"{name}.png" for i, name in enumerate(result_names(evaluation.images))}
     there = {i: path for i, path in panels.items() if path.is_file()}
     facts = _facts(out, evaluation, model, notes)
-    bare = _render(facts, _cards(out, evaluation, there, {}))
+    bare = _render(facts, _image_cards(out, evaluation, there, {}))
     telling = [i for i in _most_telling_first(evaluation) if i in there]
     pictures = _embed(telling, there, size_limit - len(bare.encode()), progress)
     path = out / "report.html"
-    write_text(path, _render(facts, _cards(out, evaluation, there, pictures)) if pictures else bare)
+    write_text(path, _render(facts, _image_cards(out, evaluation, there, pictures)) if pictures else bare)
     return path
 
 
@@ -124,7 +125,7 @@ class _Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Card:
+class _ImageCard:
     """What the page shows of one image."""
 
     name: str
@@ -146,16 +147,16 @@ class _Card:
     picture: _Picture | None
 
 
-def _cards(
+def _image_cards(
     out: Path, evaluation: Evaluation, panels: Mapping[int, Path], pictures: Mapping[int, _Picture]
-) -> list[_Card]:
+) -> list[_ImageCard]:
     """Return a card for every image, the highest score first."""
     cards = []
     for i in sorted(range(len(evaluation.images)), key=lambda i: -evaluation.images[i].score):
         image, panel = evaluation.images[i], panels.get(i)
         inside = panel is not None and panel.is_relative_to(out)
         cards.append(
-            _Card(
+            _ImageCard(
                 name=f"{image.defect_class}/{image.path.name}",
                 defect_class=image.defect_class,
                 bad=image.label,
@@ -195,7 +196,7 @@ def _facts(
     return {
         "evaluation": evaluation,
         "model": model,
-        "summary": in_words(evaluation),
+        "summary": summary(evaluation),
         "kinds": [_kind(evaluation, label) for label in (False, True) if _errors(evaluation, label)[1]],
         "classes": sorted({image.defect_class for image in evaluation.images}),
         "rechecks": evaluation.rechecks,
@@ -208,7 +209,7 @@ def _facts(
     }
 
 
-def _render(facts: Mapping[str, object], cards: Sequence[_Card]) -> str:
+def _render(facts: Mapping[str, object], cards: Sequence[_ImageCard]) -> str:
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -239,7 +240,7 @@ def _embed(
     order: Sequence[int],
     panels: Mapping[int, Path],
     budget: int,
-    progress: Callable[[str, int, int], None] | None,
+    progress: Progress | None,
 ) -> dict[int, _Picture]:
     """Encode panels at the best step at which all fit the budget of bytes, or as many as fit at the last."""
     sample = order[:: max(1, len(order) // _SAMPLE)]

@@ -40,7 +40,7 @@ from goodparts.report.pictures import (
     hatch,
     heatmap_overlay,
     jet,
-    letters,
+    load_font,
     segmentation_picture,
 )
 
@@ -118,14 +118,14 @@ def draw_panel(
     for i, shown in enumerate(tiles):
         left = _GAP + i % across * (column + _GAP)
         top = _HEADER + i // across * row
-        draw.text((left, top), shown.caption, font=letters(15, bold=True), fill=INK)
+        draw.text((left, top), shown.caption, font=load_font(15, bold=True), fill=INK)
         top += _CAPTION
         canvas.paste(Image.fromarray(shown.picture), (left, top))
         top += size[1] + 7
         if shown.note is None:
             _draw_colour_bar(canvas, (left, top), column, scale, inspection.pixel_threshold)
         else:
-            draw.text((left, top), shown.note, font=letters(14), fill=QUIET, spacing=2)
+            draw.text((left, top), shown.note, font=load_font(14), fill=QUIET, spacing=2)
     return canvas
 
 
@@ -225,12 +225,12 @@ def _draw_header(canvas: Image.Image, inspection: Inspection, title: str, label:
         right -= note.width
         canvas.paste(note, (right, 16))
         right -= 8
-    draw, font = ImageDraw.Draw(canvas), letters(20, bold=True)
+    draw, font = ImageDraw.Draw(canvas), load_font(20, bold=True)
     draw.text((left, 13), _shorten(title, font, right - left), font=font, fill=INK)
     if inspection.reasons:
         more = f" (and {len(inspection.reasons) - 1} more)" if len(inspection.reasons) > 1 else ""
-        reason = _shorten(inspection.reasons[0] + more, letters(16), right - left)
-        draw.text((left, 42), reason, font=letters(16), fill=INK)
+        reason = _shorten(inspection.reasons[0] + more, load_font(16), right - left)
+        draw.text((left, 42), reason, font=load_font(16), fill=INK)
         return
     zones = telling_zones(inspection.zones)
     called = "threshold" if zones else "image threshold"  # beside the pixels' on the bar
@@ -238,13 +238,13 @@ def _draw_header(canvas: Image.Image, inspection: Inspection, title: str, label:
     where = f"{multiple} in {', '.join(zone.name for zone in zones)}"
     facts = where if zones else f"score {inspection.score:.4g} = {multiple}"
     text = f"{rarity(inspection.p_value)}   {facts}" if zones else f"{facts}   {rarity(inspection.p_value)}"
-    draw.text((left, 42), _cut(text, letters(16), canvas.width - _GAP - left), font=letters(16), fill=INK)
+    draw.text((left, 42), _cut(text, load_font(16), canvas.width - _GAP - left), font=load_font(16), fill=INK)
 
 
 @lru_cache(maxsize=16)
 def _badge(text: str, size: int, fill: Colour, ink: Colour) -> Image.Image:
     """Draw words on a rounded box; its corners are smoothed by drawing it four times as large."""
-    font = letters(size, bold=True)
+    font = load_font(size, bold=True)
     width, height = round(font.getlength(text) + size), round(1.75 * size)
     box = Image.new("L", (4 * width, 4 * height))
     ImageDraw.Draw(box).rounded_rectangle((0, 0, 4 * width - 1, 4 * height - 1), radius=size, fill=255)
@@ -262,7 +262,7 @@ def _draw_colour_bar(
     pixel_threshold: float,
 ) -> None:
     """Draw the heatmap's colours with the values at the ends and at the threshold."""
-    (left, top), (low, high), font = corner, scale, letters(12)
+    (left, top), (low, high), font = corner, scale, load_font(12)
     bar = np.broadcast_to(jet(np.linspace(0, 1, width)), (10, width, 3))
     canvas.paste(Image.fromarray(np.ascontiguousarray(bar)), corner)
     draw = ImageDraw.Draw(canvas)

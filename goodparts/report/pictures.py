@@ -265,7 +265,7 @@ def fit_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 @lru_cache(maxsize=32)
-def letters(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return DejaVu Sans, which matplotlib brings along: Pillow's own font has no letters beyond ASCII."""
     found = importlib.util.find_spec("matplotlib")
     for folder in (found.submodule_search_locations or ()) if found else ():

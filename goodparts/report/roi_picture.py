@@ -24,7 +24,7 @@ from goodparts.report.pictures import (
     fit_image,
     fit_mask,
     hatch,
-    letters,
+    load_font,
     outline,
 )
 
@@ -103,7 +103,7 @@ def draw_roi(image: Picture, roi: Roi, recipe: Recipe, grid: tuple[int, int]) ->
         f"{recipe.image_size[1] / grid[1]:.3g} × {recipe.image_size[0] / grid[0]:.3g} working pixels",
         f"striped: {_percent(1 - share)}, neither learnt nor inspected",
     ]
-    wide = max(size[0], 420, *(round(letters(15).getlength(text)) + 40 for text in [*texts, *notes]))
+    wide = max(size[0], 420, *(round(load_font(15).getlength(text)) + 40 for text in [*texts, *notes]))
     canvas = Image.new(
         "RGB", (wide + 2 * _MARGIN, size[1] + 3 * _MARGIN + _LINE * (len(texts) + len(notes))), PAPER
     )
@@ -114,10 +114,10 @@ def draw_roi(image: Picture, roi: Roi, recipe: Recipe, grid: tuple[int, int]) ->
     top = size[1] + 2 * _MARGIN
     for number, (text, colour) in enumerate(zip(texts, _colours(roi), strict=True), 1):
         _label(draw, str(number), (_RADIUS, top - _MARGIN + 9), colour)
-        draw.text((_MARGIN + 34, top), text, font=letters(15), fill=INK)
+        draw.text((_MARGIN + 34, top), text, font=load_font(15), fill=INK)
         top += _LINE
     for note in notes:
-        draw.text((_MARGIN, top), note, font=letters(15), fill=QUIET)
+        draw.text((_MARGIN, top), note, font=load_font(15), fill=QUIET)
         top += _LINE
     return canvas
 
@@ -140,7 +140,7 @@ def _label(draw: ImageDraw.ImageDraw, text: str, at: tuple[int, int], colour: Co
     x, y = at[0] + _MARGIN, at[1] + _MARGIN
     draw.circle((x, y), _RADIUS, fill=colour, outline=RIM, width=2)
     dark = sum(colour) < 330
-    draw.text((x, y), text, font=letters(14, bold=True), fill=PAPER if dark else INK, anchor="mm")
+    draw.text((x, y), text, font=load_font(14, bold=True), fill=PAPER if dark else INK, anchor="mm")
 
 
 def _patches(count: int) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from goodparts.errors import ImageError, OutputError
 from goodparts.evaluation.evaluation import ClassCount, Evaluation, TestImage
-from goodparts.report.page import in_words, result_names, write_report
+from goodparts.report.page import result_names, summary, write_report
 from goodparts.report.plots import PLOTS
 from goodparts.report.results_folder import write_zip
 from goodparts.report.tables import write_csv, write_metrics
@@ -45,8 +45,8 @@ WORST_FIRST = [
 
 
 def test_that_test_images_were_learnt_from_is_said() -> None:
-    assert "learnt from" not in in_words(evaluation())
-    assert in_words(evaluation(learnt_from=3)).endswith(
+    assert "learnt from" not in summary(evaluation())
+    assert summary(evaluation(learnt_from=3)).endswith(
         " But the model learnt from 3 of these 7 images, which flatters it."
     )
 
@@ -147,7 +147,7 @@ def report(out: Path, what: Evaluation | None = None, **options: object) -> Page
 def test_in_words(wrong_good: int, good: int, wrong_bad: int, bad: int, sentence: str) -> None:
     rows = [(f"good/{i}.png", 3.0 if i < wrong_good else 1.0, False) for i in range(good)]
     rows += [(f"bent/{i}.png", 1.0 if i < wrong_bad else 3.0, False) for i in range(bad)]
-    assert in_words(evaluation(tuple(rows))) == sentence
+    assert summary(evaluation(tuple(rows))) == sentence
 
 
 def test_result_names_are_told_apart_on_every_file_system() -> None:
