@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from goodparts.cli.options import Command, json_option, pixel_limit_option, progress_bars, workers_option
+from goodparts.cli.options import (
+    Command,
+    json_option,
+    pixel_limit_option,
+    progress_bars,
+    strict_option,
+    workers_option,
+)
 from goodparts.cli.printing import emit, wrapped
 from goodparts.recipe.recipe import Recipe
 
@@ -16,7 +23,7 @@ from goodparts.recipe.recipe import Recipe
 @click.argument("data", type=click.Path(path_type=Path))
 @workers_option
 @pixel_limit_option
-@click.option("--strict", is_flag=True, help="Files that are passed over are an error.")
+@strict_option
 @json_option
 def check(data: Path, workers: int | None, pixel_limit: int | None, strict: bool, as_json: bool) -> int:
     """Say what is wrong with a data set before an hour is lost. Exit code 2 if something must be mended."""

@@ -13,9 +13,19 @@ from goodparts.cli.options import (
     offline_option,
     pixel_limit_option,
     progress_bars,
+    strict_option,
     workers_option,
 )
-from goodparts.cli.printing import cost, emit, print_evaluation, print_model, print_sections, print_unwritten
+from goodparts.cli.printing import (
+    cost,
+    emit,
+    finding_records,
+    print_evaluation,
+    print_findings,
+    print_model,
+    print_sections,
+    print_unwritten,
+)
 from goodparts.cli.recipe_flags import RecipeCommand, with_recipe
 from goodparts.errors import OutputError
 from goodparts.recipe.recipe import Recipe
@@ -49,6 +59,7 @@ calibrate_on_option = click.option(
 @click.option("--model", type=click.Path(path_type=Path), help="Model file. [default: OUT/NAME.goodparts]")
 @click.option("--zip-all", is_flag=True, help="Put maps and model into results.zip, too.")
 @calibrate_on_option
+@strict_option
 @with_recipe
 @workers_option
 @pixel_limit_option
@@ -59,6 +70,7 @@ def run(
     out: Path,
     model: Path | None,
     zip_all: bool,
+    strict: bool,
     calibrate_on: Path | None,
     recipe: Recipe,
     workers: int | None,
@@ -70,7 +82,9 @@ def run(
     from goodparts.inspector import Inspector
 
     inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
-    return _run(data, out, inspector, as_json, model=model, zip_all=zip_all, calibrate_on=calibrate_on)
+    return _run(
+        data, out, inspector, as_json, model=model, zip_all=zip_all, calibrate_on=calibrate_on, strict=strict
+    )
 
 
 def _run(
@@ -82,13 +96,17 @@ def _run(
     model: Path | None = None,
     zip_all: bool = False,
     calibrate_on: Path | None = None,
+    strict: bool = False,
 ) -> int:
     """Fit, evaluate and write it all; the exit code."""
+    from goodparts.data.findings_by_name import findings_by_name
     from goodparts.evaluation.evaluation import read_test_set
     from goodparts.report.results_folder import check_place, place_of_model, write_results
 
     began = time.perf_counter()
     labelled = read_test_set(data)
+    findings = findings_by_name(data)
+    print_findings(findings, strict)
     check_place(out, labelled)
     model_path = model or default_model(out, labelled.name)
     model_path = model_path if model_path.suffix else model_path.with_suffix(".goodparts")
@@ -105,6 +123,7 @@ def _run(
                 saved=saved,
                 zip_all=zip_all,
                 unwritten=unwritten.append,
+                notes=[finding.message for finding in findings],
                 progress=progress,
             )
         except BaseException:
@@ -113,7 +132,14 @@ def _run(
             raise
     identity = inspector.model.identity
     print_evaluation(
-        inspector, evaluation, as_json, out=out, model_path=model_path, identity=identity, began=began
+        inspector,
+        evaluation,
+        as_json,
+        out=out,
+        model_path=model_path,
+        identity=identity,
+        began=began,
+        findings=findings,
     )
     return print_unwritten(unwritten, len(evaluation.images))
 
@@ -127,6 +153,7 @@ def _run(
     "--model", type=click.Path(path_type=Path), help="Model file to write. [default: NAME.goodparts]"
 )
 @calibrate_on_option
+@strict_option
 @with_recipe
 @workers_option
 @pixel_limit_option
@@ -136,6 +163,7 @@ def fit(
     good: Path,
     model: Path | None,
     calibrate_on: Path | None,
+    strict: bool,
     recipe: Recipe,
     workers: int | None,
     pixel_limit: int | None,
@@ -143,11 +171,14 @@ def fit(
     as_json: bool,
 ) -> None:
     """Learn from GOOD, a folder of good images or a data set with train/good; write a model."""
+    from goodparts.data.findings_by_name import findings_by_name
     from goodparts.inspector import Inspector
     from goodparts.report.card import DECISION, FEW_IMAGES, MEANING, card, warnings
 
     began = time.perf_counter()
     inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
+    findings = findings_by_name(good)
+    print_findings(findings, strict)
     with progress_bars(as_json) as progress:
         inspector.fit(good, calibrate_on=calibrate_on, progress=progress)
     path = inspector.save(model or default_model(Path(), good.resolve().name))
@@ -161,6 +192,7 @@ def fit(
                 "good_images": learnt.provenance.good_images,
                 "bank_entries": len(learnt.bank.features),
                 "warnings": warnings(learnt),
+                "findings": finding_records(findings),
                 "seconds": round(time.perf_counter() - began, 3),
             }
         )

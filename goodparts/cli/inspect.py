@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from goodparts.cli.options import Command, json_option, pixel_limit_option, progress_bars, workers_option
+from goodparts.cli.options import (
+    Command,
+    json_option,
+    pixel_limit_option,
+    progress_bars,
+    strict_option,
+    workers_option,
+)
 from goodparts.cli.printing import (
     emit,
     inspection_line,
     inspection_record,
     made_by,
     print_evaluation,
+    print_findings,
     print_unwritten,
     wrapped,
 )
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE|FOLDER...")
 @click.option("--out", type=click.Path(path_type=Path), help="Write panels, maps and masks into this folder.")
+@strict_option
 @workers_option
 @pixel_limit_option
 @click.option(
@@ -50,6 +59,7 @@ def inspect(
     model: Path,
     images: tuple[Path, ...],
     out: Path | None,
+    strict: bool,
     workers: int | None,
     pixel_limit: int | None,
     exit_zero: bool,
@@ -62,9 +72,11 @@ def inspect(
     --exit-zero too: 2 if nothing can be inspected or pictures can't be written, 3 for a fault of the program, 130 if
     interrupted.
     """
+    from goodparts.data.findings_by_name import passed_over
     from goodparts.inspector import Inspector
 
     paths = expand(images)
+    print_findings(passed_over(images), strict)
     inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
     inspector.model.calibration.threshold  # noqa: B018  (an error now rather than at the first image)
     learnt_from = inspector.model.provenance
@@ -142,6 +154,7 @@ def _inspections(
     "--out", type=click.Path(path_type=Path), help="Write metrics, pictures and a report into this folder."
 )
 @click.option("--zip-all", is_flag=True, help="Put the maps into results.zip, too.")
+@strict_option
 @workers_option
 @pixel_limit_option
 @json_option
@@ -150,17 +163,21 @@ def evaluate(
     data: Path,
     out: Path | None,
     zip_all: bool,
+    strict: bool,
     workers: int | None,
     pixel_limit: int | None,
     as_json: bool,
 ) -> int:
     """Measure a model on DATA/test, a labelled test set in the MVTec AD layout."""
+    from goodparts.data.findings_by_name import findings_by_name
     from goodparts.evaluation.evaluation import read_test_set
     from goodparts.inspector import Inspector
     from goodparts.report.results_folder import write_results
 
     began = time.perf_counter()
     labelled = read_test_set(data, require_train=False)
+    findings = findings_by_name(data)
+    print_findings(findings, strict)
     inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
     identity = inspector.model.identity  # an oracle decides anew, and the file stays as it is
     unwritten: list[OutputError] = []
@@ -169,9 +186,24 @@ def evaluate(
             found = inspector.evaluate(labelled, progress=progress)
         else:
             found = write_results(
-                inspector, labelled, out, zip_all=zip_all, unwritten=unwritten.append, progress=progress
+                inspector,
+                labelled,
+                out,
+                zip_all=zip_all,
+                unwritten=unwritten.append,
+                notes=[finding.message for finding in findings],
+                progress=progress,
             )
-    print_evaluation(inspector, found, as_json, out=out, model_path=model, identity=identity, began=began)
+    print_evaluation(
+        inspector,
+        found,
+        as_json,
+        out=out,
+        model_path=model,
+        identity=identity,
+        began=began,
+        findings=findings,
+    )
     return print_unwritten(unwritten, len(found.images))
 
 

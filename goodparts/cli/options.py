@@ -41,6 +41,7 @@ pixel_limit_option = click.option(
     type=click.IntRange(1),
     help="Refuse images of more pixels undecoded. [default: 100 million]",
 )
+strict_option = click.option("--strict", is_flag=True, help="Files that are passed over are an error.")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Machine-readable lines on standard output."
 )

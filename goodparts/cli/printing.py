@@ -21,6 +21,7 @@ from goodparts.files import JsonRecord
 from goodparts.version import __version__
 
 if TYPE_CHECKING:
+    from goodparts.data.finding import Finding
     from goodparts.decision.calibration import Calibration
     from goodparts.decision.inspection import Inspection
     from goodparts.evaluation.evaluation import Evaluation
@@ -37,6 +38,7 @@ def print_evaluation(
     model_path: Path,
     identity: str,
     began: float,
+    findings: Sequence[Finding] = (),
 ) -> None:
     """What an evaluation found, in words and figures, or as one JSON line."""
     from goodparts.report.card import false_reject_sections, warnings
@@ -54,6 +56,7 @@ def print_evaluation(
                 **evaluation.metrics,
                 "by_class": [dataclasses.asdict(count) for count in evaluation.by_class],
                 "warnings": warnings(inspector.model),
+                "findings": finding_records(findings),
                 "seconds": round(time.perf_counter() - began, 3),
                 "peak_memory_mib": round(_peak_memory() / 2**20),
             }
@@ -81,6 +84,24 @@ def print_evaluation(
         click.echo(f"Report   {out / 'report.html'}")
     click.echo(f"Model    {model_path}, identity {identity[:12]}")
     click.echo(cost(began))
+
+
+def print_findings(findings: Sequence[Finding], strict: bool) -> None:
+    """Say what the names of files tell, on standard error; DatasetError if some are passed over and none may be."""
+    from goodparts.data.findings_by_name import require_nothing_passed_over
+
+    if strict:
+        require_nothing_passed_over(findings)
+    for finding in findings:
+        complain(wrapped(f"{finding.severity:8} {finding.message}", indent=9))
+
+
+def finding_records(findings: Sequence[Finding]) -> list[JsonRecord]:
+    """The same for machines."""
+    return [
+        {"severity": finding.severity, "kind": finding.kind, "message": finding.message}
+        for finding in findings
+    ]
 
 
 def print_unwritten(errors: Sequence[OutputError], images: int) -> int:
