@@ -93,3 +93,16 @@ def test_what_is_shown_can_be_typed(page: str, line: str) -> None:
     assert name in COMMANDS
     known = {flag for item in COMMANDS[name].params for flag in (*item.opts, *item.secondary_opts)}
     assert {word for word in words if word.startswith("--")} <= known | {"--help"}
+
+
+def test_the_readme_says_how_the_command_is_found() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    start = page[page.index("## Start") : page.index("goodparts run DATA")]
+    for words in (
+        ".venv/bin/goodparts",
+        ".venv/bin/activate",
+        "externally-managed-environment",
+        "pipx install .",
+        "-m venv",
+    ):
+        assert words in start
