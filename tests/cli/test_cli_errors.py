@@ -42,7 +42,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-300]), "damaged or truncated"),
     "empty": (lambda path: path.write_bytes(b""), "the file is empty (0 bytes)"),
     "text": (lambda path: path.write_text("no image"), "it is a text file"),
-    "GIF": (lambda path: path.write_bytes(b"GIF89a" + bytes(50)), "it is a GIF image"),
+    "GIF": (lambda path: path.write_bytes(b"GIF89a" + bytes(50)), "a GIF image that is damaged"),
     "1 x 1": (tiny, "is 1 x 1 pixels; expected at least"),
     "huge": (
         lambda path: path.write_bytes(png_header(20_000, 20_000)),
