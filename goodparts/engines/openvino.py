@@ -103,7 +103,7 @@ def layer_shapes(model: onnx.ModelProto, image_size: tuple[int, int]) -> list[tu
             compiled = core.compile_model(network, "CPU")
             results = compiled(np.zeros((1, 3, *image_size), dtype=np.float32))
             return [results[output].shape for output in compiled.outputs]
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:  # IndexError: a graph without inputs
             raise BackboneError(
                 f"the backbone can't take images of {image_size[1]}x{image_size[0]} pixels: {_first_line(error)}\n"
                 "Take another image_size, or another backbone (goodparts backbone list)."

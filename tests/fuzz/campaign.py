@@ -29,6 +29,7 @@ from goodparts.errors import GoodpartsError
 DEADLINE = 20.0  # seconds a case may take, on a machine that is busy with others
 MEMORY = 1 << 30  # bytes that a case may add to its process
 LONGEST_MESSAGE = 1500  # letters, the path of the file not counted
+_NAMELESS = ("image bytes", "damaged model")  # what has no name, or none any more: a model that was loaded
 _START = 120.0  # seconds until the first case: importing, on a busy machine
 _LOOK = 0.05  # seconds between two looks at the process
 
@@ -215,7 +216,7 @@ def look(target: Target, path: Path) -> Outcome:
 def _require_good_words(error: GoodpartsError, path: Path) -> None:
     """A message that is short, names the file (or bytes, which have no name) or the key, and can be printed."""
     text = str(error)
-    if path.stem not in text and "image bytes" not in text and not getattr(error, "key", ""):
+    if path.stem not in text and not text.startswith(_NAMELESS) and not getattr(error, "key", ""):
         raise AssertionError(f"neither file nor key is named: {text[:200]}")
     if len(text.replace(str(path.parent), "")) > LONGEST_MESSAGE:
         raise AssertionError(f"{len(text)} letters: {text[:200]}")
