@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 import goodparts
-from goodparts.engines.engine import Engine, open_engine
+from goodparts.engines.engine import Engine, layer_shapes, open_engine
 from goodparts.engines.graph import Graph, GraphBuilder
+from goodparts.errors import BackboneError
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -136,3 +137,16 @@ assert engine.usable
 print(answer(engine))
 """
     assert run(script).split() == ["128.0", "128.0"]
+
+
+def test_a_network_without_inputs_is_refused_in_words() -> None:
+    constant = helper.make_tensor(
+        "out", TensorProto.FLOAT, [1, 2, 3, 4], np.zeros(24, np.float32).tobytes(), raw=True
+    )
+    output = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 2, 3, 4])
+    graph = helper.make_graph(
+        [helper.make_node("Constant", [], ["out"], value=constant)], "nothing in", [], [output]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    with pytest.raises(BackboneError, match="can't take images of 32x32 pixels"):
+        layer_shapes(model, (32, 32))
