@@ -102,7 +102,7 @@ def test_the_badge_the_tables_and_the_commands_are_shown(tmp_path: Path) -> None
     assert "rejected, at most you have 220 2 % enough 1 % 79 more" in page.text
     assert "<code>goodparts calibrate MODEL FOLDER</code>." in page.source
     assert "&lt;b&gt;.png" in page.source
-    assert len(page.all("th", scope="col")) == 4
+    assert len(page.all("th", scope="col")) == 4 + 3  # of the card, and of the classes of defects
 
 
 def test_only_technical_and_earlier_things_are_folded(tmp_path: Path) -> None:
