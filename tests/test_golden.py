@@ -23,6 +23,7 @@ from PIL import Image
 
 from goodparts import Inspector, Recipe
 from goodparts.errors import OutputError
+from goodparts.parallel import cores
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SHOWN = ("good/000", "good/001", "stain/000", "stain/001", "scratch/000", "scratch/001")
@@ -175,7 +176,7 @@ def machine() -> list[str]:
         flags = next((set(line.split()) for line in info.read_text().splitlines() if "flags" in line), set())
     kinds = sorted(flags & {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"})
     packages = [f"{name} {version(name)}" for name in ("numpy", "openvino", "onnx", "pillow")]
-    return [platform.machine(), *kinds, *packages]
+    return [platform.machine(), f"{cores()} cores", *kinds, *packages]
 
 
 @pytest.fixture(scope="module")

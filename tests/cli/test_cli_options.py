@@ -111,6 +111,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "std": ("0.4,0.5,0.6", (0.4, 0.5, 0.6)),
     "image_size": ("128x96", (96, 128)),
     "augment": ("rotate90,flip", ("rotate90", "flip")),
+    "bit_depth": ("12", 12),
 }
 """How values are spelled that a key's kind and limits say little about, and what they mean."""
 
