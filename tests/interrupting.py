@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 INTERRUPTIBLE = (
     "import signal\n"
@@ -38,3 +40,13 @@ def interrupted(when: Callable[[], bool], arguments: list[object], **variables: 
         child.kill()
         child.wait()
     return child.returncode, err
+
+
+def processes_with_files_in(folder: Path) -> int:
+    """How many processes have a file open there, with or without a name (Linux only)."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if entry.readlink().is_relative_to(folder):
+                found.add(entry.parts[2])
+    return len(found)
