@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interrupting import processes_with_files_in
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -138,13 +140,13 @@ def test_features_on_disk_give_the_same_model(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    spilled: set[str] = set()
+    spilled: set[int] = set()
 
     def watch(stage: str, done: int, total: int) -> None:
-        spilled.update(path.name for path in tmp_path.glob("goodparts-*/*"))
+        spilled.add(processes_with_files_in(tmp_path))
 
     on_disk = Inspector(recipe.replace({"memory_limit": 0})).fit(mini_dataset, progress=watch)
-    assert spilled == {"features"}
+    assert 1 in spilled or sys.platform != "linux"
     assert not list(tmp_path.iterdir()), "the file is gone afterwards"
     np.testing.assert_array_equal(on_disk.model.bank.features, fitted.model.bank.features)
     assert on_disk.model.calibration == fitted.model.calibration
@@ -179,10 +181,10 @@ def test_nothing_runs_on_after_an_interrupt_while_threads_start(
 ) -> None:
     running: list[object] = []
 
-    def slow(image: Any, *, pixel_limit: int) -> NDArray[np.uint8]:
+    def slow(image: Any, **options: Any) -> NDArray[np.uint8]:
         running.append(image)
         time.sleep(0.2)
-        pixels = read_image(image, pixel_limit=pixel_limit)
+        pixels = read_image(image, **options)
         running.remove(image)
         return pixels
 
