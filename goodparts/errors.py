@@ -76,7 +76,7 @@ class BackboneError(GoodpartsError):
 
 
 class ModelError(GoodpartsError):
-    """A model file is damaged, of a newer format, or no model at all."""
+    """A model file is damaged, of a newer format, not signed as it has to be, or no model at all."""
 
 
 class OutputError(GoodpartsError):

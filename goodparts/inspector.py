@@ -20,6 +20,7 @@ from goodparts import parallel
 from goodparts.data.bit_depth import with_bit_depth
 from goodparts.data.good_images import Good, GoodImages
 from goodparts.data.images import PIXEL_LIMIT, ImageLike, path_of, read_image
+from goodparts.decision.drift import Drift
 from goodparts.decision.inspection import Inspection
 from goodparts.errors import ImageError, ModelError
 from goodparts.model import export, file, fit, recalibrate, update
@@ -30,10 +31,10 @@ from goodparts.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from goodparts.data.dataset import Dataset
-    from goodparts.decision.drift import Drift
     from goodparts.evaluation.evaluation import Evaluation, Observer
 
 Result = TypeVar("Result")
+StrPath = str | os.PathLike[str]
 
 
 class Inspector:
@@ -48,7 +49,7 @@ class Inspector:
 
     def __init__(
         self,
-        recipe: Recipe | str | os.PathLike[str] | None = None,
+        recipe: Recipe | StrPath | None = None,
         *,
         workers: int | None = None,
         pixel_limit: int | None = None,
@@ -71,9 +72,16 @@ class Inspector:
         return self._ready.precision
 
     @classmethod
-    def load(cls, path: str | Path, *, workers: int | None = None, pixel_limit: int | None = None) -> Self:
-        """An inspector from a model file; ModelError if it is none, damaged or too new."""
-        model = file.load(path)
+    def load(
+        cls,
+        path: StrPath,
+        *,
+        workers: int | None = None,
+        pixel_limit: int | None = None,
+        require_signature: StrPath | None = None,
+    ) -> Self:
+        """An inspector from a model file; ModelError if it is none, damaged, too new, or not signed by a .pub's key."""
+        model = file.load(path, require_signature)
         inspector = cls(model.recipe, workers=workers, pixel_limit=pixel_limit)
         inspector._set_model(model)
         return inspector
@@ -196,11 +204,7 @@ class Inspector:
         return self._ready.score_many(images, self._read, workers=self.workers)
 
     def evaluate(
-        self,
-        data: Dataset | str | os.PathLike[str],
-        *,
-        observe: Observer | None = None,
-        progress: ProgressLike = None,
+        self, data: Dataset | StrPath, *, observe: Observer | None = None, progress: ProgressLike = None
     ) -> Evaluation:
         """Inspect a labelled test set, its folder or a `Dataset`; see `goodparts.evaluation.evaluation.evaluate`.
 
@@ -221,8 +225,6 @@ class Inspector:
 
         Feed it `drift.add(inspection.score, inspection.statistics)` for every part; statistics need the quality gate.
         """
-        from goodparts.decision.drift import Drift
-
         return Drift.of(self.model.calibration, seed=seed)
 
     # ---- inside
@@ -230,9 +232,7 @@ class Inspector:
     @property
     def _ready(self) -> Predictor:
         if self._predictor is None:
-            raise ModelError(
-                "this inspector has learnt nothing yet: call fit(good_images) or Inspector.load(path)"
-            )
+            raise ModelError("this inspector has learnt nothing yet: call fit(good_images) or load(path)")
         return self._predictor
 
     def _set_model(self, model: Model) -> None:

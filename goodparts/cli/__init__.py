@@ -19,6 +19,7 @@ from goodparts.cli.inspect import evaluate, inspect
 from goodparts.cli.model import calibrate, card_command, export, update
 from goodparts.cli.options import WIDTH
 from goodparts.cli.roi import roi_command
+from goodparts.cli.sign import sign
 from goodparts.cli.streams import StdoutError, complain, watched_streams
 from goodparts.errors import GoodpartsError, brief
 from goodparts.version import __version__
@@ -60,6 +61,7 @@ for command in (
     update,
     card_command,
     export,
+    sign,
     check,
     roi_command,
     demo,

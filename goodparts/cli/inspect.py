@@ -15,6 +15,7 @@ from goodparts.cli.options import (
     json_option,
     pixel_limit_option,
     progress_bars,
+    signature_option,
     strict_option,
     workers_option,
 )
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE|FOLDER...")
 @click.option("--out", type=click.Path(path_type=Path), help="Write panels, maps and masks into this folder.")
 @strict_option
+@signature_option
 @workers_option
 @pixel_limit_option
 @click.option(
@@ -60,6 +62,7 @@ def inspect(
     images: tuple[Path, ...],
     out: Path | None,
     strict: bool,
+    require_signature: Path | None,
     workers: int | None,
     pixel_limit: int | None,
     exit_zero: bool,
@@ -77,7 +80,9 @@ def inspect(
 
     paths = expand(images)
     print_findings(passed_over(images), strict)
-    inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
+    inspector = Inspector.load(
+        model, workers=workers, pixel_limit=pixel_limit, require_signature=require_signature
+    )
     inspector.model.calibration.threshold  # noqa: B018  (an error now rather than at the first image)
     learnt_from = inspector.model.provenance
     unlike = cache(learnt_from.unlike)
@@ -155,6 +160,7 @@ def _inspections(
 )
 @click.option("--zip-all", is_flag=True, help="Put the maps into results.zip, too.")
 @strict_option
+@signature_option
 @workers_option
 @pixel_limit_option
 @json_option
@@ -164,6 +170,7 @@ def evaluate(
     out: Path | None,
     zip_all: bool,
     strict: bool,
+    require_signature: Path | None,
     workers: int | None,
     pixel_limit: int | None,
     as_json: bool,
@@ -178,7 +185,9 @@ def evaluate(
     labelled = read_test_set(data, require_train=False)
     findings = findings_by_name(data)
     print_findings(findings, strict)
-    inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
+    inspector = Inspector.load(
+        model, workers=workers, pixel_limit=pixel_limit, require_signature=require_signature
+    )
     identity = inspector.model.identity  # an oracle decides anew, and the file stays as it is
     unwritten: list[OutputError] = []
     with progress_bars(as_json) as progress:

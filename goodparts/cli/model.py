@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from goodparts.cli.options import Command, json_option, pixel_limit_option, progress_bars, workers_option
+from goodparts.cli.options import (
+    Command,
+    json_option,
+    pixel_limit_option,
+    progress_bars,
+    signature_option,
+    workers_option,
+)
 from goodparts.cli.printing import cost, emit, print_sections, wrapped
 
 if TYPE_CHECKING:
@@ -48,6 +55,7 @@ _COMPARED = (
 @click.option(
     "--quality-gate/--no-quality-gate", default=None, help="RECHECK for images that can't be judged."
 )
+@signature_option
 @workers_option
 @pixel_limit_option
 @json_option
@@ -55,6 +63,7 @@ def calibrate(
     model: Path,
     good: tuple[Path, ...],
     out: Path | None,
+    require_signature: Path | None,
     workers: int | None,
     pixel_limit: int | None,
     as_json: bool,
@@ -70,7 +79,9 @@ def calibrate(
 
     began = time.perf_counter()
     images = _good_images(good) if good else None
-    inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
+    inspector = Inspector.load(
+        model, workers=workers, pixel_limit=pixel_limit, require_signature=require_signature
+    )
     wanted: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if (
         "false_reject_rate" in wanted
@@ -99,6 +110,7 @@ def calibrate(
 @click.option(
     "--test", "data", type=click.Path(path_type=Path), help="Labelled test set: measured before and after."
 )
+@signature_option
 @workers_option
 @pixel_limit_option
 @json_option
@@ -107,6 +119,7 @@ def update(
     good: tuple[Path, ...],
     out: Path | None,
     data: Path | None,
+    require_signature: Path | None,
     workers: int | None,
     pixel_limit: int | None,
     as_json: bool,
@@ -122,7 +135,9 @@ def update(
     began = time.perf_counter()
     images = _good_images(good)
     labelled = read_test_set(data, require_train=False) if data is not None else None
-    inspector = Inspector.load(model, workers=workers, pixel_limit=pixel_limit)
+    inspector = Inspector.load(
+        model, workers=workers, pixel_limit=pixel_limit, require_signature=require_signature
+    )
     with progress_bars(as_json) as progress:
 
         def evaluated(when: str) -> Evaluation | None:
@@ -150,13 +165,14 @@ def update(
 
 @click.command(name="card", cls=Command, epilog="\nExample: goodparts card part.goodparts > part.md")
 @click.argument("model", type=click.Path(path_type=Path))
+@signature_option
 @json_option
-def card_command(model: Path, as_json: bool) -> None:
+def card_command(model: Path, require_signature: Path | None, as_json: bool) -> None:
     """Say what a model learnt, what its threshold promises, and what nobody tested."""
     from goodparts.model import file as model_file
     from goodparts.report.card import card_record, card_text
 
-    loaded = model_file.load(model)
+    loaded = model_file.load(model, require_signature)
     if as_json:
         emit(card_record(loaded, model.stem))
     else:
@@ -205,8 +221,16 @@ def _compare(before: Evaluation, after: Evaluation) -> None:
     show_default=True,
     help="How weights and memory bank are stored; f16 halves the file and moves scores by about 0.1 %.",
 )
+@signature_option
 @json_option
-def export(model: Path, file_format: str, out: Path | None, precision: str, as_json: bool) -> None:
+def export(
+    model: Path,
+    file_format: str,
+    out: Path | None,
+    precision: str,
+    require_signature: Path | None,
+    as_json: bool,
+) -> None:
     """Write what `inspect` runs, from pixels to score and map, as a file for ONNX Runtime, OpenVINO, C++ or C#.
 
     docs/export.md describes its inputs, outputs and metadata, and how an image is prepared.
@@ -215,7 +239,7 @@ def export(model: Path, file_format: str, out: Path | None, precision: str, as_j
     from goodparts.model.export import SUFFIXES, metadata
     from goodparts.model.export import export as write
 
-    loaded = model_file.load(model)
+    loaded = model_file.load(model, require_signature)
     path = out if out is not None else model.with_suffix(SUFFIXES[file_format])
     write(loaded, path, format=file_format, precision=precision)
     files = [path, path.with_suffix(".bin")] if file_format == "openvino" else [path]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -44,6 +45,12 @@ pixel_limit_option = click.option(
 strict_option = click.option("--strict", is_flag=True, help="Files that are passed over are an error.")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Machine-readable lines on standard output."
+)
+signature_option = click.option(
+    "--require-signature",
+    metavar="PUBLICKEY",
+    type=click.Path(path_type=Path),
+    help="Refuse a model that the key of this .pub file has not signed.",
 )
 offline_option = click.option("--offline", is_flag=True, help="Never ask the network for a backbone.")
 

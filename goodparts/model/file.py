@@ -9,7 +9,7 @@
     light.json          the light of good images, where the recipe brings others to it
     pose.safetensors    the reference that images are aligned to, where the recipe aligns them
     manifest.json       format, sha256 of every member, identity, what it was fitted on, when, with what, and
-                        how far bf16 moves scores
+                        how far bf16 moves scores; and a signature over all of it, if it was signed
 
 Nothing is pickled. Loading checks every hash, and by `schema` that each member is what it has to be.
 """
@@ -22,7 +22,7 @@ import os
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from goodparts.engines.precision import PrecisionCheck
 from goodparts.errors import BackboneError, ImageError, ModelError, RecipeError, shortened
 from goodparts.features.whitening import Whitening
 from goodparts.files import JsonRecord, replacing
+from goodparts.model import signature
 from goodparts.model.agreement import require_agreement
 from goodparts.model.model import FORMAT, Model, hashes, identity_of, members
 from goodparts.model.records import FitRecord, Provenance
@@ -53,12 +54,11 @@ _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.jso
 def save(model: Model, path: str | Path) -> Path:
     """Write a model; the file is whole or the old one stays. Returns the path, with `.goodparts` if it had no suffix.
 
+    It is unsigned, whatever it was read from.
+
     Raises:
         OutputError: it can't be written there.
     """
-    path = Path(path)
-    if not path.suffix:
-        path = path.with_suffix(SUFFIX)
     parts = members(model)
     digests = hashes(parts)
     manifest = {
@@ -69,21 +69,41 @@ def save(model: Model, path: str | Path) -> Path:
         "circumstances": model.fit_record.to_dict(),
         "precision": model.precision.to_dict(),
     }
-    with replacing(path) as stream:
-        _write_zip(stream, {"manifest.json": json.dumps(manifest, indent=1).encode(), **parts})
-    _LOGGER.info("wrote %s, identity %s", path, manifest["identity"])
-    return path
+    return _write(Path(path), manifest, parts)
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | Path, require_signature: str | Path | None = None) -> Model:
     """Read a model.
 
+    Args:
+        path: the model file.
+        require_signature: a file with a public key: the model has to be signed by the key that goes with it.
+
     Raises:
-        ModelError: there is no such file, it is no model, damaged, truncated, or of a newer version.
+        ModelError: there is no such file, it is no model, damaged, truncated, of a newer version, or not signed as it
+            has to be.
     """
-    path = Path(path)
+    model, _, _ = _read(Path(path), require_signature)
+    return model
+
+
+def sign(path: str | Path, key: str | Path, out: str | Path | None = None) -> Path:
+    """Sign a model with the private key in a PEM file; returns the path of the file, `path` itself if no other is given.
+
+    Raises:
+        ModelError: as `load`; there is no such key, or `cryptography` is not installed.
+        OutputError: it can't be written there.
+    """
+    _, manifest, parts = _read(Path(path), None)
+    return _write(Path(out or path), signature.sign(manifest, key), parts)
+
+
+def _read(path: Path, require_signature: str | Path | None) -> tuple[Model, dict[str, Any], dict[str, bytes]]:
+    """A model, its manifest and its other members."""
     with _as_model_errors(path), zipfile.ZipFile(path) as archive:
         manifest = _manifest(path, archive)
+        if require_signature is not None:
+            signature.require(path, manifest, require_signature)
         parts = _read_members(archive, manifest["sha256"])
         for name, digest in hashes(parts).items():
             if manifest["sha256"].get(name) != digest:
@@ -93,7 +113,16 @@ def load(path: str | Path) -> Model:
         if model.identity != manifest["identity"]:
             raise ValueError("manifest.json does not belong to the rest")
     _LOGGER.info("read %s, identity %s, fitted %s", path, model.identity, model.fit_record.fitted)
-    return replace(model, path=path)
+    return replace(model, path=path), manifest, parts
+
+
+def _write(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Path:
+    if not path.suffix:
+        path = path.with_suffix(SUFFIX)
+    with replacing(path) as stream:
+        _write_zip(stream, {"manifest.json": json.dumps(manifest, indent=1).encode(), **parts})
+    _LOGGER.info("wrote %s, identity %s", path, manifest["identity"])
+    return path
 
 
 def read_manifest(path: str | Path) -> JsonRecord:

@@ -163,7 +163,8 @@ _MANIFEST = fields(
             }
         ),
         "precision": fields({"largest_difference": maybe(number(0)), "images": whole()}),
-    }
+    },
+    {"signature": text("[0-9a-f]{128}"), "signed_by": _DIGEST},
 )
 
 _MAPS = fields({"peaks": each(number(), 1), "mean": number(), "std": number(0), "quantile": number()})
