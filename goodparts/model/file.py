@@ -9,7 +9,7 @@
     light.json          the light of good images, where the recipe brings others to it
     pose.safetensors    the reference that images are aligned to, where the recipe aligns them
     manifest.json       format, sha256 of every member, identity, what it was fitted on, when, with what, and
-                        how far bf16 moves scores
+                        how far bf16 moves scores; what was measured last, if anything was
 
 Nothing is pickled. Loading checks every hash, and by `schema` that each member is what it has to be.
 """
@@ -39,7 +39,7 @@ from goodparts.features.whitening import Whitening
 from goodparts.files import JsonRecord, replacing
 from goodparts.model.agreement import require_agreement
 from goodparts.model.model import FORMAT, Model, hashes, identity_of, members
-from goodparts.model.records import FitRecord, Provenance
+from goodparts.model.records import EvaluationRecord, FitRecord, Provenance
 from goodparts.model.schema import json_member, tensor_member
 from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.recipe.recipe import Recipe
@@ -68,6 +68,7 @@ def save(model: Model, path: str | Path) -> Path:
         **model.described(),
         "circumstances": model.fit_record.to_dict(),
         "precision": model.precision.to_dict(),
+        **({"evaluation": model.evaluation.to_dict()} if model.evaluation is not None else {}),
     }
     with replacing(path) as stream:
         _write_zip(stream, {"manifest.json": json.dumps(manifest, indent=1).encode(), **parts})
@@ -219,6 +220,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         provenance=Provenance(**manifest["data"]),
         fit_record=FitRecord(**manifest["circumstances"]),
         precision=PrecisionCheck(**manifest["precision"]),
+        evaluation=EvaluationRecord(**manifest["evaluation"]) if "evaluation" in manifest else None,
         preprocessor=Preprocessor.from_members(preprocessing, recipe, (height, width)),
         whitening=Whitening(tensors["whitening.mean"], tensors["whitening.matrix"])
         if "whitening.mean" in tensors
