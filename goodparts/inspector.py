@@ -140,15 +140,13 @@ class Inspector:
         """Decide anew without learning anew; the earlier decision stays in the model's history.
 
         Args:
-            good: images of good parts that were not learnt from; they alone decide from now on. None: the scores that
-                are there.
+            good: good images that were not learnt from, which alone decide from now on. None: the scores there are.
             changes: recipe keys of the decision: thresholds, false_reject_rate, confidence, minimum_area.
             progress: True for bars, or what to call with (stage, done, total).
 
         Raises:
             DatasetError: fewer than two images, or some were learnt from.
-            RecipeError: a key that is not of the decision, or not of its rule; a rule that needs more images; an oracle
-                that has seen no labelled set.
+            RecipeError: a key not of the decision, or not of its rule; too few images for it; an unseen oracle.
         """
         images = None if good is None else self._good_images(good, progress, least=2)
         self._set_decision(recalibrate.recalibrate(self._ready, images, changes or {}))
@@ -190,9 +188,9 @@ class Inspector:
         """Inspect several images at a time; results in order. Faster than `inspect` in a loop.
 
         Args:
+            images: one after another, of any kind that `inspect` takes; DatasetError for a folder or a single one.
             then: called in the worker with (index, pixels (H, W, 3) uint8, inspection); its result comes out instead.
-            on_error: what becomes of an image that can't be read or inspected: "raise" ends it all with its ImageError,
-                "return" gives that error in the image's place and goes on.
+            on_error: of an image that can't be inspected "raise" the ImageError, or "return" it in its place and go on.
             recognise: whether to look for images that were learnt from.
         """
         return self._ready.inspect_many(
@@ -208,9 +206,9 @@ class Inspector:
     ) -> Evaluation:
         """Inspect a labelled test set, its folder or a `Dataset`; see `goodparts.evaluation.evaluation.evaluate`.
 
-        With `threshold_rule = "f1"` the F1-optimal threshold on these very images is adopted first: an oracle.
+        The model keeps the figures. With `threshold_rule = "f1"` it first takes the F1-optimal threshold on these.
         """
-        from goodparts.evaluation import evaluation
+        from goodparts.evaluation import evaluation, figures
 
         test_set = evaluation.read_test_set(data) if isinstance(data, str | os.PathLike) else data
         if self.recipe.threshold_rule == "f1":
@@ -218,7 +216,9 @@ class Inspector:
             self._set_decision(self.model.with_oracle(threshold))
         inspected = evaluation.inspect_test_set(self, test_set, observe=observe, progress=progress)
         self._ready.close()  # the metrics want the memory
-        return inspected.measured()
+        measured = inspected.measured()
+        self._set_decision(self.model.with_evaluation(figures.figures(measured)))
+        return measured
 
     def drift(self, *, seed: int = 0) -> Drift:
         """Watch a stream of inspections for change against calibration; ModelError where that has too few good images.
@@ -240,7 +240,7 @@ class Inspector:
         self._predictor, self.recipe = Predictor(model), model.recipe
 
     def _set_decision(self, model: Model) -> None:
-        """The same for a model that differs in its decision alone: compiled engines stay."""
+        """The same for a model that measures alike: compiled engines stay."""
         self._predictor, self.recipe = self._ready.redecided(model), model.recipe
 
     def _good_images(self, good: Good, progress: ProgressLike, least: int = 1) -> GoodImages:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -50,3 +51,17 @@ def processes_with_files_in(folder: Path) -> int:
             if entry.readlink().is_relative_to(folder):
                 found.add(entry.parts[2])
     return len(found)
+
+
+def threads_at_work() -> int:
+    """How many threads are in a call; those that wait for the next one aside."""
+    frames, found = sys._current_frames(), 0
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        while frame is not None and (frame.f_code.co_name, Path(frame.f_code.co_filename).name) != (
+            "make",
+            "parallel.py",
+        ):
+            frame = frame.f_back
+        found += frame is not None
+    return found

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from interrupting import processes_with_files_in
+from interrupting import processes_with_files_in, threads_at_work
 from numpy.typing import NDArray
 from PIL import Image
 
-from goodparts import Inspection, Inspector, Recipe, read_dataset
+from goodparts import Inspection, Inspector, Recipe, parallel, read_dataset
 from goodparts.data.images import read_image
 from goodparts.decision.good_scores import CALIBRATION_SET
 from goodparts.errors import DatasetError, GoodpartsError, ImageError, ModelError, RecipeError
@@ -196,6 +196,7 @@ def test_nothing_runs_on_after_an_interrupt_while_threads_start(
     really_start = threading.Thread.start
     monkeypatch.setattr("goodparts.inspector.read_image", slow)
     monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(parallel, "_IDLE", {})  # so that threads are started
     with pytest.raises(KeyboardInterrupt):
         Inspector(recipe).fit(mini_dataset)
     left = list(running)
@@ -209,9 +210,8 @@ def test_nothing_runs_on_after_an_interrupt_between_held_out_scores(
     monkeypatch.setattr("goodparts.decision.good_scores.GoodScoresCollector.add", interrupt)
     with pytest.raises(KeyboardInterrupt) as caught:
         Inspector(recipe, workers=2).fit(mini_dataset)
-    alive = [thread.name for thread in threading.enumerate() if thread.name.startswith("goodparts")]
     assert caught.traceback  # as it is while what was in use is given back
-    assert not alive, "it would read features that are gone, which kills the process"
+    assert threads_at_work() == 0, "one would read features that are gone, which kills the process"
 
 
 # ---- images however they come --------------------------------------------------------------------

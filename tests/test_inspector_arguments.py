@@ -70,3 +70,11 @@ def test_progress_may_be_bars(
     assert "6/6" in printed.err
     Inspector(recipe).fit(good_files, progress=False)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("given", ["parts", Path("parts"), b"a file's bytes", np.zeros((4, 4, 3), np.uint8)])
+def test_a_folder_or_one_image_is_not_several(fitted: Inspector, given: Any) -> None:
+    with pytest.raises(DatasetError, match=r"images: expected images one after another .*\[image\]"):
+        fitted.inspect_many(given)
+    with pytest.raises(DatasetError, match="found one"):
+        fitted.score_many(given)

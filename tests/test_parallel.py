@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interrupting import threads_at_work
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from goodparts import parallel
@@ -187,20 +187,6 @@ def test_an_interrupt_stops_the_work() -> None:
     with pytest.raises(KeyboardInterrupt):
         list(parallel.parallel_map(work, range(100), workers=2))
     assert threads_at_work() == 0
-
-
-def threads_at_work() -> int:
-    """How many threads are in a call; those that wait for the next one aside."""
-    frames, found = sys._current_frames(), 0
-    for thread in threading.enumerate():
-        frame = frames.get(thread.ident or 0)
-        while frame is not None and (frame.f_code.co_name, Path(frame.f_code.co_filename).name) != (
-            "make",
-            "parallel.py",
-        ):
-            frame = frame.f_back
-        found += frame is not None
-    return found
 
 
 def test_threads_stay_for_the_next_work_and_a_call_may_have_threads_of_its_own() -> None:

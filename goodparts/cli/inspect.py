@@ -31,7 +31,7 @@ from goodparts.cli.printing import (
 )
 from goodparts.cli.streams import complain
 from goodparts.cli.tally import Tally
-from goodparts.errors import DatasetError, ImageError, OutputError
+from goodparts.errors import DatasetError, ImageError, ModelError, OutputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +75,7 @@ def inspect(
     --exit-zero too: 2 if nothing can be inspected or pictures can't be written, 3 for a fault of the program, 130 if
     interrupted.
     """
+    from goodparts.data.bit_depth import in_words
     from goodparts.data.findings_by_name import passed_over
     from goodparts.inspector import Inspector
 
@@ -84,6 +85,8 @@ def inspect(
         model, workers=workers, pixel_limit=pixel_limit, require_signature=require_signature
     )
     inspector.model.calibration.threshold  # noqa: B018  (an error now rather than at the first image)
+    if (bits := in_words(inspector.recipe.bit_depth)) is not None:
+        complain(wrapped(f"Bits     {bits}", indent=9))
     learnt_from = inspector.model.provenance
     unlike = cache(learnt_from.unlike)
     others: list[str] = []
@@ -159,6 +162,7 @@ def _inspections(
     "--out", type=click.Path(path_type=Path), help="Write metrics, pictures and a report into this folder."
 )
 @click.option("--zip-all", is_flag=True, help="Put the maps into results.zip, too.")
+@click.option("--keep", is_flag=True, help="Keep the figures in MODEL, for `goodparts card`.")
 @strict_option
 @signature_option
 @workers_option
@@ -169,6 +173,7 @@ def evaluate(
     data: Path,
     out: Path | None,
     zip_all: bool,
+    keep: bool,
     strict: bool,
     require_signature: Path | None,
     workers: int | None,
@@ -188,6 +193,11 @@ def evaluate(
     inspector = Inspector.load(
         model, workers=workers, pixel_limit=pixel_limit, require_signature=require_signature
     )
+    if keep and inspector.recipe.threshold_rule == "f1":
+        raise ModelError(
+            f"{model}: decides by f1, which is chosen anew on each labelled set, so these figures would not be those "
+            "of the model as it is; leave out --keep"
+        )
     identity = inspector.model.identity  # an oracle decides anew, and the file stays as it is
     unwritten: list[OutputError] = []
     with progress_bars(as_json) as progress:
@@ -203,6 +213,8 @@ def evaluate(
                 notes=[finding.message for finding in findings],
                 progress=progress,
             )
+    if keep:
+        inspector.save(model)
     print_evaluation(
         inspector,
         found,

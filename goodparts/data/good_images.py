@@ -126,14 +126,39 @@ class GoodImages:
         return dataset.hash_file_list([path.absolute() for path in paths], common)
 
 
+def require_several(images: object) -> None:
+    """Raise DatasetError, in words, where a folder or one image is given in the place of several."""
+    if isinstance(images, str | os.PathLike):
+        raise DatasetError(
+            f"images: expected images one after another (a list, a generator, an array (n, H, W, 3)), found one path, "
+            f"{os.fspath(images)!r}; of a single image, give [image]; of a folder, "
+            "goodparts.data.folders.list_images(folder)"
+        )
+    if _is_single(images):
+        raise DatasetError(_found_one("images: expected", images))
+
+
 def _in_order(good: Iterable[ImageLike]) -> Sequence[ImageLike]:
     """Images that are given one after another; a sequence as it is, since it may make them when asked for."""
-    single = isinstance(good, bytes | bytearray | memoryview) or (
-        isinstance(good, np.ndarray) and (good.ndim < 3 or (good.ndim == 3 and good.shape[2] in (3, 4)))
-    )
-    if single or not isinstance(good, Iterable):
-        raise DatasetError(
-            f"good: expected a folder, or images one after another (a list, a generator, an array (n, H, W, 3)), found "
-            f"one {type(good).__name__}; of a single image, give [image]"
-        )
+    if _is_single(good):
+        raise DatasetError(_found_one("good: expected a folder, or", good))
     return good if isinstance(good, Sequence) else list(good)
+
+
+def _is_single(images: object) -> bool:
+    return (
+        isinstance(images, bytes | bytearray | memoryview)
+        or hasattr(images, "read")  # an open file, which would give its lines
+        or not isinstance(images, Iterable)
+        or (
+            isinstance(images, np.ndarray)
+            and (images.ndim < 3 or (images.ndim == 3 and images.shape[2] in (3, 4)))
+        )
+    )
+
+
+def _found_one(expected: str, images: object) -> str:
+    return (
+        f"{expected} images one after another (a list, a generator, an array (n, H, W, 3)), found one "
+        f"{type(images).__name__}; of a single image, give [image]"
+    )

@@ -9,7 +9,8 @@
     light.json          the light of good images, where the recipe brings others to it
     pose.safetensors    the reference that images are aligned to, where the recipe aligns them
     manifest.json       format, sha256 of every member, identity, what it was fitted on, when, with what, and
-                        how far bf16 moves scores; and a signature over all of it, if it was signed
+                        how far bf16 moves scores; what was measured last, if anything was; and a signature over all
+                        of it, if it was signed
 
 Nothing is pickled. Loading checks every hash, and by `schema` that each member is what it has to be.
 """
@@ -40,7 +41,7 @@ from goodparts.files import JsonRecord, replacing
 from goodparts.model import signature
 from goodparts.model.agreement import require_agreement
 from goodparts.model.model import FORMAT, Model, hashes, identity_of, members
-from goodparts.model.records import FitRecord, Provenance
+from goodparts.model.records import EvaluationRecord, FitRecord, Provenance
 from goodparts.model.schema import json_member, tensor_member
 from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.recipe.recipe import Recipe
@@ -49,6 +50,9 @@ _LOGGER = logging.getLogger(__name__)
 SUFFIX = ".goodparts"
 _MOST_DOTS = 100  # in a line of a recipe
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
+
+
+StrPath = str | os.PathLike[str]
 
 
 def save(model: Model, path: str | Path) -> Path:
@@ -68,11 +72,12 @@ def save(model: Model, path: str | Path) -> Path:
         **model.described(),
         "circumstances": model.fit_record.to_dict(),
         "precision": model.precision.to_dict(),
+        **({"evaluation": model.evaluation.to_dict()} if model.evaluation is not None else {}),
     }
     return _write(Path(path), manifest, parts)
 
 
-def load(path: str | Path, require_signature: str | Path | None = None) -> Model:
+def load(path: StrPath, require_signature: StrPath | None = None) -> Model:
     """Read a model.
 
     Args:
@@ -88,7 +93,8 @@ def load(path: str | Path, require_signature: str | Path | None = None) -> Model
 
 
 def sign(path: str | Path, key: str | Path, out: str | Path | None = None) -> Path:
-    """Sign a model with the private key in a PEM file; returns the path of the file, `path` itself if no other is given.
+    """Sign a model with the private key in a PEM file, in place unless `out` says where; returns the path.
+
 
     Raises:
         ModelError: as `load`; there is no such key, or `cryptography` is not installed.
@@ -98,7 +104,7 @@ def sign(path: str | Path, key: str | Path, out: str | Path | None = None) -> Pa
     return _write(Path(out or path), signature.sign(manifest, key), parts)
 
 
-def _read(path: Path, require_signature: str | Path | None) -> tuple[Model, dict[str, Any], dict[str, bytes]]:
+def _read(path: Path, require_signature: StrPath | None) -> tuple[Model, dict[str, Any], dict[str, bytes]]:
     """A model, its manifest and its other members."""
     with _as_model_errors(path), zipfile.ZipFile(path) as archive:
         manifest = _manifest(path, archive)
@@ -248,6 +254,7 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
         provenance=Provenance(**manifest["data"]),
         fit_record=FitRecord(**manifest["circumstances"]),
         precision=PrecisionCheck(**manifest["precision"]),
+        evaluation=EvaluationRecord(**manifest["evaluation"]) if "evaluation" in manifest else None,
         preprocessor=Preprocessor.from_members(preprocessing, recipe, (height, width)),
         whitening=Whitening(tensors["whitening.mean"], tensors["whitening.matrix"])
         if "whitening.mean" in tensors

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from goodparts.decision.calibration import Calibration
 from goodparts.engines.precision import UNCHECKED, PrecisionCheck
 from goodparts.errors import BackboneError, ModelError
 from goodparts.features.whitening import Whitening
-from goodparts.model.records import FitRecord, Provenance
+from goodparts.model.records import EvaluationRecord, FitRecord, Provenance
 from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.recipe.recipe import Recipe
 
@@ -41,6 +41,8 @@ class Model:
         provenance: what it was learnt from. Part of the identity.
         fit_record: when, where, how long, with which versions. Not part of the identity.
         precision: how far bf16 moves scores on the machine of fitting. Not part of the identity.
+        evaluation: what was measured last, of this very bank and decision; None where nothing was. Not part of the
+            identity.
         path: the file that it was read from, which errors name; None where it was not. Not part of the identity.
     """
 
@@ -53,6 +55,7 @@ class Model:
     provenance: Provenance
     fit_record: FitRecord
     precision: PrecisionCheck = UNCHECKED
+    evaluation: EvaluationRecord | None = None
     path: Path | None = None
 
     @property
@@ -61,12 +64,16 @@ class Model:
         return self.preprocessor.crop_grid
 
     def with_calibration(self, calibration: Calibration) -> Model:
-        """The same with another decision."""
-        return replace(self, calibration=calibration)
+        """The same with another decision, of which nothing was measured yet."""
+        return replace(self, calibration=calibration, evaluation=None)
 
     def with_oracle(self, threshold: float) -> Model:
         """The same with the F1-optimal threshold of a labelled set."""
         return self.with_calibration(self.calibration.with_oracle(threshold))
+
+    def with_evaluation(self, figures: Mapping[str, Any]) -> Model:
+        """The same that keeps the figures of an evaluation, made just now."""
+        return replace(self, evaluation=EvaluationRecord.of(figures))
 
     def pipeline(self) -> Graph:
         """From pixels to distances and score: the graph that `inspect` runs and an export writes.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from goodparts import parallel
 from goodparts.bank.search import Piece, search
 from goodparts.bank.search_graph import side_by_side
-from goodparts.data.good_images import GoodImages, Read
+from goodparts.data.good_images import GoodImages, Read, require_several
 from goodparts.data.images import ImageLike, name_of, path_of
 from goodparts.data.structure import in_hand
 from goodparts.decision.inspection import Inspection
@@ -126,11 +126,13 @@ class Predictor:
         """Inspect several images at a time; see `Inspector.inspect_many`.
 
         Raises:
+            DatasetError: a folder or one image is given in the place of several.
             ImageError: with `on_error = "raise"`, where that image's result would have come.
             ValueError: `on_error` is something else.
         """
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error: expected raise or return, found {on_error!r}")
+        require_several(images)
         self.open()  # before there are threads
 
         def inspect_one(item: tuple[int, ImageLike]) -> Any:
@@ -149,7 +151,8 @@ class Predictor:
         return parallel.parallel_map(inspect_one, enumerate(images), workers=workers)
 
     def score_many(self, images: Images, read: Read, *, workers: int) -> Iterator[float]:
-        """Only the anomaly scores, in order; needs no threshold."""
+        """Only the anomaly scores, in order; needs no threshold. DatasetError as `inspect_many`."""
+        require_several(images)
         self.open()
         workers = self.model.preprocessor.max_parallel_images(workers)
 

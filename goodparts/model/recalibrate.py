@@ -66,6 +66,7 @@ def recalibrate(predictor: Predictor, good: GoodImages | None, changes: Mapping[
         recipe=recipe,
         preprocessor=replace(model.preprocessor, recipe=recipe),
         calibration=model.calibration.decide(recipe, calibration_set=calibration_set),
+        evaluation=None,
     )
 
 

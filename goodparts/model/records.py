@@ -1,4 +1,4 @@
-"""What a model says of how it came about: from what it learnt, and when, where and with what."""
+"""What a model says of how it came about: from what it learnt, when, where and with what, and what was measured."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from goodparts.data.good_images import Good, GoodImages
 from goodparts.features.extract import GoodFeatures
@@ -126,6 +126,48 @@ class FitRecord:
             seconds={stage: round(value, 3) for stage, value in clock.seconds.items()},
             versions=versions,
         )
+
+    def to_dict(self) -> JsonRecord:
+        """As JSON takes it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """What a model reached on the labelled test set that it was measured on last. Not part of its identity.
+
+    Attributes:
+        name: of the data set.
+        evaluated: date and time, ISO 8601, UTC.
+        images: that were inspected.
+        image_auroc: None where it is undefined: only good or only bad images.
+        pixel_auroc: None where it is undefined: no masks.
+        good: good images that were judged.
+        rejected: of these that are BAD.
+        bad: bad images that were judged.
+        missed: of these that are GOOD.
+        rechecks: images that could not be judged.
+        learnt_from: images that the model learnt from, which flatter it.
+        by_class: of each class of defect: defect_class, images, found, rechecks.
+    """
+
+    name: str
+    evaluated: str
+    images: int
+    image_auroc: float | None
+    pixel_auroc: float | None
+    good: int
+    rejected: int
+    bad: int
+    missed: int
+    rechecks: int
+    learnt_from: int
+    by_class: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, figures: Mapping[str, Any]) -> Self:
+        """Of the figures of an evaluation that ends now."""
+        return cls(evaluated=datetime.now(UTC).isoformat(timespec="seconds"), **figures)
 
     def to_dict(self) -> JsonRecord:
         """As JSON takes it."""

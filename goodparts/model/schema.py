@@ -137,6 +137,17 @@ def maybe(of: Check) -> Check:
 _DIGEST = text("[0-9a-f]{64}")
 _THREE = each(number(), 3, 3)
 
+_EVALUATION = fields(
+    {
+        **dict.fromkeys(("name", "evaluated"), text()),
+        **dict.fromkeys(("images", "good", "rejected", "bad", "missed", "rechecks", "learnt_from"), whole()),
+        **dict.fromkeys(("image_auroc", "pixel_auroc"), maybe(number(0, 1))),
+        "by_class": each(
+            fields({"defect_class": text(), **dict.fromkeys(("images", "found", "rechecks"), whole())})
+        ),
+    }
+)
+
 _MANIFEST = fields(
     {
         "format": whole(1, FORMAT),
@@ -164,7 +175,7 @@ _MANIFEST = fields(
         ),
         "precision": fields({"largest_difference": maybe(number(0)), "images": whole()}),
     },
-    {"signature": text("[0-9a-f]{128}"), "signed_by": _DIGEST},
+    {"evaluation": _EVALUATION, "signature": text("[0-9a-f]{128}"), "signed_by": _DIGEST},
 )
 
 _MAPS = fields({"peaks": each(number(), 1), "mean": number(), "std": number(0), "quantile": number()})

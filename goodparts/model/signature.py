@@ -67,7 +67,7 @@ def new_key(path: str | Path) -> Path:
     return public
 
 
-def sign(manifest: Mapping[str, Any], key: str | Path) -> dict[str, Any]:
+def sign(manifest: Mapping[str, Any], key: str | os.PathLike[str]) -> dict[str, Any]:
     """A manifest with a signature by the private key in a PEM file, in place of another, if there was one.
 
     Raises:
@@ -81,7 +81,7 @@ def sign(manifest: Mapping[str, Any], key: str | Path) -> dict[str, Any]:
     }
 
 
-def require(path: Path, manifest: Mapping[str, Any], key: str | Path) -> None:
+def require(path: Path, manifest: Mapping[str, Any], key: str | os.PathLike[str]) -> None:
     """Raise ModelError unless a manifest, that of the model at `path`, is signed by the key whose public half this is.
 
     Raises:
@@ -94,8 +94,8 @@ def require(path: Path, manifest: Mapping[str, Any], key: str | Path) -> None:
     expected = _in_hex(public)
     if any(name not in manifest for name in _KEYS):
         raise ModelError(
-            f"{path}: is not signed; expected a signature by the key of {key} ({expected[:12]}); take the signed file, or "
-            f"sign this one, if you trust it: goodparts sign {path} --key KEY.pem"
+            f"{path}: is not signed; expected a signature by the key of {key} ({expected[:12]}); take the signed file, "
+            f"or sign this one, if you trust it: goodparts sign {path} --key KEY.pem"
         )
     if manifest["signed_by"] != expected:
         raise ModelError(

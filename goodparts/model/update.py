@@ -72,5 +72,6 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
         calibration=calibration.decide(recipe),
         provenance=model.provenance.joined(Provenance.of(good, features), model.identity),
         fit_record=FitRecord.of(source, clock),
+        evaluation=None,
     )
     return with_precision_check(grown, good)

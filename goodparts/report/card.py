@@ -20,6 +20,7 @@ from goodparts.preprocessing import framing, tiling
 from goodparts.recipe import copies as recipe_copies
 from goodparts.recipe.recipe import Recipe
 from goodparts.recipe.values import size_text
+from goodparts.report.last_evaluation import CLASS_HEAD, class_rows, in_words
 
 FEW = 20  # good images: with fewer, a threshold is a guess
 _COARSE = 4.0  # times that images are reduced, from which on tiles are worth a hint
@@ -32,6 +33,7 @@ FEWER = "What fewer false rejects need"
 DECISION = "The threshold"
 RARITY = "How rare a score is"
 LEAST = "Good images that look least like the rest"
+EVALUATED = "The last evaluation"
 UNTESTED = "Not tested"
 LEARNT = "What was learnt"
 EARLIER = "Earlier decisions"
@@ -77,6 +79,7 @@ def card(model: Model) -> tuple[Section, ...]:
         Section(DECISION, tuple(_decision(model)), _zones(calibration.decision)),
         Section(RARITY, tuple(_rarity(calibration))),
         *_least_alike(calibration),
+        *_evaluated(model),
         Section(UNTESTED, tuple(_untested(model))),
         Section(LEARNT, tuple(_learnt(model)), folded=True),
     ]
@@ -121,6 +124,7 @@ def card_record(model: Model, name: str) -> JsonRecord:
         "precision_check": model.precision.to_dict(),
         "seen_share": model.provenance.seen_share,
         "zones": [asdict(zone) for zone in calibration.decision.zones],
+        "evaluation": None if model.evaluation is None else model.evaluation.to_dict(),
     }
     if calibration.decision.threshold is not None:
         bound = calibration.false_reject_bound(model.recipe.confidence)
@@ -386,6 +390,15 @@ def _least_alike(calibration: Calibration) -> tuple[Section, ...]:
     head = ("image", "× threshold" if threshold else "score", "verdict")
     lines = ("Look at these: a defect hidden among the good images would be here.",)
     return (Section(LEAST, lines, Table(head, rows)),) if rows else ()
+
+
+def _evaluated(model: Model) -> tuple[Section, ...]:
+    found = model.evaluation
+    if found is None:
+        return ()
+    oracle = model.calibration.decision.threshold_rule == "f1"
+    table = Table(CLASS_HEAD, class_rows(found)) if found.by_class else None
+    return (Section(EVALUATED, in_words(found, oracle=oracle), table),)
 
 
 def _side(score: float, threshold: float | None) -> str:

@@ -11,6 +11,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -59,7 +60,7 @@ def write_results(
         inspector: whose threshold is decided.
         data: from `read_test_set`: a mask of a wrong size ends this only when its image is inspected.
         out: the results folder.
-        model_path: of the inspector's model, which is saved again where the evaluation changed it (the oracle).
+        model_path: of the inspector's model, which is saved again with what the evaluation measured.
         saved: where it has been saved until the results are whole; see `place_of_model`.
         zip_all: also pack anomaly maps and models.
         unwritten: called, in a worker, for every image whose pictures can't be written; without it that ends all.
@@ -95,8 +96,8 @@ def write_results(
 
         write_text(new / "recipe.toml", inspector.recipe.to_toml())
         evaluation = inspector.evaluate(data, observe=observe, progress=progress)
-        if saved is not None and inspector.recipe.threshold_rule == "f1":
-            inspector.save(saved)  # the oracle's threshold is known only now
+        if saved is not None:
+            inspector.save(saved)  # with what was measured, and an oracle's threshold, known only now
         progress = progress or silent
         progress("report", 0, 3)
         write_metrics(new / "metrics.json", evaluation)
@@ -218,7 +219,7 @@ def facts(model: Model, evaluation: Evaluation) -> dict[str, object]:
         "inspect_ms": 1000 * evaluation.inspect_seconds / len(evaluation.images),
         "share_not_looked_at": evaluation.metrics["not_looked_share"],
         "recipe": model.recipe.to_toml(comments=False),
-        "card": card(model),
+        "card": card(replace(model, evaluation=None)),  # the report itself says what was measured
     }
 
 

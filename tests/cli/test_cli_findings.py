@@ -61,3 +61,14 @@ def test_files_that_are_passed_over_are_said_or_an_error(
     for finding in (good / "098.heic", odd / "test" / "stain" / "004.heic"):
         finding.unlink()
     assert goodparts("inspect", fitted_file, good, "--strict").code == 0
+
+
+def test_inspect_says_the_bit_depth_once(
+    goodparts: Run, recipe_file: Path, model: Path, mini_dataset: Path, tmp_path: Path
+) -> None:
+    deep = tmp_path / "deep.goodparts"
+    good = mini_dataset / "train" / "good"
+    fit = goodparts("fit", good, "--recipe", recipe_file, "--bit-depth", "12", "--model", deep)
+    assert fit.code == 0, fit.err
+    assert goodparts("inspect", deep, mini_dataset / "test" / "good").err.count("12 bits are in use") == 1
+    assert "bits" not in goodparts("inspect", model, mini_dataset / "test" / "good").err
