@@ -95,7 +95,6 @@ def load(path: StrPath, require_signature: StrPath | None = None) -> Model:
 def sign(path: str | Path, key: str | Path, out: str | Path | None = None) -> Path:
     """Sign a model with the private key in a PEM file, in place unless `out` says where; returns the path.
 
-
     Raises:
         ModelError: as `load`; there is no such key, or `cryptography` is not installed.
         OutputError: it can't be written there.
