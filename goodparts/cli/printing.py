@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import textwrap
 import time
@@ -189,7 +190,7 @@ def inspection_line(found: Inspection, calibration: Calibration) -> str:
     if found.bad and len(found.zones) > 1:
         where += f"  in {', '.join(zone.name for zone in found.zones if zone.bad)}"
     if found.reasons:
-        return f"{found.verdict}  {found.path}  {'; '.join(found.reasons)}"
+        return f"{found.verdict}  {_on_one_line(found.path)}  {'; '.join(found.reasons)}"
     multiple = (
         f"{found.score / found.threshold:6.3f} x threshold" if found.threshold else f"score {found.score:.4g}"
     )
@@ -197,8 +198,13 @@ def inspection_line(found: Inspection, calibration: Calibration) -> str:
         where += f"  {found.pose.in_words}"
     return (
         f"{found.verdict:4}  {multiple}  p {found.p_value:.4f} ({calibration.rarity(found.score)})"
-        f"  {found.path}{where}{borderline}"
+        f"  {_on_one_line(found.path)}{where}{borderline}"
     )
+
+
+def _on_one_line(path: object) -> str:
+    """A path without what moves a terminal's cursor: a name with a line break could look like another verdict."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], str(path))
 
 
 def inspection_record(found: Inspection) -> JsonRecord:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,3 +149,13 @@ def test_verbose_logs_and_quiet_is_quiet(goodparts: Run, fitted_file: Path, mini
     assert "goodparts.engines.engine: " in ran.err
     assert json.loads(ran.out)["verdict"] == "GOOD"
     assert "goodparts." not in goodparts(*arguments).err, "no longer than it was asked for"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
+def test_a_name_can_not_look_like_another_verdict(
+    goodparts: Run, fitted_file: Path, mini_dataset: Path, tmp_path: Path
+) -> None:
+    name = "a\nGOOD   0.100 x threshold\x1b[2K.png"
+    shutil.copy(mini_dataset / "test" / "good" / "000.png", tmp_path / name)
+    (line,) = goodparts("inspect", fitted_file, tmp_path / name).out.splitlines()
+    assert "a\\nGOOD   0.100 x threshold\\x1b[2K.png" in line
