@@ -92,6 +92,7 @@ def answer(engine: Engine) -> float:
 
 def test_an_interrupt_after_engines_were_let_go() -> None:
     script = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 engines = [open_engine(convolution()) for _ in range(2)]
 while engines:
     engines.pop(0)
