@@ -74,7 +74,7 @@ def save(model: Model, path: str | Path) -> Path:
         "precision": model.precision.to_dict(),
         **({"evaluation": model.evaluation.to_dict()} if model.evaluation is not None else {}),
     }
-    return _write(Path(path), manifest, parts)
+    return _write(_with_suffix(path), manifest, parts)
 
 
 def load(path: StrPath, require_signature: StrPath | None = None) -> Model:
@@ -100,7 +100,7 @@ def sign(path: str | Path, key: str | Path, out: str | Path | None = None) -> Pa
         OutputError: it can't be written there.
     """
     _, manifest, parts = _read(Path(path), None)
-    return _write(Path(out or path), signature.sign(manifest, key), parts)
+    return _write(_with_suffix(out) if out else Path(path), signature.sign(manifest, key), parts)
 
 
 def _read(path: Path, require_signature: StrPath | None) -> tuple[Model, dict[str, Any], dict[str, bytes]]:
@@ -117,13 +117,16 @@ def _read(path: Path, require_signature: StrPath | None) -> tuple[Model, dict[st
         require_agreement(model, manifest)
         if model.identity != manifest["identity"]:
             raise ValueError("manifest.json does not belong to the rest")
-    _LOGGER.info("read %s, identity %s, fitted %s", path, model.identity, model.fit_record.fitted)
+    _LOGGER.info("read %s, identity %s, fitted %s", path, manifest["identity"], model.fit_record.fitted)
     return replace(model, path=path), manifest, parts
 
 
+def _with_suffix(path: str | Path) -> Path:
+    path = Path(path)
+    return path if path.suffix else path.with_suffix(SUFFIX)
+
+
 def _write(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Path:
-    if not path.suffix:
-        path = path.with_suffix(SUFFIX)
     with replacing(path) as stream:
         _write_zip(stream, {"manifest.json": json.dumps(manifest, indent=1).encode(), **parts})
     _LOGGER.info("wrote %s, identity %s", path, manifest["identity"])

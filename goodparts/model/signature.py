@@ -59,8 +59,8 @@ def new_key(path: str | Path) -> Path:
             place.parent.mkdir(parents=True, exist_ok=True)
             _write_new(place, text, _OWNER if place == path else _EVERYBODY, made)
     except BaseException as error:
-        for place in made:
-            place.unlink(missing_ok=True)
+        for written in made:
+            written.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise output_error(place, error) from error
         raise

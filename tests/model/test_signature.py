@@ -92,6 +92,20 @@ def test_keys_are_told_apart_and_never_overwritten(signed: Path, key: Path, tmp_
         file.sign(signed, tmp_path / "nowhere.pem")
 
 
+def test_a_public_key_that_is_there_is_the_one_named(tmp_path: Path) -> None:
+    (tmp_path / "release.pub").write_text("another's")
+    with pytest.raises(OutputError, match=r"release\.pub"):
+        signature.new_key(tmp_path / "release.pem")
+    assert [path.name for path in tmp_path.iterdir()] == ["release.pub"]
+
+
+def test_a_model_without_a_suffix_is_signed_in_place(fitted_file: Path, key: Path, tmp_path: Path) -> None:
+    bare = Path(shutil.copy(fitted_file, tmp_path / "part"))
+    assert file.sign(bare, key) == bare
+    assert not bare.with_suffix(".goodparts").exists()
+    Inspector.load(bare, require_signature=key.with_suffix(".pub"))
+
+
 def test_without_the_package_it_is_said_what_to_install(
     fitted_file: Path, key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
