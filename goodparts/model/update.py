@@ -20,7 +20,11 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
     """A model that has learnt from more good images; see `Inspector.update`. `source`: where they came from."""
     recipe, before, preprocessor = model.recipe, model.calibration, model.preprocessor
     clock = Clock()
-    given = {preprocessor.prepare_good(good, index).digest: index for index in range(len(good))}
+    workers = preprocessor.max_parallel_images(good.workers)
+    digests = good.map(
+        lambda index: preprocessor.prepare_good(good, index).digest, range(len(good)), workers=workers
+    )
+    given = {digest: index for index, digest in enumerate(digests)}
     known = set(before.digests)
     new = [index for digest, index in given.items() if digest not in known]
     if not new:
