@@ -182,7 +182,7 @@ def with_precision_check(model: Model, good: GoodImages) -> Model:
 
     def scores(index: int) -> list[float]:
         pixels = good.pixels(index)
-        return [predictor.measure(pixels, index).score for predictor in predictors]
+        return [predictor.measure(pixels, name_of(good.images[index])).score for predictor in predictors]
 
     found = []
     for pair in good.map(scores, sample, workers=model.preprocessor.max_parallel_images(good.workers)):
