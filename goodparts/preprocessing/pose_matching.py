@@ -234,7 +234,8 @@ class Template:
         """The pose that agrees best, and the best of the others, as far as recipe.pose and pose_angle let it look."""
         turns = recipe.pose == "rigid"
         starts = self._turns(edges, recipe.pose_angle) if turns else self._shifts(edges)
-        found = [self._refined(edges, start, 2, turns) for start in (Motion(0, 0, 0), *starts)]
+        halved = pooled(edges, 2)
+        found = [self._refined(halved, start, 2, turns) for start in (Motion(0, 0, 0), *starts)]
         found.sort(key=lambda one: -one.quality)
         best = self._refined(edges, found[0].motion, 1, turns)
         others = [one for one in found[1:] if _apart(one.motion, best.motion)]
@@ -246,7 +247,8 @@ class Template:
         starts = self._shifts(self.edges)
         if turns:
             starts += self._turns(self.edges, min(180.0, 2 * recipe.pose_angle))
-        found = (self._refined(self.edges, start, 2, turns) for start in starts)
+        halved, _ = self._levels[2]
+        found = (self._refined(halved, start, 2, turns) for start in starts)
         none = Motion(0, 0, 0)
         return tuple(one.motion for one in found if one.quality >= ALIKE and _apart(one.motion, none))
 
@@ -287,10 +289,9 @@ class Template:
         rows, columns = (np.arange(-far, far + 1) for far in reach)
         return correlation[:, rows[:, None] % side, columns % side], rows, columns
 
-    def _refined(self, edges: Edges, start: Motion, pool: int, turns: bool, rounds: int = 8) -> Found:
-        """The pose near `start` in which edges agree best, by Gauss-Newton on edges pooled by `pool`."""
+    def _refined(self, image: Edges, start: Motion, pool: int, turns: bool, rounds: int = 8) -> Found:
+        """The pose near `start` in which edges that were pooled by `pool` agree best, by Gauss-Newton."""
         template, change = self._levels[pool]
-        image = pooled(edges, pool)
         motion = Motion(start.angle, start.x / pool, start.y / pool)
         wanted = template.field.ravel()
         free = slice(None) if turns else slice(1, None)
