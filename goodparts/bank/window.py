@@ -50,8 +50,8 @@ class Neighbourhood(Protocol):
     def cells_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
         """The cells of rows of patches, which come image by image, and in an image grid by grid, (r,) int32."""
 
-    def positions(self, *cells: NDArray[np.int32]) -> Positions:
-        """Positions of points at these cells, (n,) int32 in all."""
+    def positions(self, cells: NDArray[np.int32]) -> Positions:
+        """Positions of points at these cells, (n,) int32."""
 
     def start(self, cells: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.int64]:
         """Those of points at some cells with which the greedy choice begins: every point sees one of them."""
@@ -99,7 +99,7 @@ class Everywhere:
         """0 for all: there is one place."""
         return np.zeros(len(rows), dtype=np.int32)
 
-    def positions(self, *cells: NDArray[np.int32]) -> Positions:
+    def positions(self, cells: NDArray[np.int32]) -> Positions:
         """Anywhere."""
         return ANYWHERE
 
@@ -160,9 +160,9 @@ class Window:
         """The cells of rows of patches, (r,) int32."""
         return (rows % (self.grid[0] * self.grid[1])).astype(np.int32)
 
-    def positions(self, *cells: NDArray[np.int32]) -> GridPositions:
+    def positions(self, cells: NDArray[np.int32]) -> GridPositions:
         """Positions on the grid."""
-        return GridPositions(self.grid, self.reach, np.concatenate(cells))
+        return GridPositions(self.grid, self.reach, cells)
 
     def start(self, cells: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.int64]:
         """A few of them, spread over the grid."""

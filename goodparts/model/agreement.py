@@ -14,8 +14,7 @@ from goodparts.model.model import Model
 from goodparts.preprocessing.light import Light
 from goodparts.preprocessing.pose import Alignment
 from goodparts.preprocessing.pose_matching import SIDE
-
-_MOST_TILES = 20_000  # of 16 pixels each, a canvas of 2,200 x 2,200 pixels
+from goodparts.preprocessing.tiling import MOST_TILES
 
 
 def require_agreement(model: Model, manifest: Mapping[str, Any]) -> None:
@@ -75,7 +74,7 @@ def _require_places(model: Model) -> None:
     )
     tiling = preprocessor.tiling
     if recipe.tiling:
-        _require(len(tiling) <= _MOST_TILES, f"tiles.json: more than {_MOST_TILES:,} tiles")
+        _require(len(tiling) <= MOST_TILES, f"tiles.json: more than {MOST_TILES:,} tiles")
         _require(
             tiling.tile == recipe.image_size and tiling.tile_grid == model.grid,
             "tiles.json: tiles are not of the size of the working image",

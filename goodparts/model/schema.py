@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,6 @@ from goodparts.errors import quoted, shortened
 from goodparts.model.model import FORMAT
 from goodparts.preprocessing.light import CELLS
 from goodparts.preprocessing.tiling import LARGEST
-
-if TYPE_CHECKING:
-    pass
 
 Check = Callable[[Any, str], None]
 """Raises ValueError where a value is not what it has to be; called with the value and where it stands."""
