@@ -141,11 +141,11 @@ class Inspector:
 
         Args:
             good: good images that were not learnt from, which alone decide from now on. None: the scores there are.
-            changes: recipe keys of the decision: thresholds, false_reject_rate, confidence, minimum_area.
+            changes: recipe keys of the decision: thresholds, false_reject_rate, confidence, minimum_area, quality_gate.
             progress: True for bars, or what to call with (stage, done, total).
 
         Raises:
-            DatasetError: fewer than two images, or some were learnt from.
+            DatasetError, ImageError: fewer than two images, or some were learnt from; one of them can't be read.
             RecipeError: a key not of the decision, or not of its rule; too few images for it; an unseen oracle.
         """
         images = None if good is None else self._good_images(good, progress, least=2)
