@@ -264,21 +264,24 @@ def _backbones() -> Iterator[Row]:
         path, _, advice = str(error).partition("; ")
         yield Row("backbones", path, "error", advice or "delete it and add the backbone again")
         return
-    sound = [f"{info.name} ({info.status})" for info in infos if info.status in ("built in", "local")]
+    here = ("built in", "installed", "local")
+    sound = [f"{info.name} ({info.status})" for info in infos if info.status in here]
     if sound:
         yield Row("backbones", ", ".join(sound))
     else:
         advice = "goodparts backbone pull resnet50, or goodparts backbone add NAME FILE"
         yield Row("backbones", "none on this machine", "error", advice)
     for info in infos:
-        if info.status == "damaged":
-            advice = f"goodparts backbone remove {info.name}, then add or pull it again"
+        status, _, advice = info.status.partition(": ")
+        if status == "damaged":
+            advice = advice or f"goodparts backbone remove {info.name}, then add or pull it again"
             yield Row(f"backbone {info.name}", f"damaged: {info.path}", "warning", advice)
-        elif info.status.startswith("missing"):
-            yield Row(f"backbone {info.name}", "missing", "warning", info.status.removeprefix("missing: "))
-    rest = [info.name for info in infos if info.status == "to download"]
-    if rest:
-        yield Row("to download", ", ".join(rest))
+        elif status == "missing":
+            yield Row(f"backbone {info.name}", "missing", "warning", advice)
+    for status in ("to install", "to download"):
+        rest = [info.name for info in infos if info.status == status]
+        if rest:
+            yield Row(status, ", ".join(rest))
 
 
 def _hub(ask: bool) -> Iterator[Row]:

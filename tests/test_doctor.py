@@ -346,6 +346,8 @@ def test_backbones_that_need_mending(monkeypatch: pytest.MonkeyPatch) -> None:
             "efficientnet_lite0", "package", "Apache-2.0", "", None, None, "missing: pip install it"
         ),
         BackboneInfo("mine", "file", "unknown", "", 5, Path("mine.onnx"), "damaged"),
+        BackboneInfo("lite2", "package", "Apache-2.0", "", 5, Path("lite2.pth"), "damaged: pip install it"),
+        BackboneInfo("lite1", "package", "Apache-2.0", "", None, None, "to install"),
         BackboneInfo("resnet50", "hub", "BSD-3-Clause", "", None, None, "to download"),
     ]
     monkeypatch.setattr(catalogue, "list_backbones", lambda: infos)
@@ -354,6 +356,8 @@ def test_backbones_that_need_mending(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["backbones"].status == "error"
     assert rows["backbone efficientnet_lite0"].advice == "pip install it"
     assert "backbone remove mine" in rows["backbone mine"].advice
+    assert rows["backbone lite2"].advice == "pip install it"
+    assert rows["to install"].value == "lite1"
     assert rows["to download"].value == "resnet50"
 
 

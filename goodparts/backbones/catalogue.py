@@ -1,6 +1,6 @@
 """Backbones by name: load, list, download, add, export, remove.
 
-A name is looked for in the installed package (efficientnet_lite0), then in the store on this machine, then on
+A name is looked for in the installed packages (efficientnet_lite0), then in the store on this machine, then on
 the Hugging Face hub, from which weights are downloaded once.
 """
 
@@ -13,8 +13,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from goodparts.backbones import store as backbone_store
-from goodparts.backbones.backbone import SUFFIXES, Backbone, is_path, read_backbone, read_parameters, trim
-from goodparts.backbones.store import PUBLISHED, Entry, sha256_of
+from goodparts.backbones.backbone import SUFFIXES, Backbone, is_path, read_backbone, trim
+from goodparts.backbones.packages import BUILT_IN, PACKAGES, Package
+from goodparts.backbones.store import PUBLISHED, Entry
 from goodparts.errors import BackboneError, OutputError
 
 __all__ = [
@@ -28,8 +29,6 @@ __all__ = [
     "show",
 ]
 
-BUILT_IN = "efficientnet_lite0"
-
 
 @dataclass(frozen=True)
 class BackboneInfo:
@@ -42,7 +41,8 @@ class BackboneInfo:
         sha256: of the file; empty where it is not known before the download.
         size: of the file in bytes, None if it is not on this machine.
         path: the file, None if it is not on this machine.
-        status: "built in", "local", "to download", "damaged", or what is missing.
+        status: "built in", "installed", "local", "to install", "to download", or "missing" or "damaged", with
+            what mends it where that is a package.
     """
 
     name: str
@@ -68,8 +68,8 @@ def load_backbone(name: str, *, offline: bool = False) -> Backbone:
     """
     if is_path(name):
         return read_backbone(Path(name))
-    if name == BUILT_IN:
-        return _built_in()
+    if name in PACKAGES:
+        return _packaged(PACKAGES[name])
     entry = backbone_store.find(name)
     if entry is None and name in PUBLISHED:
         entry = _download(name, offline=offline)
@@ -88,9 +88,9 @@ def load_backbone(name: str, *, offline: bool = False) -> Backbone:
 
 
 def list_backbones() -> list[BackboneInfo]:
-    """All backbones that have a name: the built-in one, those in the store, those that can be downloaded."""
+    """All backbones that have a name: those of packages, those in the store, those that can be downloaded."""
     kept = {entry.name: entry for entry in backbone_store.entries()}
-    infos = [_built_in_info(), *map(_kept_info, kept.values())]
+    infos = [*map(_packaged_info, PACKAGES.values()), *map(_kept_info, kept.values())]
     for name, published in PUBLISHED.items():
         if name not in kept:
             source = f"Hugging Face {published.repository}"
@@ -118,11 +118,12 @@ def pull(name: str, *, offline: bool = False) -> BackboneInfo:
     """Download a backbone into the store, unless it is there already.
 
     Raises:
-        BackboneError: unknown name, not reachable, not the file that was published, or no room.
+        BackboneError: unknown name, its package is not installed, not reachable, not the file that was published,
+            or no room.
     """
-    if name == BUILT_IN:
-        _built_in()
-        return _built_in_info()
+    if name in PACKAGES:
+        PACKAGES[name].verify()
+        return _packaged_info(PACKAGES[name])
     entry = backbone_store.find(name)
     if entry is None:
         if name not in PUBLISHED:
@@ -144,8 +145,8 @@ def add(name: str, file: Path, layers: Sequence[str] | None = None) -> BackboneI
     Raises:
         BackboneError: the name or the file is of no use, or a layer is not in it.
     """
-    if name == BUILT_IN:
-        raise BackboneError(f"backbone {name} is built in and can't be replaced; choose another name")
+    if name in PACKAGES:
+        raise BackboneError(f"backbone {name} {_whence(name)} and can't be replaced; choose another name")
     if is_path(name) or not backbone_store.NAME.fullmatch(name):
         raise BackboneError(f"backbone name {name!r}: expected letters, digits, '_' and '-', such as my_vit")
     backbone = read_backbone(file)
@@ -208,10 +209,10 @@ def remove(name: str) -> None:
     """Delete a backbone from the store.
 
     Raises:
-        BackboneError: it is built in, not in the store, or can't be deleted.
+        BackboneError: it comes as a package, is not in the store, or can't be deleted.
     """
-    if name == BUILT_IN:
-        raise BackboneError(f"backbone {name} is built in and can't be removed")
+    if name in PACKAGES:
+        raise BackboneError(f"backbone {name} {_whence(name)} and can't be removed here")
     entry = backbone_store.find(name)
     if entry is None:
         kept = ", ".join(entry.name for entry in backbone_store.entries()) or "nothing"
@@ -219,34 +220,33 @@ def remove(name: str) -> None:
     backbone_store.forget(entry)
 
 
-def _built_in() -> Backbone:
-    from goodparts.backbones import efficientnet
-
-    path = efficientnet.package_file()
-    if sha256_of(path) != efficientnet.SHA256:
-        raise BackboneError(f"{path}: damaged (its hash differs); {efficientnet.INSTALL}")
+def _packaged(package: Package) -> Backbone:
     return replace(
-        read_parameters(path),
-        name=BUILT_IN,
-        source=efficientnet.SOURCE,
-        licence=efficientnet.LICENCE,
+        read_backbone(package.verify()),
+        name=package.backbone,
+        source=package.source,
+        licence=package.licence,
         normalisation="published",
     )
 
 
-def _built_in_info() -> BackboneInfo:
-    from goodparts.backbones import efficientnet
-
-    path: Path | None
+def _packaged_info(package: Package) -> BackboneInfo:
+    built_in = package.backbone == BUILT_IN
+    path: Path | None = None
+    status = "built in" if built_in else "installed"
     try:
-        path = efficientnet.package_file()
+        path = package.find()
+        package.verify()
     except BackboneError:  # told by the status
-        path = None
+        status = f"damaged: {package.install}" if path else "to install"
+        if built_in and not path:
+            status = f"missing: {package.install}"
     size = path.stat().st_size if path else None
-    status = "built in" if path else f"missing: {efficientnet.INSTALL}"
-    return BackboneInfo(
-        BUILT_IN, efficientnet.SOURCE, efficientnet.LICENCE, efficientnet.SHA256, size, path, status
-    )
+    return BackboneInfo(package.backbone, package.source, package.licence, package.sha256, size, path, status)
+
+
+def _whence(name: str) -> str:
+    return "is built in" if name == BUILT_IN else f"comes as the package {PACKAGES[name].name}"
 
 
 def _kept_info(entry: Entry) -> BackboneInfo:
@@ -273,7 +273,7 @@ def _download(name: str, *, offline: bool) -> Entry:
 
 
 def _unknown(name: str) -> BackboneError:
-    known = [BUILT_IN, *dict.fromkeys((*PUBLISHED, *(entry.name for entry in backbone_store.entries())))]
+    known = [*PACKAGES, *dict.fromkeys((*PUBLISHED, *(entry.name for entry in backbone_store.entries())))]
     nearest = get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
     return BackboneError(

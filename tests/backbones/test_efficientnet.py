@@ -1,9 +1,11 @@
-"""The built-in EfficientNet-Lite0, against plain PyTorch."""
+"""EfficientNet-Lite0 to 2, against plain PyTorch."""
 
 from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import onnx
@@ -12,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from goodparts.backbones import efficientnet
-from goodparts.backbones.efficientnet import build_efficientnet_lite, package_file
-from goodparts.backbones.store import sha256_of
+from goodparts.backbones.catalogue import list_backbones, load_backbone
+from goodparts.backbones.efficientnet import build_efficientnet_lite
+from goodparts.backbones.packages import PACKAGES
 from goodparts.backbones.torch_file import read_state_dict
 from goodparts.errors import BackboneError
 
@@ -23,7 +25,7 @@ SIZES = ((64, 64), (75, 53), (33, 98))
 STAGES = [f"stage{number}" for number in range(1, 8)]
 
 # (kernel, stride, expansion, channels, blocks), from the published architecture
-STAGE_TABLE = [
+LITE0 = [
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
     (5, 2, 6, 40, 2),
@@ -32,6 +34,26 @@ STAGE_TABLE = [
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 ]
+SCALES = {
+    "efficientnet_lite0": (1.0, 1.0),
+    "efficientnet_lite1": (1.0, 1.1),
+    "efficientnet_lite2": (1.1, 1.2),
+}
+
+
+def stage_table(name: str) -> list[tuple[int, int, int, int, int]]:
+    """Lite0's, its channels scaled and rounded to 8, its blocks scaled and rounded up but for the first and last."""
+    width, depth = SCALES[name]
+    return [
+        (
+            kernel,
+            stride,
+            expansion,
+            int(channels * width + 4) // 8 * 8,
+            blocks if blocks == 1 else math.ceil(blocks * depth),
+        )
+        for kernel, stride, expansion, channels, blocks in LITE0
+    ]
 
 
 class SameConv(nn.Conv2d):
@@ -71,14 +93,15 @@ class Block(nn.Module):
         return (y + x if self.skips else y), wide
 
 
-class EfficientNetLite0(nn.Module):
-    def __init__(self) -> None:
+class EfficientNetLite(nn.Module):
+    def __init__(self, name: str) -> None:
         super().__init__()
+        self.table = stage_table(name)
         self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
         self._bn0 = norm(32)
         self._blocks = nn.ModuleList()
         channels = 32
-        for kernel, stride, expansion, outputs, count in STAGE_TABLE:
+        for kernel, stride, expansion, outputs, count in self.table:
             for index in range(count):
                 self._blocks.append(Block(channels, outputs, kernel, 1 if index else stride, expansion))
                 channels = outputs
@@ -87,7 +110,7 @@ class EfficientNetLite0(nn.Module):
         x = nn.functional.relu6(self._bn0(self._conv_stem(x)))
         outputs, inner = [], {}
         blocks = iter(self._blocks)
-        for number, (*_, count) in enumerate(STAGE_TABLE, start=1):
+        for number, (*_, count) in enumerate(self.table, start=1):
             for index in range(count):
                 x, wide = next(blocks)(x)
                 inner[f"stage{number}.block{index + 1}.depthwise"] = wide
@@ -95,9 +118,9 @@ class EfficientNetLite0(nn.Module):
         return outputs, inner
 
 
-def random_network() -> EfficientNetLite0:
+def random_network(name: str = "efficientnet_lite0") -> EfficientNetLite:
     generator = torch.Generator().manual_seed(5)
-    network = EfficientNetLite0().eval()
+    network = EfficientNetLite(name).eval()
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
@@ -114,7 +137,7 @@ def numpy_state(network: nn.Module) -> State:
     return {name: value.numpy() for name, value in network.state_dict().items()}
 
 
-def assert_runs_like(model: onnx.ModelProto, network: EfficientNetLite0, names: list[str]) -> None:
+def assert_runs_like(model: onnx.ModelProto, network: EfficientNetLite, names: list[str]) -> None:
     """In OpenVINO with dynamic and with static sizes, odd ones too."""
     import openvino
 
@@ -138,11 +161,13 @@ def assert_runs_like(model: onnx.ModelProto, network: EfficientNetLite0, names: 
                 assert np.abs(array - expected).max() < 1e-4 * np.abs(expected).max(), name
 
 
-def test_outputs_are_those_of_pytorch() -> None:
-    network = random_network()
+@pytest.mark.parametrize("name", SCALES)
+def test_outputs_are_those_of_pytorch(name: str) -> None:
+    network = random_network(name)
     model = build_efficientnet_lite(numpy_state(network))
     onnx.checker.check_model(model, full_check=True)
     assert [output.name for output in model.graph.output] == STAGES
+    assert model.graph.name == name
     assert_runs_like(model, network, STAGES)
 
 
@@ -164,7 +189,7 @@ def test_strides_hold_at_odd_sizes() -> None:
     model = build_efficientnet_lite(numpy_state(random_network()))
     shapes = shapes_at(model, "image", 225)
     strides = (2, 4, 8, 16, 16, 32, 32)
-    for name, stride, (*_, channels, _) in zip(STAGES, strides, STAGE_TABLE, strict=True):
+    for name, stride, (*_, channels, _) in zip(STAGES, strides, LITE0, strict=True):
         assert shapes[name] == (channels, math.ceil(225 / stride), math.ceil(225 / stride))
 
 
@@ -186,23 +211,39 @@ def test_errors_name_the_parameter(name: str, message: str) -> None:
         build_efficientnet_lite(state)
 
 
-def test_package_brings_the_published_parameters() -> None:
-    path = package_file()
-    assert sha256_of(path) == efficientnet.SHA256
+@pytest.mark.parametrize("name", SCALES)
+def test_package_brings_the_published_parameters(name: str) -> None:
+    package = PACKAGES[name]
+    if name != "efficientnet_lite0" and find_spec(package.name) is None:
+        pytest.skip(f"{package.name} is not installed")
+    path = package.verify()
     state = read_state_dict(path)
     expected = torch.load(path, weights_only=True)
     assert list(state) == list(expected)
-    for name, tensor in expected.items():
-        assert np.array_equal(state[name], tensor.numpy())
-    network = EfficientNetLite0().eval()
+    for key, tensor in expected.items():
+        assert np.array_equal(state[key], tensor.numpy())
+    network = EfficientNetLite(name).eval()
     unexpected = network.load_state_dict(expected, strict=False)
     assert not unexpected.missing_keys
-    assert {name.split(".")[0] for name in unexpected.unexpected_keys} == {"_conv_head", "_bn1", "_fc"}
+    assert {key.split(".")[0] for key in unexpected.unexpected_keys} == {"_conv_head", "_bn1", "_fc"}
     assert_runs_like(build_efficientnet_lite(state), network, STAGES)
-    assert efficientnet.PACKAGE not in sys.modules  # only looked for, never imported
+    backbone = load_backbone(name, offline=True)
+    assert (backbone.architecture, backbone.licence, backbone.normalisation) == (
+        name,
+        "Apache-2.0",
+        "published",
+    )
+    assert backbone.usual_layers()["layers"] == ("stage2", "stage3", "stage5")
+    assert package.name not in sys.modules  # only looked for, never imported
+    status = {info.name: info.status for info in list_backbones()}[name]
+    assert status == ("built in" if name == "efficientnet_lite0" else "installed")
 
 
 def test_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(efficientnet, "PACKAGE", "a_package_that_is_not_there")
-    with pytest.raises(BackboneError, match=r"is not installed; pip install .*==0\.1\.0"):
-        package_file()
+    for name in SCALES:
+        monkeypatch.setitem(PACKAGES, name, replace(PACKAGES[name], name="a_package_that_is_not_there"))
+        with pytest.raises(BackboneError, match=rf"{name}: .*is not installed; pip install .*==0\.1\.0"):
+            load_backbone(name)
+    status = {info.name: info.status for info in list_backbones()}
+    assert status["efficientnet_lite0"].startswith("missing: pip install")
+    assert status["efficientnet_lite2"] == "to install"
