@@ -38,6 +38,55 @@ def small_resnet(depths: tuple[int, ...], *, dtype: type[np.floating[Any]] = np.
     return state
 
 
+def small_transformer(
+    *,
+    patch: int = 14,
+    depth: int = 2,
+    dimensions: int = 384,
+    registers: int = 0,
+    side: int = 5,
+    scaled: bool = True,
+    rotary: bool = False,
+) -> State:
+    """Random parameters of the first blocks of a vision transformer, under timm's names.
+
+    `side` patches each way have positions (none if `rotary`); `scaled` adds LayerScale.
+    """
+    rng = np.random.default_rng(4)
+    d = dimensions
+
+    def normal(*shape: int, scale: float = 0.5) -> NDArray[np.float32]:
+        return rng.normal(0, scale, shape).astype(np.float32)
+
+    def linear(name: str, outputs: int, *inputs: int, bias: bool = True) -> None:
+        state[f"{name}.weight"] = normal(outputs, *inputs, scale=float(np.prod(inputs)) ** -0.5)
+        if bias:
+            state[f"{name}.bias"] = normal(outputs, scale=0.1)
+
+    def norm(name: str) -> None:
+        state[f"{name}.weight"], state[f"{name}.bias"] = 1 + normal(d, scale=0.1), normal(d, scale=0.1)
+
+    state: State = {"cls_token": normal(1, 1, d)}
+    if registers:
+        state["reg_token"] = normal(1, registers, d)
+    if not rotary:  # with registers, the class token's position is in the token
+        state["pos_embed"] = normal(1, side**2 + (not registers), d)
+    linear("patch_embed.proj", d, 3, patch, patch)
+    for index in range(depth):
+        block = f"blocks.{index}"
+        norm(f"{block}.norm1")
+        linear(f"{block}.attn.qkv", 3 * d, d, bias=not rotary)
+        linear(f"{block}.attn.proj", d, d)
+        norm(f"{block}.norm2")
+        linear(f"{block}.mlp.fc1", 4 * d, d)
+        linear(f"{block}.mlp.fc2", d, 4 * d)
+        for number in (1, 2) if scaled else ():
+            scale = f"gamma_{number}" if rotary else f"ls{number}.gamma"
+            state[f"{block}.{scale}"] = 1 + normal(d, scale=0.2)
+    norm("norm")
+    return state
+
+
 def write_onnx(
     path: Path,
     *,

@@ -1,7 +1,8 @@
 """`Backbone`: a frozen, pretrained network whose named layers give feature maps, read from a file.
 
 A backbone is an ONNX graph with what has to be known to feed it. It comes from an `.onnx` file (any tensor
-can be a layer), or is built from the parameters of a ResNet or EfficientNet-Lite (`.safetensors`, `.pth`).
+can be a layer), or is built from the parameters of a ResNet, EfficientNet-Lite or vision transformer (`.safetensors`,
+`.pth`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ USUAL_LAYERS: tuple[dict[str, Any], ...] = (  # as recipe keys
         "layer_weights": (1.5, 1.0, 0.7),
         "grid_layer": "stage3",
     },
+    {"layers": ("norm",)},  # of vision transformers (Damm et al. 2025)
 )
 SUFFIXES = (".onnx", ".safetensors", ".pth", ".pt")
 SAFETENSORS_TYPES = {
@@ -238,7 +240,7 @@ def _three_numbers(metadata: Mapping[str, str], key: str, path: Path) -> tuple[f
 
 
 def read_parameters(path: Path) -> Backbone:
-    """Build the network whose parameters a file holds: a ResNet or an EfficientNet-Lite.
+    """Build the network whose parameters a file holds: a ResNet, an EfficientNet-Lite or a vision transformer.
 
     Raises:
         BackboneError: not readable, or of another network.
@@ -246,6 +248,7 @@ def read_parameters(path: Path) -> Backbone:
     from goodparts.backbones import efficientnet
     from goodparts.backbones.resnet import build_resnet, is_resnet
     from goodparts.backbones.torch_file import read_state_dict
+    from goodparts.backbones.vision_transformer import build_vision_transformer, is_vision_transformer
 
     state = read_safetensors(path) if path.suffix.lower() == ".safetensors" else read_state_dict(path)
     mean, std, normalisation = IMAGENET_MEAN, IMAGENET_STD, "ImageNet assumed"
@@ -255,10 +258,12 @@ def read_parameters(path: Path) -> Backbone:
         elif efficientnet.is_efficientnet_lite(state):
             model = efficientnet.build_efficientnet_lite(state)
             mean, std, normalisation = efficientnet.MEAN, efficientnet.STD, "EfficientNet-Lite assumed"
+        elif is_vision_transformer(state):
+            model = build_vision_transformer(state)
         else:
             some = ", ".join(map(shortened, list(state)[:3])) or "no parameters"
             raise BackboneError(
-                f"holds neither a ResNet nor an EfficientNet-Lite ({some}, ...); export the network to ONNX"
+                f"holds no ResNet, EfficientNet-Lite or vision transformer ({some}, ...); export the network to ONNX"
             )
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from None

@@ -114,12 +114,17 @@ def show(name: str) -> dict[str, tuple[int, ...]]:
     return {layer: shapes.get(layer, ()) for layer in backbone.layers()}
 
 
-def pull(name: str, *, offline: bool = False) -> BackboneInfo:
+def pull(name: str, *, offline: bool = False, accept_licence: bool = False) -> BackboneInfo:
     """Download a backbone into the store, unless it is there already.
 
+    Args:
+        name: registered name.
+        offline: never to use the network.
+        accept_licence: the licence of the weights is accepted, where they have one of their own.
+
     Raises:
-        BackboneError: unknown name, its package is not installed, not reachable, not the file that was published,
-            or no room.
+        BackboneError: unknown name, its package is not installed, its licence not accepted, not reachable, not the
+            file that was published, or no room.
     """
     if name in PACKAGES:
         PACKAGES[name].verify()
@@ -128,7 +133,7 @@ def pull(name: str, *, offline: bool = False) -> BackboneInfo:
     if entry is None:
         if name not in PUBLISHED:
             raise _unknown(name)
-        entry = _download(name, offline=offline)
+        entry = _download(name, offline=offline, accept_licence=accept_licence)
     backbone_store.verify(entry)
     return _kept_info(entry)
 
@@ -137,8 +142,8 @@ def add(name: str, file: Path, layers: Sequence[str] | None = None) -> BackboneI
     """Copy a file into the store under a name, in place of what was kept under it.
 
     Args:
-        name: letters, digits, "_" and "-". Under the name of a published ResNet, a file of parameters must be
-            of that architecture.
+        name: letters, digits, "_" and "-". Under the name of published weights, a file of parameters must be
+            of their architecture.
         file: `.onnx`, `.safetensors` or `.pth`.
         layers: names of tensors to offer first as layers.
 
@@ -152,10 +157,10 @@ def add(name: str, file: Path, layers: Sequence[str] | None = None) -> BackboneI
     backbone = read_backbone(file)
     if layers:
         trim(backbone, layers)
-    found = backbone.architecture
-    if name in PUBLISHED and file.suffix.lower() != ".onnx" and found != name:
-        raise BackboneError(f"{file}: holds {found}, not {name}; add it as {found}")
     published = PUBLISHED.get(name)
+    found, wanted = backbone.architecture, published.architecture or name if published else ""
+    if wanted and file.suffix.lower() != ".onnx" and found != wanted:
+        raise BackboneError(f"{file}: holds {found}, not {wanted}; add it as {found}")
     known = published is not None and published.sha256 == backbone.sha256
     entry = backbone_store.keep(
         file,
@@ -255,13 +260,15 @@ def _kept_info(entry: Entry) -> BackboneInfo:
     return BackboneInfo(entry.name, entry.source, entry.licence, entry.sha256, entry.size, entry.path, status)
 
 
-def _download(name: str, *, offline: bool) -> Entry:
+def _download(name: str, *, offline: bool, accept_licence: bool = False) -> Entry:
     """Fetch published weights, check that they make the network of that name, and keep them."""
     published = PUBLISHED[name]
+    if not accept_licence:
+        backbone_store.require_accepted(name)
     with backbone_store.incoming() as folder:
         path, revision = backbone_store.fetch(name, folder, offline=offline)
         architecture = read_backbone(path).architecture
-        if architecture != name:
+        if architecture != (published.architecture or name):
             raise BackboneError(f"backbone {name}: {published.repository} holds {architecture} instead")
         return backbone_store.keep(
             path,

@@ -1,4 +1,4 @@
-"""Building ONNX graphs of convolutional networks from named parameters, BatchNorm folded in."""
+"""Building ONNX graphs of networks from named parameters, BatchNorm folded into convolutions."""
 
 from __future__ import annotations
 
@@ -102,11 +102,11 @@ class Network:
     ) -> str:
         """Convolve with weight and bias; `padding` is a number for all sides, or "SAME_UPPER"."""
         for kind, array in zip(("weight", "bias"), parameters, strict=True):
-            self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), f"{name}.{kind}"))
+            self.constant(array, f"{name}.{kind}")
         weight = parameters[0]
         self.channels[name] = weight.shape[0]
         same = isinstance(padding, str)
-        return self._add(
+        return self.node(
             "Conv",
             [x, f"{name}.weight", f"{name}.bias"],
             name,
@@ -119,7 +119,7 @@ class Network:
     def relu(self, x: str, name: str) -> str:
         """max(x, 0)."""
         self.channels[name] = self.channels[x]
-        return self._add("Relu", [x], name)
+        return self.node("Relu", [x], name)
 
     def clip(self, x: str, name: str, low: float, high: float) -> str:
         """min(max(x, low), high)."""
@@ -129,29 +129,60 @@ class Network:
         for bound, value in zip(bounds, (low, high), strict=True):
             if bound not in have:
                 self.weights.append(numpy_helper.from_array(np.array(value, np.float32), bound))
-        return self._add("Clip", [x, *bounds], name)
+        return self.node("Clip", [x, *bounds], name)
 
     def add(self, x: str, y: str, name: str) -> str:
         """x + y."""
         self.channels[name] = self.channels[x]
-        return self._add("Add", [x, y], name)
+        return self.node("Add", [x, y], name)
 
     def max_pool(self, x: str, name: str, *, size: int, stride: int, padding: int) -> str:
         """Maximum over size × size windows."""
         self.channels[name] = self.channels[x]
-        return self._add(
+        return self.node(
             "MaxPool", [x], name, kernel_shape=[size, size], strides=[stride, stride], pads=[padding] * 4
         )
 
-    def model(self, name: str, outputs: Sequence[str]) -> onnx.ModelProto:
-        """The finished ONNX model: input (n, 3, h, w), outputs (n, channels, ?, ?), all float32."""
+    def linear(self, x: str, name: str, parameters: tuple[NDArray[Any], NDArray[Any]]) -> str:
+        """x (..., inputs) times a weight (outputs, inputs), and a bias (outputs,) added; both become float32."""
+        weight, bias = (array.astype(np.float32) for array in parameters)
+        self.channels[name] = len(bias)
+        product = self.node("MatMul", [x, self.constant(weight.T, f"{name}.weight")], f"{name}.product")
+        return self.node("Add", [product, self.constant(bias, f"{name}.bias")], name)
+
+    def constant(self, values: NDArray[Any], name: str) -> str:
+        """Values that the graph keeps under a name."""
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Any other operation with one output."""
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+    def split(self, x: str, names: Sequence[str], axis: int) -> Sequence[str]:
+        """Equal parts of a tensor along an axis."""
+        self.nodes.append(
+            helper.make_node("Split", [x], names, name=f"{x}.split", axis=axis, num_outputs=len(names))
+        )
+        return names
+
+    def model(self, name: str, outputs: Sequence[str], *, tokens: bool = False) -> onnx.ModelProto:
+        """The finished ONNX model: input (n, 3, h, w), outputs (n, channels, ?, ?), all float32.
+
+        With `tokens` the outputs are sequences of tokens, (n, ?, channels).
+        """
         graph = helper.make_graph(
             self.nodes,
             name,
             [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", 3, "h", "w"])],
             [
                 helper.make_tensor_value_info(
-                    output, TensorProto.FLOAT, ["n", self.channels[output], None, None]
+                    output,
+                    TensorProto.FLOAT,
+                    ["n", None, self.channels[output]]
+                    if tokens
+                    else ["n", self.channels[output], None, None],
                 )
                 for output in outputs
             ],
@@ -165,10 +196,6 @@ class Network:
         )
         helper.set_model_props(model, {"architecture": name})
         return model
-
-    def _add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
-        return output
 
 
 def _shape(shape: Sequence[int | None]) -> str:

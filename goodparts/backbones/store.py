@@ -21,6 +21,7 @@ from goodparts.errors import BackboneError, OutputError
 from goodparts.files import staging
 
 HOME_VARIABLE = "GOODPARTS_HOME"
+LICENCES_VARIABLE = "GOODPARTS_ACCEPTED_LICENCES"
 HUB_FILE = "model.safetensors"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -33,11 +34,15 @@ class Published:
         repository: on the Hugging Face hub.
         licence: of the weights.
         sha256: of the file, where it is known beforehand.
+        architecture: what the file has to hold; empty: what its name says.
+        terms: where the licence can be read, if it is one of its own that has to be accepted.
     """
 
     repository: str
     licence: str
     sha256: str | None = None
+    architecture: str = ""
+    terms: str = ""
 
     @property
     def url(self) -> str:
@@ -45,8 +50,10 @@ class Published:
         return f"https://huggingface.co/{self.repository}/resolve/main/{HUB_FILE}"
 
 
-# torchvision's first ImageNet weights (IMAGENET1K_V1), as timm's repositories carry them
-PUBLISHED = {
+DINOV3_TERMS = "https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
+
+PUBLISHED = {  # as timm's repositories carry them
+    # torchvision's first ImageNet weights (IMAGENET1K_V1)
     "resnet18": Published(
         "timm/resnet18.tv_in1k",
         "BSD-3-Clause",
@@ -64,7 +71,47 @@ PUBLISHED = {
         "BSD-3-Clause",
         "df6fb6c4824769769de18e14088475fd6ee94236849aa4e5d8022ba9d9a9a16c",
     ),
+    # Meta's vision transformers, by the names of their authors
+    "dino_vits16": Published(
+        "timm/vit_small_patch16_224.dino", "Apache-2.0", architecture="vit_small_patch16"
+    ),
+    "dinov2_vits14": Published(
+        "timm/vit_small_patch14_dinov2.lvd142m", "Apache-2.0", architecture="vit_small_patch14"
+    ),
+    "dinov2_vitb14": Published(
+        "timm/vit_base_patch14_dinov2.lvd142m", "Apache-2.0", architecture="vit_base_patch14"
+    ),
+    "dinov2_vits14_reg": Published(
+        "timm/vit_small_patch14_reg4_dinov2.lvd142m", "Apache-2.0", architecture="vit_small_patch14_reg4"
+    ),
+    "dinov2_vitb14_reg": Published(
+        "timm/vit_base_patch14_reg4_dinov2.lvd142m", "Apache-2.0", architecture="vit_base_patch14_reg4"
+    ),
+    "dinov3_vits16": Published(
+        "timm/vit_small_patch16_dinov3.lvd1689m",
+        "DINOv3",
+        architecture="vit_small_patch16_reg4_rope",
+        terms=DINOV3_TERMS,
+    ),
+    "dinov3_vitb16": Published(
+        "timm/vit_base_patch16_dinov3.lvd1689m",
+        "DINOv3",
+        architecture="vit_base_patch16_reg4_rope",
+        terms=DINOV3_TERMS,
+    ),
 }
+
+
+def require_accepted(name: str) -> None:
+    """Raise BackboneError if published weights have a licence of their own that $GOODPARTS_ACCEPTED_LICENCES lacks."""
+    published = PUBLISHED[name]
+    accepted = os.environ.get(LICENCES_VARIABLE, "").replace(",", " ").split()
+    if published.terms and published.licence not in accepted:
+        raise BackboneError(
+            f"backbone {name}: its weights come under the {published.licence} licence, which is no open-source "
+            f"licence. Read it ({published.terms}); if you accept it, `goodparts backbone pull {name} "
+            f"--accept-licence` or {LICENCES_VARIABLE}={published.licence} says so"
+        )
 
 
 @dataclass(frozen=True)

@@ -84,12 +84,17 @@ def show(name: str, as_json: bool) -> None:
 @backbone.command(cls=Command, epilog="\nExample: goodparts backbone pull wide_resnet50_2")
 @click.argument("name")
 @click.option("--offline", is_flag=True, help="Never ask the network: say only whether it is here.")
+@click.option(
+    "--accept-licence",
+    is_flag=True,
+    help="You have read the licence of weights that have one of their own, and accept it.",
+)
 @json_option
-def pull(name: str, offline: bool, as_json: bool) -> None:
+def pull(name: str, offline: bool, accept_licence: bool, as_json: bool) -> None:
     """Download a backbone from the Hugging Face hub, unless it is there already."""
     from goodparts.backbones import catalogue
 
-    _print_info(catalogue.pull(name, offline=offline), as_json)
+    _print_info(catalogue.pull(name, offline=offline, accept_licence=accept_licence), as_json)
 
 
 @backbone.command(

@@ -24,6 +24,7 @@ from onnx import TensorProto
 
 from goodparts.engines.graph import OPSET, Graph, GraphBuilder
 from goodparts.errors import BackboneError
+from goodparts.recipe.values import size_text
 
 if TYPE_CHECKING:
     from goodparts.features.whitening import Whitening
@@ -129,13 +130,25 @@ def _tokens_to_grid(
     """Token sequences (n, tokens, d) of a vision transformer as a feature map; class and register tokens come first
     and are dropped."""
     _, tokens, dimensions = shape
+    cut = 0  # patches of so many pixels would leave the last pixels out
     for patch in (8, 14, 16, 32):
         h, w = image_size[0] // patch, image_size[1] // patch
         prefix = tokens - h * w
         if 0 <= prefix <= 16 and h * w > prefix:
+            if image_size[0] % patch or image_size[1] % patch:
+                cut = cut or patch
+                continue
             kept = build.node("Slice", layer, build.ints([prefix]), build.ints([tokens]), build.ints([1]))
             grid = build.node("Reshape", kept, build.ints([-1, h, w, dimensions]))
             return build.node("Transpose", grid, perm=[0, 3, 1, 2]), (dimensions, h, w)
+    if cut:
+        height, width = image_size
+        smaller = size_text((height // cut * cut, width // cut * cut))
+        larger = size_text((-(-height // cut) * cut, -(-width // cut) * cut))
+        raise BackboneError(
+            f"image_size: {size_text(image_size)} is not filled by the transformer's patches of {cut} pixels; "
+            f"take {smaller} or {larger}"
+        )
     raise BackboneError(
         f"layers: the {tokens} tokens of {name} don't fill a grid of {image_size[1]}x{image_size[0]} pixels with "
         "patches of 8, 14, 16 or 32; take an image_size that is a multiple of the transformer's patch size"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_networks import small_resnet
+from small_networks import small_resnet, small_transformer
 
 from goodparts.backbones import catalogue
 from goodparts.backbones.catalogue import load_backbone
@@ -222,3 +222,99 @@ def test_the_hubs_own_cache_is_used(tmp_path: Path, resnet34_file: Path) -> None
     found = load_in_new_process("resnet34", "http://127.0.0.1:9", offline=True)
     assert found[1] == f"Hugging Face timm/resnet34.tv_in1k, revision {COMMIT}"
     assert (snapshot / "model.safetensors").is_file()
+
+
+# ---- vision transformers, and licences that have to be accepted
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "keys", "size"),
+    [
+        ("dinov2_vits14", "timm/vit_small_patch14_dinov2.lvd142m", {}, 84),
+        ("dinov2_vits14_reg", "timm/vit_small_patch14_reg4_dinov2.lvd142m", {"registers": 4}, 84),
+        (
+            "dinov3_vits16",
+            "timm/vit_small_patch16_dinov3.lvd1689m",
+            {"patch": 16, "registers": 4, "rotary": True},
+            96,
+        ),
+    ],
+)
+def test_the_whole_way_of_a_transformer(
+    hub: Hub,
+    home: Path,
+    mini_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    repository: str,
+    keys: dict[str, Any],
+    size: int,
+) -> None:
+    """From the hub into the store, fitted, inspected, saved, exported and run by ONNX Runtime; random weights."""
+    import numpy as np
+    import onnxruntime
+    from PIL import Image
+    from safetensors.numpy import save
+
+    from goodparts import Inspector, Recipe
+
+    content = save(small_transformer(**keys))
+    hub.files[repository] = content
+    monkeypatch.setenv("GOODPARTS_ACCEPTED_LICENCES", "DINOv3")
+    licence = "DINOv3" if "dinov3" in name else "Apache-2.0"
+    source = f"Hugging Face {repository}, revision {COMMIT}"
+    found = load_in_new_process(name, hub.url)
+    assert found == [name, source, licence, sha256(content).hexdigest(), "published", "block1"]
+
+    recipe = Recipe(backbone=name, image_size=size, precision="f32", sampling_limit=200)
+    inspector = Inspector(recipe).fit(mini_dataset)
+    assert inspector.recipe.layers == ("norm",)
+    path = sorted((mini_dataset / "test" / "stain").iterdir())[0]
+    working = np.asarray(Image.open(path).convert("RGB").resize((size, size)))
+    score = inspector.inspect(working).score
+    again = Inspector.load(inspector.save(tmp_path / "disc.goodparts"))
+    assert again.inspect(working).score == score
+    assert again.model.backbone.licence == licence
+    session = onnxruntime.InferenceSession(
+        again.export(tmp_path / "disc.onnx").read_bytes(), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    outputs = dict(zip(names, session.run(None, {"image": working[None]}), strict=True))
+    assert outputs["score"][0] == pytest.approx(score, rel=1e-3)
+
+    with pytest.raises(BackboneError, match=r"^image_size: 100x100 is not filled .* take "):
+        Inspector(recipe.replace({"image_size": 100})).fit(mini_dataset)
+
+
+def test_a_licence_of_its_own_is_accepted_first(
+    hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.numpy import save
+
+    hub.files["timm/vit_small_patch16_dinov3.lvd1689m"] = save(
+        small_transformer(patch=16, registers=4, rotary=True, depth=1)
+    )
+    for accepted in ("", "Apache-2.0"):
+        monkeypatch.setenv("GOODPARTS_ACCEPTED_LICENCES", accepted)
+        found = load_in_new_process("dinov3_vits16", hub.url)
+        assert "under the DINOv3 licence, which is no open-source licence. Read it (https://ai.meta" in found
+        assert "`goodparts backbone pull dinov3_vits16 --accept-licence`" in found
+    assert hub.requests == []
+    assert not home.exists()
+    with pytest.raises(BackboneError, match="downloads are off"):  # no longer the licence
+        catalogue.pull("dinov3_vits16", offline=True, accept_licence=True)
+    monkeypatch.setenv("GOODPARTS_ACCEPTED_LICENCES", "Apache-2.0, DINOv3")
+    assert load_in_new_process("dinov3_vits16", hub.url)[2] == "DINOv3"
+    monkeypatch.delenv("GOODPARTS_ACCEPTED_LICENCES")
+    assert load_backbone("dinov3_vits16").licence == "DINOv3"  # once is enough
+    assert catalogue.pull("dinov3_vits16").licence == "DINOv3"
+
+
+def test_another_transformer_than_its_name_says(hub: Hub, home: Path) -> None:
+    from safetensors.numpy import save
+
+    hub.files["timm/vit_base_patch14_dinov2.lvd142m"] = save(small_transformer(depth=1))
+    found = load_in_new_process("dinov2_vitb14", hub.url)
+    assert "timm/vit_base_patch14_dinov2.lvd142m holds vit_small_patch14 instead" in found
+    assert list(home.iterdir()) == []

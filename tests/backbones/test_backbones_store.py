@@ -67,7 +67,7 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dtype", "content", "message"),
     [
-        ("F32", b"\0" * 8, r"holds neither a ResNet nor an EfficientNet-Lite \(w"),
+        ("F32", b"\0" * 8, r"holds no ResNet, EfficientNet-Lite or vision transformer \(w"),
         ("F8_E4M3", b"\0" * 2, r"parameter w is of type F8_E4M3; expected one of F64"),
         ("F32", b"\0" * 7, "can't be read as a safetensors file"),
     ],

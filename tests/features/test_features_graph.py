@@ -260,6 +260,22 @@ def test_a_layer_that_is_no_grid_is_refused(shape: tuple[int, ...], words: tuple
     assert [word for word in words if word not in str(caught.value)] == []
 
 
+@pytest.mark.parametrize(
+    ("patch", "image_size", "message"),
+    [
+        (14, "320", "320x320 is not filled .* patches of 14 pixels; take 308x308 or 322x322"),
+        (14, "100x70", "100x70 is not filled .* patches of 14 pixels; take 98x70 or 112x70"),
+        (16, "250x224", "250x224 is not filled .* patches of 16 pixels; take 240x224 or 256x224"),
+    ],
+)
+def test_an_image_size_that_patches_do_not_fill_names_the_nearest(
+    patch: int, image_size: str, message: str
+) -> None:
+    recipe = Recipe(layers="tokens", image_size=image_size)
+    with pytest.raises(BackboneError, match=f"^image_size: {message}$"):
+        features_of(transformer(patch, 1)[0], recipe)
+
+
 # ---- the search
 
 
