@@ -17,7 +17,8 @@ def backbone() -> None:
     \b
     efficientnet_lite0 is built in and needs no network; lite1 and lite2 come with pip.
     Others come from a file or, by name, once from the Hugging Face hub; they are kept
-    in a folder that `list` shows (GOODPARTS_HOME moves it).
+    in a folder that `list` shows (GOODPARTS_HOME moves it). Where weights have a licence
+    of their own, `pull` asks that it is accepted.
 
     Example: goodparts backbone add resnet50 /media/usb/model.safetensors
     """

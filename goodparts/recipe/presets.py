@@ -40,6 +40,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_PLAIN,
         "precision": "f32",
     },
+    "dino": {
+        "backbone": "dinov2_vits14",
+        "layers": ("unit",),
+        "image_size": 448,
+        "patch_size": 1,
+        "sampling_ratio": 1.0,
+        "sampling_limit": 0,
+        "image_score": "top_mean",
+        "top_share": 0.01,
+        **_PLAIN,
+    },
 }
 """What each changes of the default."""
 
@@ -49,5 +60,6 @@ ABOUT = {
     "plain": "the default with features and distances as they are",
     "classic": "the plain system this project grew from",
     "patchcore": "as the code of the paper's authors (Roth et al., 2022)",
+    "dino": "after AnomalyDINO (Damm et al., 2025), for few good images; not measured",
 }
 """What each is, in a few words."""

@@ -287,6 +287,39 @@ def test_the_whole_way_of_a_transformer(
         Inspector(recipe.replace({"image_size": 100})).fit(mini_dataset)
 
 
+def test_the_preset_dino_measures_by_the_cosine(
+    home: Path, mini_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its image score, against AnomalyDINO's computed from tokens: sqrt(2 - 2 cosine), mean of the largest 1 %."""
+    import numpy as np
+    from PIL import Image
+    from safetensors.numpy import save_file
+    from small_networks import run
+
+    from goodparts import Inspector, Recipe
+    from goodparts.backbones.backbone import trim
+
+    save_file(small_transformer(depth=1), tmp_path / "dino.safetensors")
+    catalogue.add("dinov2_vits14", tmp_path / "dino.safetensors")
+    recipe = Recipe.preset("dino").replace({"image_size": 154, "precision": "f32", "search_dimensions": 0})
+    good = sorted((mini_dataset / "train" / "good").iterdir())[:4]
+    inspector = Inspector(recipe).fit(good)
+    network = trim(load_backbone("dinov2_vits14"), ["norm"])
+
+    def tokens(path: Path) -> Any:
+        pixels = np.asarray(Image.open(path).convert("RGB").resize((154, 154), Image.Resampling.BILINEAR))
+        normalised = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        (found,) = run(network, normalised.transpose(2, 0, 1)[None].astype(np.float32))
+        patches = found[0, 1:].astype(np.float64)
+        return patches / np.linalg.norm(patches, axis=1, keepdims=True)
+
+    bank = np.concatenate([tokens(path) for path in good])
+    for path in sorted((mini_dataset / "test" / "scratch").iterdir()):
+        distances = np.sqrt(np.maximum(0, 2 - 2 * (tokens(path) @ bank.T).max(axis=1)))
+        expected = np.sort(distances)[-2:].mean()  # 1 % of 121 patches, rounded up
+        assert inspector.inspect(path).score == pytest.approx(expected, rel=1e-3)
+
+
 def test_a_licence_of_its_own_is_accepted_first(
     hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def test_presets_differ() -> None:
     assert Recipe.preset("default") == Recipe()
     assert Recipe.preset("classic").sampling == "random"
     assert Recipe.preset("patchcore").pooled_dimensions == 1024
+    assert Recipe.preset("dino").layers == ("unit",)
     assert list(ABOUT) == list(PRESETS)
 
 
