@@ -92,7 +92,7 @@ def build_vision_transformer(state: State) -> onnx.ModelProto:
     refuse_unknown(state, used, architecture.name)
     x = _layer_norm(network, state, x, "norm", "norm", architecture)
     length = network.node(
-        "ReduceL2", [x, network.constant(np.array([2]), "channels")], "norm.length", keepdims=1
+        "ReduceL2", [x, network.constant(np.array([-1]), "last")], "norm.length", keepdims=1
     )
     network.channels["unit"] = architecture.dimensions
     network.node("Div", [x, length], "unit")
@@ -106,7 +106,7 @@ def _with_timms_names(state: State) -> State:
         return state
     renamed = dict(state)
     renamed["reg_token"] = renamed.pop("register_tokens")
-    dimensions = np.shape(renamed["reg_token"])[-1]
+    dimensions = parameter(state, "register_tokens", (1, None, None)).shape[2]
     positions = parameter(state, "pos_embed", (1, None, dimensions))
     renamed["cls_token"] = parameter(state, "cls_token", (1, 1, dimensions)) + positions[:, :1]
     renamed["pos_embed"] = positions[:, 1:]
