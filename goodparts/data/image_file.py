@@ -75,8 +75,9 @@ def name_of(image: object) -> str:
 
 def is_pillow_image(image: object) -> bool:
     """Whether this is an image of Pillow, which is not imported to find out."""
-    module = sys.modules.get("PIL.Image")  # whoever has such an image has imported it
-    return module is not None and isinstance(image, module.Image)
+    module = sys.modules.get("PIL.Image")  # whoever has such an image has imported it, to the end
+    kind = getattr(module, "Image", None)  # while another thread still imports it there is none
+    return kind is not None and isinstance(image, kind)
 
 
 def require_regular(path: Path) -> None:
