@@ -68,7 +68,7 @@ def searched(
 ) -> tuple[NDArray[np.float32], float]:
     """Distance grid and score of an image whose tiles are searched so."""
     pieces = (
-        Piece(tile, np.array(tile), tiling.crop_mask(patch_mask, tile), {})
+        Piece(tile, {"patch_features": np.array([tile])}, tiling.crop_mask(patch_mask, tile))
         for tile in tiling.searched(patch_mask)
     )
     return search_pieces(_Engine(search), pieces, patch_mask, Preprocessor(recipe, tiling))

@@ -42,6 +42,8 @@ ZONES = {
     ],
 }
 
+DEPTHS: dict[str, Any] = {"banks": "by_depth", "threshold_sigma": 2.5}
+
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {
         "layers": ("layer1", "layer2", "layer3"),
@@ -71,12 +73,29 @@ RECIPES: dict[str, dict[str, Any]] = {
         "image_score": "top_mean",
         "search_dimensions": 16,
     },
+    "depths": {**DEPTHS, "layers": ("layer1", "layer2", "layer3"), "grid_layer": "layer2"},
+    "depths, letterbox": {
+        **DEPTHS,
+        "framing": "letterbox",
+        "image_size": "128x96",
+        "image_score": "reweighted",
+    },
+    "depths, tiles": {**DEPTHS, "image_size": 64, "tiling": "48x48+16", "roi": "mask.png"},
+    "depths, zones": {**DEPTHS, "roi": "zones.json"},
+    "depths, window": {**DEPTHS, "position_window": 20.0, "sampling_ratio": 0.1},
 }
 
 
 def recipe_of(name: str, backbone: Path, files: Path) -> Recipe:
     """The recipe of that name; zones and masks lie in `files`."""
-    keys = {"layers": ("layer2", "layer3"), "image_size": 96, "sampling_ratio": 0.2, **RECIPES[name]}
+    joined = {"banks": "joined", "threshold_sigma": 3.0}
+    keys = {
+        **joined,
+        "layers": ("layer2", "layer3"),
+        "image_size": 96,
+        "sampling_ratio": 0.2,
+        **RECIPES[name],
+    }
     if "roi" in keys:
         keys["roi"] = str(files / keys["roi"])
     return Recipe(backbone=str(backbone), precision="f32", **keys)

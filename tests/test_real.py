@@ -88,7 +88,7 @@ def test_the_search_finds_what_brute_force_finds(
     inspector = fit_real(name, category)
     model, recipe = inspector.model, inspector.recipe
     assert model.bank.int8
-    extract = Extractor(model.backbone, recipe, model.whitening)
+    extract = Extractor(model.backbone, recipe, [depth.whitening for depth in model.depths])
     units = np.ones(len(model.bank.features)) if model.bank.local_scale is None else model.bank.local_scale
     bank = model.bank.features.astype(np.float64)
     norms = (bank**2).sum(axis=1)
@@ -96,7 +96,7 @@ def test_the_search_finds_what_brute_force_finds(
     search = open_engine(search_graph(model.bank, model.grid, recipe), shape)
     for sample in read_dataset(shared / "mvtec_ad" / category).test[::19]:
         pixels = read_image(sample.path)
-        patches = extract(framing.apply(framing.frame_of(pixels.shape[:2], recipe), pixels))
+        patches = extract(framing.apply(framing.frame_of(pixels.shape[:2], recipe), pixels))[0]
         found = search({"patch_features": patches.reshape(shape["patch_features"])})
         exact = patches.astype(np.float64)
         squared = (exact**2).sum(axis=1)[:, None] + norms - 2 * (exact @ bank.T)

@@ -30,6 +30,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 USUAL_LAYERS: tuple[dict[str, Any], ...] = (  # as recipe keys
     {"layers": ("layer2", "layer3")},  # of ResNets (Roth et al. 2022)
     {  # of EfficientNet-Lite, by measurement (docs/presets.md)
+        "layers": ("stage2", "stage3", "stage5", "stage6"),
+        "layer_weights": (1.5, 1.0, 1.0, 1.0),
+        "grid_layer": "stage3",
+        "banks": "by_depth",
+    },
+    {
         "layers": ("stage2", "stage3", "stage5"),
         "layer_weights": (1.5, 1.0, 0.7),
         "grid_layer": "stage3",
@@ -99,8 +105,8 @@ class Backbone:
         first = [name for name in (*self.short_names, *outputs) if name in available]
         return list(dict.fromkeys((*first, *available)))
 
-    def usual_layers(self) -> JsonRecord:
-        """The layers that suit it, as recipe keys: layers, and perhaps layer_weights and grid_layer.
+    def usual_layers(self, banks: str) -> JsonRecord:
+        """The layers that suit it with such `banks`, as recipe keys: layers, and perhaps layer_weights and grid_layer.
 
         Those it was kept with, else the usual ones of a known architecture, else its outputs.
 
@@ -109,7 +115,8 @@ class Backbone:
         """
         available = self.layers()
         for keys in ({"layers": self.short_names}, *USUAL_LAYERS):
-            if keys["layers"] and set(keys["layers"]) <= set(available):
+            suits = keys.get("banks", banks) == banks
+            if suits and keys["layers"] and set(keys["layers"]) <= set(available):
                 return keys
         outputs = tuple(output.name for output in self.model.graph.output if output.name in available)
         if outputs:
@@ -320,7 +327,7 @@ def _some(names: Sequence[str], limit: int = 12) -> str:
 
 def with_layers(recipe: Recipe, backbone: Backbone) -> Recipe:
     """The recipe with the layers that suit the backbone, where it names none."""
-    return recipe if recipe.layers else recipe.replace(backbone.usual_layers())
+    return recipe if recipe.layers else recipe.replace(backbone.usual_layers(recipe.banks))
 
 
 def cut_down(backbone: Backbone, recipe: Recipe) -> Backbone:

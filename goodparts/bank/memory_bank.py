@@ -99,7 +99,7 @@ class MemoryBank:
             tiles=tensors.get("tiles"),
         )
 
-    @property
+    @cached_property
     def tiles_served(self) -> NDArray[np.int64]:
         """The tiles that have entries of their own, ascending, (t,) int64."""
         assert self.tiles is not None
@@ -115,6 +115,11 @@ class MemoryBank:
         entries = np.full((len(self.tiles_served), int(nth.max()) + 1), -1, dtype=np.int64)
         entries[rows, nth] = order
         return entries
+
+    def entries_of_tile(self, tile: int) -> NDArray[np.int64]:
+        """The line of `by_tile` of one of `tiles_served`, (w,) int64."""
+        of_tile: NDArray[np.int64] = self.by_tile[np.searchsorted(self.tiles_served, tile)]
+        return of_tile
 
     @property
     def most_compared(self) -> int:

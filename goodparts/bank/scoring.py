@@ -88,7 +88,7 @@ def score_nodes(
     found: Candidates,
     recipe: Recipe,
     *,
-    masked: bool,
+    patch_mask: str | None,
 ) -> str:
     """The anomaly score of each image, (n,) float32.
 
@@ -98,13 +98,12 @@ def score_nodes(
         grid: (h, w).
         found: what the distances come from; only `reweighted` asks for it.
         recipe: image_score and its keys.
-        masked: adds the input `valid` (n, h, w) float32, 0 for patches that must not count.
+        patch_mask: name of the patches that count, (n, h, w) float32, 0 or 1; None: all do.
     """
     patches = grid[0] * grid[1]
     per_image = build.node("Reshape", distances, build.ints([-1, patches]))
     counted = None
-    if masked:
-        patch_mask = build.input("valid", TensorProto.FLOAT, ["n", *grid])
+    if patch_mask is not None:
         counted = build.node("Reshape", patch_mask, build.ints([-1, patches]))
         hidden = build.node("Mul", build.node("Sub", counted, build.floats([1])), build.floats([FAR]))
         per_image = build.node("Add", per_image, hidden)  # invalid patches fall to -FAR

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from goodparts.bank.scoring import image_score
 from goodparts.engines.engine import Engine
+from goodparts.engines.graph import PATCH_FEATURES, numbered
 from goodparts.preprocessing.preprocessor import Preprocessor
 
 
@@ -23,15 +24,32 @@ class Piece:
 
     Attributes:
         tile: which tile it is.
-        values: pixels (height, width, 3) uint8, or patch features (h, w, d) float32: what the graph begins with.
+        inputs: by name, of one image: pixels `image` (1, height, width, 3) uint8, or the patch features of each depth.
         patch_mask: which patches count, (h, w) bool.
-        more: further inputs by name.
     """
 
     tile: int
-    values: NDArray[Any]
+    inputs: Mapping[str, NDArray[Any]]
     patch_mask: NDArray[np.bool_]
-    more: Mapping[str, NDArray[Any]]
+
+    def run(self, engine: Engine) -> dict[str, NDArray[np.float32]]:
+        """What the engine finds in it; `valid` and `tile` are given to it where it asks for them."""
+        inputs = dict(self.inputs)
+        if "valid" in engine.inputs:
+            inputs["valid"] = self.patch_mask[None].astype(np.float32)
+        if "tile" in engine.inputs:
+            inputs["tile"] = np.array([self.tile], dtype=np.int64)
+        return engine(inputs)
+
+
+def feature_inputs(
+    depths: Iterable[NDArray[np.float32]], grids: Iterable[tuple[int, int]]
+) -> dict[str, NDArray[Any]]:
+    """Patch features of each depth, (h w, d) float32, as inputs of a search."""
+    return {
+        numbered(PATCH_FEATURES, depth): features.reshape(1, *grid, -1)
+        for depth, (features, grid) in enumerate(zip(depths, grids, strict=True))
+    }
 
 
 def search(
@@ -40,8 +58,7 @@ def search(
     """Search an image.
 
     Args:
-        engine: of a graph from `image` or `patch_features` to `distance_grid` and `score`, for one image at a time;
-            `valid` and `tile` are given to it where it asks for them.
+        engine: of a graph from `image` or `patch_features` to `distance_grid` and `score`, for one image at a time.
         pieces: of the image.
         patch_mask: which patches of the whole image count, (h, w) bool.
         preprocessor: how its tiles lie.
@@ -50,16 +67,10 @@ def search(
         (distance grid of the whole image, (h, w) float32, NaN where the mask says so; anomaly score: of several tiles
         from that grid, for `reweighted` the largest of the tiles').
     """
-    begin = "image" if "image" in engine.inputs else "patch_features"
     grids: dict[int, NDArray[np.float32]] = {}
     scores = []
     for piece in pieces:
-        inputs: dict[str, NDArray[Any]] = {begin: piece.values[None], **piece.more}
-        if "valid" in engine.inputs:
-            inputs["valid"] = piece.patch_mask[None].astype(np.float32)
-        if "tile" in engine.inputs:
-            inputs["tile"] = np.array([piece.tile], dtype=np.int64)
-        outputs = engine(inputs)
+        outputs = piece.run(engine)
         grids[piece.tile] = outputs["distance_grid"][0]
         scores.append(float(outputs["score"][0]))
     distance_grid = preprocessor.merge(grids, patch_mask)

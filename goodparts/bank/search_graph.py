@@ -4,21 +4,23 @@ The first half is `goodparts.features.features_graph`.
 
 patch_features (n, h, w, d) ─► ranking of the bank in its search space ─► best candidates ─► exact distances
                                                                                                     │
-                                           distance_grid (n, h, w), score (n,) ◄── nearest entries ◄┘
+   distance_grid (n, h, w), score (n,) ◄── fusion of depths, if there are several ◄── nearest entries ◄┘
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto
 
+from goodparts.bank.fusion import Fusion, fusion_nodes
 from goodparts.bank.ranking import Compared, best_nodes, padded_width, query_nodes
 from goodparts.bank.scoring import FAR, Candidates, score_nodes, squared_distance
 from goodparts.bank.search_space import candidates as candidates_of
 from goodparts.bank.window import window_of
-from goodparts.engines.graph import OPSET, Graph, GraphBuilder
+from goodparts.engines.graph import OPSET, PATCH_FEATURES, Graph, GraphBuilder, numbered
 
 if TYPE_CHECKING:
     from goodparts.bank.memory_bank import MemoryBank
@@ -32,6 +34,8 @@ def search_graph(
     grid: tuple[int, int],
     recipe: Recipe,
     *,
+    coarser: Sequence[tuple[MemoryBank, tuple[int, int]]] = (),
+    fusion: Fusion | None = None,
     masked: bool = False,
     held_out: bool = False,
     opset: int = OPSET,
@@ -43,22 +47,63 @@ def search_graph(
     divided by the entries' local scale where the bank has one. With a window only entries within it count; where
     tiles have banks of their own, with that of the input `tile` (1,) int64, which all n images are.
 
+    With coarser depths, whose features are `patch_features_2` and so on, distances of all are fused. Without a fusion
+    each has an output of its own (`distance_grid_2`, ...) and there is no score: from these it is learnt.
+
     Args:
         bank: what is searched.
         grid: (h, w).
         recipe: score_neighbours, image_score and its keys, and that of `window_of`.
+        coarser: bank and grid of each coarser depth.
+        fusion: how the distances of depths become one.
         masked: adds the input `valid` (n, h, w) float32, 0 for patches that must not count for the score.
-        held_out: adds the input `excluded` (m,) float32, `FAR` for bank entries that must not be found; where tiles
-            have banks of their own, those of the tile in the order of `bank.by_tile`.
+        held_out: adds the input `excluded` (m,) float32, `FAR` for bank entries that must not be found, and
+            `excluded_2` and so on; where tiles have banks of their own, those of the tile in the order of
+            `bank.by_tile`.
         opset: that of the features graph, so that both can be joined.
     """
     build = GraphBuilder("search/", opset=opset)
+    scored = fusion is not None or not coarser
+    patch_mask = build.input("valid", TensorProto.FLOAT, ["n", *grid]) if masked and scored else None
+    distances, seen = _search_nodes(build, bank, grid, recipe, 0, held_out=held_out)
+    if coarser:
+        found = [distances]
+        for depth, (of_depth, of_grid) in enumerate(coarser, 1):
+            found.append(_search_nodes(build, of_depth, of_grid, recipe, depth, held_out=held_out)[0])
+        if fusion is None:
+            for depth, (values, at) in enumerate(zip(found, (grid, *(at for _, at in coarser)), strict=True)):
+                name = numbered("distance_grid", depth)
+                build.node("Reshape", values, build.ints([-1, *at]), name=name)
+                build.output(name, ["n", *at])
+            return Graph(build.finish(), build.constants)
+        distances = fusion_nodes(build, found, fusion, patch_mask)
+    build.node("Reshape", distances, build.ints([-1, *grid]), name="distance_grid")
+    build.output("distance_grid", ["n", *grid])
+    score = score_nodes(build, distances, grid, seen, recipe, patch_mask=patch_mask)
+    build.node("Identity", score, name="score")
+    build.output("score", ["n"])
+    return Graph(build.finish(), build.constants)
+
+
+def _search_nodes(
+    build: GraphBuilder,
+    bank: MemoryBank,
+    grid: tuple[int, int],
+    recipe: Recipe,
+    depth: int,
+    *,
+    held_out: bool,
+) -> tuple[str, Candidates]:
+    """The distances of the patches of one depth, (n h w,) float32, and what they come from."""
+    build.depth = depth
     dimensions = bank.features.shape[1]
-    features = build.input("patch_features", TensorProto.FLOAT, ["n", *grid, dimensions])
+    features = build.input(numbered(PATCH_FEATURES, depth), TensorProto.FLOAT, ["n", *grid, dimensions])
     patches = build.node("Reshape", features, build.ints([-1, dimensions]))
     compared = Compared.of(build, bank)
     stored = compared.learnt("bank", bank.features)
-    excluded = build.input("excluded", TensorProto.FLOAT, [compared.entries]) if held_out else None
+    excluded = None
+    if held_out:
+        excluded = build.input(numbered("excluded", depth), TensorProto.FLOAT, [compared.entries])
     if (absent := compared.absent()) is not None:
         excluded = absent if excluded is None else build.node("Add", excluded, absent)
 
@@ -89,10 +134,8 @@ def search_graph(
             scale_of_nearest=neighbourhood.scale_of_nearest,
             some_missing=excluded is not None or neighbourhood.some_unseen,
         )
-    build.node("Reshape", distances, build.ints([-1, *grid]), name="distance_grid")
-    build.output("distance_grid", ["n", *grid])
-
-    seen = Candidates(
+    build.depth = 0
+    return distances, Candidates(
         patches=patches,
         indices=candidates,
         squared=squared,
@@ -102,21 +145,25 @@ def search_graph(
         entries=compared.entries,
         mean=bank.mean,
     )
-    score = score_nodes(build, distances, grid, seen, recipe, masked=masked)
-    build.node("Identity", score, name="score")
-    build.output("score", ["n"])
-    return Graph(build.finish(), build.constants)
 
 
-def side_by_side(bank: MemoryBank, grid: tuple[int, int], recipe: Recipe) -> bool:
+def side_by_side(
+    bank: MemoryBank,
+    grid: tuple[int, int],
+    recipe: Recipe,
+    coarser: Sequence[tuple[MemoryBank, tuple[int, int]]] = (),
+) -> bool:
     """Whether searches should run side by side, one a core, rather than one on all cores.
 
     That is faster, but each takes memory for the ranking of all entries and for the candidates of all patches.
     """
-    neighbourhood = window_of(recipe, grid)
-    entries, dimensions = neighbourhood.ranking(bank).width, bank.features.shape[1]
-    count = candidates_of(bank, recipe, neighbourhood)
-    return bool(4 * grid[0] * grid[1] * (entries + 2 * count * dimensions) <= _SCRATCH)
+    scratch = 0
+    for of_depth, (h, w) in ((bank, grid), *coarser):
+        neighbourhood = window_of(recipe, (h, w))
+        entries, dimensions = neighbourhood.ranking(of_depth).width, of_depth.features.shape[1]
+        count = candidates_of(of_depth, recipe, neighbourhood)
+        scratch = max(scratch, 4 * h * w * (entries + 2 * count * dimensions))
+    return scratch <= _SCRATCH
 
 
 def _mean_distance(

@@ -98,7 +98,7 @@ def _read_roi_of(
     from goodparts.backbones.backbone import cut_down, with_layers
     from goodparts.backbones.catalogue import load_backbone
     from goodparts.decision.calibration import require_zones
-    from goodparts.features.extract import backbone_graph, grid_of
+    from goodparts.features.extract import backbone_graph, grids_of
     from goodparts.model import file as model_file
     from goodparts.preprocessing.roi_file import read_roi
     from goodparts.preprocessing.tiling import plan
@@ -124,7 +124,7 @@ def _read_roi_of(
     roi = read_roi(file, size)
     backbone = load_backbone(recipe.backbone, offline=offline)
     recipe = with_layers(recipe, backbone)
-    tiling = plan(size, recipe, grid_of(backbone_graph(cut_down(backbone, recipe), recipe)))
+    tiling = plan(size, recipe, grids_of(backbone_graph(cut_down(backbone, recipe), recipe))[0])
     recipe = tiling.image_recipe(recipe)
     if roi.several:
         require_zones(recipe)

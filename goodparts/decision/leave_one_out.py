@@ -6,24 +6,29 @@ without image i would have others in their place, and scores come out too high. 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import parallel
-from goodparts.bank import sampling
+from goodparts.bank import depths
+from goodparts.bank.fusion import SAMPLE, Fusion, learn_fusion
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.scoring import FAR
-from goodparts.bank.search import Piece, search
+from goodparts.bank.search import Piece, feature_inputs, search
 from goodparts.bank.search_graph import search_graph, side_by_side
 from goodparts.decision import replacements
-from goodparts.engines.engine import open_engine
+from goodparts.engines.engine import Engine, open_engine
+from goodparts.engines.graph import numbered
 from goodparts.features.extract import GoodFeatures
 from goodparts.progress import Progress, silent
 from goodparts.recipe.recipe import Recipe
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,31 +57,87 @@ def score(
     workers: int,
     progress: Progress,
 ) -> Generator[HeldOutScore]:
-    """Every good image against the bank without its own entries, in order.
+    """Every good image against the bank of the only depth without its own entries, in order.
 
     `first_image` is the index that the first of these images has among the bank's image ids.
 
     Raises:
         DatasetError: without an image nothing would be left of the bank, and no other can replace it.
     """
-    of_one = len(np.unique(bank.image_ids)) < 2  # so that without it nothing would be left
-    if of_one and bank.tiles is None and not first_image:
-        yield from sorted(
-            score_by_folds(good, recipe, 2, workers=workers, progress=progress),
-            key=lambda held_out: held_out.index,
-        )
+    return hold_out(good, [bank], recipe, first_image=first_image, workers=workers, progress=progress)[1]
+
+
+def hold_out(
+    good: GoodFeatures,
+    banks: Sequence[MemoryBank],
+    recipe: Recipe,
+    *,
+    fusion: Fusion | None = None,
+    first_image: int = 0,
+    workers: int,
+    progress: Progress,
+) -> tuple[Fusion | None, Generator[HeldOutScore]]:
+    """Every good image against the banks of all depths without its own entries, in order.
+
+    Args:
+        good: the features.
+        banks: of each depth.
+        recipe: of the banks, and of the image score.
+        fusion: how distances of several depths become one; None: learnt from these images.
+        first_image: the index that the first of these images has among the banks' image ids.
+        workers: threads.
+        progress: called with (stage, done, total), of images or of their tiles.
+
+    Returns:
+        The fusion, None where there is one depth, and the scores.
+
+    Raises:
+        DatasetError: when scores are asked for: without an image nothing would be left of a bank, and no other can
+            replace it.
+    """
+
+    def runs() -> Iterator[_Run]:
+        # without one of its images nothing would be left of such a bank
+        of_one = any(bank.tiles is None and len(np.unique(bank.image_ids)) < 2 for bank in banks)
+        if of_one and not first_image:
+            yield from _folds(good, recipe, 2)
+        else:
+            yield _Run.replacing(good, banks, recipe, first_image)
+
+    if len(banks) > 1 and fusion is None:
+        return _learn_and_score(good, recipe, list(runs()), workers, progress)
+    return fusion, _in_order(good, recipe, runs, fusion, workers, progress)
+
+
+def _in_order(
+    good: GoodFeatures,
+    recipe: Recipe,
+    runs: Callable[[], Iterable[_Run]],
+    fusion: Fusion | None,
+    workers: int,
+    progress: Progress,
+) -> Generator[HeldOutScore]:
+    """The scores of all runs, by image."""
+    several = list(runs())
+    if len(several) == 1:
+        yield from several[0].score(good, recipe, fusion, workers, progress)
         return
-    filled, only_for = replacements.filled(good, bank, recipe, first_image)
-    yield from score_against(
-        good,
-        filled,
-        only_for,
-        range(len(good)),
-        recipe,
-        workers,
-        progress,
-        first_image,
-    )
+    found = []
+    for run in several:
+        with closing(run.score(good, recipe, fusion, workers, silent)) as scored:
+            for held_out in scored:
+                found.append(held_out)
+                progress("calibration", len(found), len(good))
+    yield from sorted(found, key=lambda held_out: held_out.index)
+
+
+def _learn_and_score(
+    good: GoodFeatures, recipe: Recipe, runs: list[_Run], workers: int, progress: Progress
+) -> tuple[Fusion, Generator[HeldOutScore]]:
+    """The fusion that suits these images, and their scores with it."""
+    crops = (crop for run in runs for crop in run.distances(good, recipe, workers, progress))
+    fusion = learn_fusion([of.grid for of in good.depths], crops)
+    return fusion, _in_order(good, recipe, lambda: runs, fusion, workers, progress)
 
 
 def score_by_folds(
@@ -84,23 +145,29 @@ def score_by_folds(
 ) -> Generator[HeldOutScore]:
     """Every good image against a bank that was chosen without its fold, fold by fold: as costly as `folds` fits.
 
-    Image i is in fold (i x folds) // n: neighbours in time, which look alike, are held out together.
+    Image i is in fold (i x folds) // n: neighbours in time, which look alike, are held out together. Of the finest
+    depth alone.
     """
-    n = len(good)
-    of_image = np.arange(n) * folds // n
+    finest = good.depths[0]
     done = 0
-    for fold in range(folds):
-        rest = good.eligible & (of_image != fold)[:, None]
-        bank = sampling.choose(good.features, rest, recipe, grid=good.grid)
-        members = np.flatnonzero(of_image == fold)
-        everyone = np.full(len(bank.features), -1, dtype=np.int32)
-        with closing(
-            score_against(good, bank, everyone, members.tolist(), recipe, workers, silent)
-        ) as scored:
+    for run in _folds(finest, recipe, folds):
+        with closing(run.score(finest, recipe, None, workers, silent)) as scored:
             for held_out in scored:
                 done += 1
-                progress("calibration", done, n)
+                progress("calibration", done, len(good))
                 yield held_out
+
+
+def _folds(good: GoodFeatures, recipe: Recipe, folds: int) -> Iterator[_Run]:
+    """A run a fold, against banks that were chosen without it."""
+    n = len(good)
+    of_image = np.arange(n) * folds // n
+    for fold in range(folds):
+        others = np.asarray(of_image == fold)
+        banks = depths.choose(good.without(good.left_out | others), recipe)
+        members = np.flatnonzero(others).tolist()
+        everyone = [np.full(len(bank.features), -1, dtype=np.int32) for bank in banks]
+        yield _Run(banks, everyone, members)
 
 
 def score_against(
@@ -113,7 +180,7 @@ def score_against(
     progress: Progress,
     first_image: int = 0,
 ) -> Generator[HeldOutScore]:
-    """Images against a bank without their own entries.
+    """Images against the bank of the only depth without their own entries.
 
     Args:
         good: the features.
@@ -125,41 +192,132 @@ def score_against(
         progress: called with (stage, done, total), of images or of their tiles.
         first_image: index that the first of these images has among the bank's image ids.
     """
-    preprocessor = good.preprocessor
-    if preprocessor.single_crop:  # padding, or a region of interest
-        masked = not all(good.of_crops(index).all() for index in range(len(good)))
-    else:  # scores other than `reweighted` are made of the merged distances
-        masked = recipe.image_score == "reweighted"
-    by_tile = None
-    if bank.tiles is not None:
-        by_tile = dict(zip(bank.tiles_served.tolist(), bank.by_tile, strict=True))
-    graph = search_graph(bank, good.grid, recipe, masked=masked, held_out=True)
-    engine = open_engine(graph, throughput=preprocessor.single_crop and side_by_side(bank, good.grid, recipe))
-    steps = parallel.StepCounter(len(images) * len(preprocessor.searched_tiles))
+    return _Run((bank,), (only_for,), images, first_image).score(good, recipe, None, workers, progress)
 
-    def score_one(index: int) -> HeldOutScore:
-        own = index + first_image
-        hidden = (bank.image_ids == own) | ((only_for >= 0) & (only_for != own))
-        excluded = np.where(hidden, np.float32(FAR), np.float32(0))
-        masks = good.of_crops(index)
 
-        def pieces() -> Iterator[Piece]:
-            for tile in preprocessor.searched_tiles:
-                features = good.features.image(index, tile).reshape(*good.grid, -1)
-                of_tile = excluded if by_tile is None else excluded[by_tile[tile]]
-                yield Piece(tile, features, masks[tile], {"excluded": of_tile})
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Images, and the banks that they are searched in without their own entries.
+
+    Attributes:
+        banks: of each depth, entries in any order.
+        only_for: of each, (m,) int32: an entry serves that image alone; -1: all of them.
+        images: which of the good images, by index.
+        first_image: index that the first of the good images has among the banks' image ids.
+    """
+
+    banks: Sequence[MemoryBank]
+    only_for: Sequence[NDArray[np.int32]]
+    images: Sequence[int]
+    first_image: int = 0
+
+    @classmethod
+    def replacing(
+        cls, good: GoodFeatures, banks: Sequence[MemoryBank], recipe: Recipe, first_image: int
+    ) -> Self:
+        """All good images, each against the banks with what replaces its own entries."""
+        filled = [
+            replacements.filled(of, bank, depths.recipe_at(recipe, depth), first_image)
+            for depth, (of, bank) in enumerate(zip(good.depths, banks, strict=True))
+        ]
+        return cls(
+            [bank for bank, _ in filled],
+            [only_for for _, only_for in filled],
+            range(len(good)),
+            first_image,
+        )
+
+    def score(
+        self, good: GoodFeatures, recipe: Recipe, fusion: Fusion | None, workers: int, progress: Progress
+    ) -> Generator[HeldOutScore]:
+        """The scores of its images, in order."""
+        preprocessor = good.preprocessor
+        engine = self._engine(good, recipe, fusion)
+        steps = parallel.StepCounter(len(self.images) * len(preprocessor.searched_tiles))
+
+        def score_one(index: int) -> HeldOutScore:
+            masks = good.of_crops(index)
+
+            def pieces() -> Iterator[Piece]:
+                for piece in self._pieces(good, index, masks):
+                    yield piece
+                    steps.take()
+
+            distances, found = search(engine, pieces(), preprocessor.joined_mask(masks), preprocessor)
+            return HeldOutScore(index, found, distances, preprocessor.to_image(distances, good.frames[index]))
+
+        yield from _mapped(score_one, self.images, good, workers, steps, progress, "calibration")
+
+    def distances(
+        self, good: GoodFeatures, recipe: Recipe, workers: int, progress: Progress
+    ) -> Iterator[list[NDArray[np.float32]]]:
+        """Of some of its images the distances that count at each depth, (patches,) float32 each, crop by crop."""
+        kept = [index for index in self.images if not good.left_out[index]]
+        images = kept[:: -(-len(kept) // SAMPLE) or 1]
+        engine = self._engine(good, recipe, None)
+        steps = parallel.StepCounter(len(images) * len(good.preprocessor.searched_tiles))
+
+        def measure(index: int) -> list[list[NDArray[np.float32]]]:
+            found = []
+            masks = [of.of_crops(index) for of in good.depths]
+            for piece in self._pieces(good, index, masks[0]):
+                outputs = piece.run(engine)
+                grids = [outputs[numbered("distance_grid", depth)][0] for depth in range(len(masks))]
+                if piece.patch_mask.any():
+                    found.append([of[mask[piece.tile]] for of, mask in zip(grids, masks, strict=True)])
                 steps.take()
+            return found
 
-        distances, found = search(engine, pieces(), preprocessor.joined_mask(masks), preprocessor)
-        return HeldOutScore(index, found, distances, preprocessor.to_image(distances, good.frames[index]))
+        for crops in _mapped(measure, images, good, workers, steps, progress, "depths"):
+            yield from crops
+
+    def _engine(self, good: GoodFeatures, recipe: Recipe, fusion: Fusion | None) -> Engine:
+        preprocessor = good.preprocessor
+        coarser = [(bank, of.grid) for bank, of in zip(self.banks[1:], good.coarser, strict=True)]
+        if preprocessor.single_crop or coarser:  # padding, or a region of interest
+            masked = not all(good.of_crops(index).all() for index in range(len(good)))
+        else:  # scores other than `reweighted` are made of the merged distances
+            masked = recipe.image_score == "reweighted"
+        graph = search_graph(
+            self.banks[0], good.grid, recipe, coarser=coarser, fusion=fusion, masked=masked, held_out=True
+        )
+        alone = side_by_side(self.banks[0], good.grid, recipe, coarser)
+        return open_engine(graph, throughput=preprocessor.single_crop and alone)
+
+    def _pieces(self, good: GoodFeatures, index: int, masks: NDArray[np.bool_]) -> Iterator[Piece]:
+        """The crops of an image, and what must not be found for it."""
+        own = index + self.first_image
+        excluded = []
+        for bank, only_for in zip(self.banks, self.only_for, strict=True):
+            hidden = (bank.image_ids == own) | ((only_for >= 0) & (only_for != own))
+            excluded.append(np.where(hidden, np.float32(FAR), np.float32(0)))
+        for tile in good.preprocessor.searched_tiles:
+            features = [of.features.image(index, tile) for of in good.depths]
+            inputs = feature_inputs(features, [of.grid for of in good.depths])
+            for depth, (bank, values) in enumerate(zip(self.banks, excluded, strict=True)):
+                of_tile = values if bank.tiles is None else values[bank.entries_of_tile(tile)]
+                inputs[numbered("excluded", depth)] = of_tile
+            yield Piece(tile, inputs, masks[tile])
+
+
+def _mapped(
+    function: Callable[[int], Result],
+    images: Sequence[int],
+    good: GoodFeatures,
+    workers: int,
+    steps: parallel.StepCounter,
+    progress: Progress,
+    stage: str,
+) -> Generator[Result]:
+    """What a function gives of each image, several at a time."""
 
     def report_progress() -> None:
-        progress("calibration", steps.done, steps.total)
+        progress(stage, steps.done, steps.total)
 
-    max_parallel_images = preprocessor.max_parallel_images(workers)
+    max_parallel_images = good.preprocessor.max_parallel_images(workers)
     with closing(
-        parallel.parallel_map(score_one, images, workers=max_parallel_images, while_waiting=report_progress)
-    ) as scored:
-        for held_out in scored:
+        parallel.parallel_map(function, images, workers=max_parallel_images, while_waiting=report_progress)
+    ) as found:
+        for item in found:
             report_progress()
-            yield held_out
+            yield item

@@ -7,17 +7,19 @@ made: `docs/few_images.md` says how false rejects come out on real images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from goodparts.bank.fusion import Fusion, learn_fusion
 from goodparts.bank.memory_bank import MemoryBank
-from goodparts.bank.search import Piece, search
+from goodparts.bank.search import Piece, feature_inputs, search
 from goodparts.bank.search_graph import search_graph
 from goodparts.decision.leave_one_out import HeldOutScore
 from goodparts.engines.engine import open_engine
-from goodparts.features.extract import Extractor
+from goodparts.engines.graph import numbered
+from goodparts.features.extract import Extractor, at_grid
 from goodparts.preprocessing import augment, framing
 from goodparts.preprocessing.framing import Frame
 from goodparts.preprocessing.preprocessor import Preprocessor
@@ -37,18 +39,21 @@ _LEFT = 0.5  # of every zone's cells that a turned copy must still show
 def score(
     pixels: NDArray[np.uint8],
     extractor: Extractor,
-    bank: MemoryBank,
+    banks: Sequence[MemoryBank],
     preprocessor: Preprocessor,
     progress: Progress,
-) -> Iterator[tuple[Copy, HeldOutScore]]:
-    """Copies of the one good image against the bank; distances are carried back to where the part was in the image.
+) -> tuple[Fusion | None, Iterator[tuple[Copy, HeldOutScore]]]:
+    """Copies of the one good image against the banks; distances are carried back to where the part was in the image.
 
     Args:
         pixels: of the image, (H, W, 3) uint8.
         extractor: of the recipe.
-        bank: learnt from that image alone.
+        banks: of each depth, learnt from that image alone.
         preprocessor: of the recipe, without tiles.
         progress: called with (stage, done, total).
+
+    Returns:
+        The fusion of depths, which the copies teach; None where there is one depth; and the scores.
     """
     recipe, roi, grid = preprocessor.recipe, preprocessor.roi, preprocessor.grid
     frame = framing.frame_of((pixels.shape[0], pixels.shape[1]), recipe)
@@ -59,18 +64,40 @@ def score(
     patch_mask = np.asarray(zone_masks.any(axis=0))
     picture = Frame(frame.image_size, frame.image_size, (0, 0), frame.image_size)
     everything = np.ones(frame.image_size, dtype=bool)
-    engine = open_engine(search_graph(bank, grid, recipe, masked=True))
+    coarser = list(zip(banks[1:], extractor.grids[1:], strict=True))
     copies = IN_PLACE if recipe.position_window else judging_copies(zone_masks, frame)
-    for index, copy in enumerate(copies):
-        features = extractor(augment.apply(copy, working, frame)).reshape(*grid, -1)
-        piece = Piece(0, features, augment.copied_mask(copy, patch_mask, frame), {})
-        found, score = search(engine, [piece], np.ones(grid, dtype=bool), preprocessor)
-        distances = augment.copied_values(copy.back, found, frame, np.nan)
-        distances[~patch_mask] = np.nan
-        anomaly_map = preprocessor.to_image(distances, frame)
-        anomaly_map[~augment.copied_mask(copy.back, everything, picture)] = np.nan
-        yield copy, HeldOutScore(index, score, distances, anomaly_map)
-        progress("calibration", index + 1, len(copies))
+
+    def piece_of(copy: Copy) -> Piece:
+        inputs = feature_inputs(extractor(augment.apply(copy, working, frame)), extractor.grids)
+        return Piece(0, inputs, augment.copied_mask(copy, patch_mask, frame))
+
+    fusion = None
+    if coarser:
+        engine = open_engine(search_graph(banks[0], grid, recipe, coarser=coarser, masked=True))
+        found = []
+        for copy in copies:
+            piece = piece_of(copy)
+            outputs = piece.run(engine)
+            found.append(
+                [
+                    outputs[numbered("distance_grid", depth)][0][at_grid(piece.patch_mask, of)]
+                    for depth, of in enumerate(extractor.grids)
+                ]
+            )
+        fusion = learn_fusion(extractor.grids, found)
+    engine = open_engine(search_graph(banks[0], grid, recipe, coarser=coarser, fusion=fusion, masked=True))
+
+    def scores() -> Iterator[tuple[Copy, HeldOutScore]]:
+        for index, copy in enumerate(copies):
+            found, score = search(engine, [piece_of(copy)], np.ones(grid, dtype=bool), preprocessor)
+            distances = augment.copied_values(copy.back, found, frame, np.nan)
+            distances[~patch_mask] = np.nan
+            anomaly_map = preprocessor.to_image(distances, frame)
+            anomaly_map[~augment.copied_mask(copy.back, everything, picture)] = np.nan
+            yield copy, HeldOutScore(index, score, distances, anomaly_map)
+            progress("calibration", index + 1, len(copies))
+
+    return fusion, scores()
 
 
 def judging_copies(zone_masks: NDArray[np.bool_], frame: Frame) -> tuple[Copy, ...]:

@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 19
+PATCH_FEATURES = "patch_features"
+"""What the first half of the pipeline gives and the second takes, (n, h, w, d) float32."""
+
+
+def numbered(name: str, depth: int) -> str:
+    """What an input or output is called at a depth: as it is at the finest, `name_2` at the next."""
+    return name if not depth else f"{name}_{depth + 1}"
 
 
 class GraphBuilder:
@@ -24,6 +31,7 @@ class GraphBuilder:
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
+        self.depth = 0  # of what is being learnt: at coarser ones names are numbered
         self._known: dict[tuple[Any, ...], str] = {}
 
     def node(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
@@ -61,12 +69,15 @@ class GraphBuilder:
         return self.constant(np.array(values, dtype=np.float32))
 
     def input(self, name: str, kind: int, shape: Sequence[str | int]) -> str:
-        """Declare an input; returns its name."""
+        """Declare an input, unless it is; returns its name."""
+        if any(item.name == name for item in self.inputs):
+            return name
         self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
         return name
 
     def learnt(self, name: str, value: NDArray[Any]) -> str:
         """An input whose value goes along: the engine binds it without a copy."""
+        name = numbered(name, self.depth)
         if name not in self.constants:
             self.constants[name] = np.ascontiguousarray(value)
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
@@ -138,7 +149,8 @@ def pipeline_graph(features: Graph, search: Graph) -> Graph:
     graph, second = joined.graph, search.model.graph
     graph.node.extend(second.node)
     graph.initializer.extend(second.initializer)
-    graph.input.extend(item for item in second.input if item.name != "patch_features")
+    given = {item.name for item in graph.output}
+    graph.input.extend(item for item in second.input if item.name not in given)
     del graph.output[:]
     graph.output.extend(second.output)
     return Graph(joined, {**features.constants, **search.constants})

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from goodparts import parallel
 from goodparts.data.good_images import GoodImages
 from goodparts.engines.engine import layer_shapes, open_engine
+from goodparts.engines.graph import PATCH_FEATURES, numbered
 from goodparts.errors import BackboneError
 from goodparts.features import whitening
 from goodparts.features.features_graph import features_graph
 from goodparts.features.store import PatchFeatures, patch_features
-from goodparts.features.whitening import Whitening
+from goodparts.features.whitening import Moments, Whitening
 from goodparts.preprocessing import statistics as image_statistics
 from goodparts.preprocessing.framing import Frame
 from goodparts.preprocessing.preprocessor import Preprocessor
@@ -38,7 +39,7 @@ _SAME = 1e-5  # of the largest value: features that differ by less differ by rou
 
 @dataclass(frozen=True, eq=False)
 class GoodFeatures:
-    """The patch features of n good images.
+    """The patch features of n good images, of the finest depth; `coarser` has those of the others.
 
     Attributes:
         features: (n, views x patches, d): all of an image's: of its tiles one after the other, then of its copies.
@@ -52,6 +53,7 @@ class GoodFeatures:
         left_out: images of which nothing may enter the bank, (n,) bool.
         failures: why the pose of each image was not found; empty where it was, or is not looked for.
         preprocessor: how images were prepared.
+        coarser: the same images at each coarser depth.
     """
 
     features: PatchFeatures
@@ -64,6 +66,12 @@ class GoodFeatures:
     left_out: NDArray[np.bool_]
     failures: tuple[str, ...]
     preprocessor: Preprocessor
+    coarser: tuple[GoodFeatures, ...] = ()
+
+    @property
+    def depths(self) -> tuple[GoodFeatures, ...]:
+        """Each depth by itself, from fine to coarse."""
+        return (replace(self, coarser=()), *self.coarser)
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
@@ -86,40 +94,61 @@ class GoodFeatures:
 
     def without(self, left_out: NDArray[np.bool_]) -> GoodFeatures:
         """The same with these images left out of the bank; they can still be scored."""
-        return replace(self, left_out=left_out)
+        return replace(
+            self, left_out=left_out, coarser=tuple(depth.without(left_out) for depth in self.coarser)
+        )
 
     def __len__(self) -> int:
         return len(self.frames)
 
 
 class Extractor:
-    """From a working image to its patch features: the first half of the pipeline, compiled."""
+    """From a working image to its patch features: the first half of the pipeline, compiled.
 
-    def __init__(self, backbone: Backbone, recipe: Recipe, whitening: Whitening | None = None) -> None:
+    Attributes:
+        grids: (h, w) of the patches of each depth, from fine to coarse.
+        dimensions: of their features.
+    """
+
+    def __init__(
+        self, backbone: Backbone, recipe: Recipe, whitening: Sequence[Whitening | None] = ()
+    ) -> None:
         graph = backbone_graph(backbone, recipe, whitening)
-        self.grid = grid_of(graph)
-        self.dimensions = graph.model.graph.output[0].type.tensor_type.shape.dim[3].dim_value
+        self.grids = grids_of(graph)
+        self.dimensions = tuple(
+            item.type.tensor_type.shape.dim[3].dim_value for item in graph.model.graph.output
+        )
         self._name = backbone.name
         self._engine = open_engine(graph, throughput=not recipe.tiling)
         self._first: NDArray[np.float32] | None = None  # patch, which some other one differs from
         self._varies = False
 
-    def __call__(self, working: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Patch features, (patches, d) float32, of a working image (height, width, 3) uint8.
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the finest patches."""
+        return self.grids[0]
+
+    def __call__(self, working: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        """Patch features of each depth, (patches, d) float32, of a working image (height, width, 3) uint8.
 
         Raises:
             BackboneError: they are not all finite numbers.
         """
-        features = self._engine({"image": working[None]})["patch_features"].reshape(-1, self.dimensions)
-        if not np.isfinite(features).all():
+        found = self._engine({"image": working[None]})
+        depths = tuple(
+            found[numbered(PATCH_FEATURES, depth)].reshape(-1, dimensions)
+            for depth, dimensions in enumerate(self.dimensions)
+        )
+        if not all(np.isfinite(features).all() for features in depths):
             raise BackboneError(
                 f"backbone {self._name}: some of its features are NaN or infinite, so no distance could be told; the "
                 "file is damaged, or its normalisation (mean, std) is not that of its training: take another one"
             )
         if not self._varies:
+            features = depths[0]
             first = self._first = features[0] if self._first is None else self._first
             self._varies = bool((np.abs(features - first) > _SAME * np.abs(first).max()).any())
-        return features
+        return depths
 
     def require_variation(self) -> None:
         """Raise BackboneError if all patches of all images so far had the same features: no defect would show."""
@@ -132,7 +161,10 @@ class Extractor:
 
 
 def backbone_graph(
-    backbone: Backbone, recipe: Recipe, whitening: Whitening | None = None, steps: Sequence[Step] = ()
+    backbone: Backbone,
+    recipe: Recipe,
+    whitening: Sequence[Whitening | None] = (),
+    steps: Sequence[Step] = (),
 ) -> Graph:
     """The graph from a working image to patch features, for a backbone that is cut down to the recipe's layers.
 
@@ -142,21 +174,37 @@ def backbone_graph(
     return features_graph(backbone.model, shapes, recipe, backbone.mean, backbone.std, whitening, steps)
 
 
-def grid_of(graph: Graph) -> tuple[int, int]:
-    """(h, w) of the patches that a features graph gives."""
-    shape = graph.model.graph.output[0].type.tensor_type.shape.dim
-    return shape[1].dim_value, shape[2].dim_value
+def grids_of(graph: Graph) -> tuple[tuple[int, int], ...]:
+    """(h, w) of the patches of each depth that a features graph gives, from fine to coarse."""
+    shapes = [item.type.tensor_type.shape.dim for item in graph.model.graph.output]
+    return tuple((shape[1].dim_value, shape[2].dim_value) for shape in shapes)
 
 
-def learn_whitening(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) -> Whitening | None:
-    """What whitens the features of good images, from some of them; None where the recipe leaves them as they are.
+def at_grid(patch_mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """A patch mask (h, w) on a coarser grid: a cell counts where any patch in it does."""
+    rows, columns = (cell_of(size, coarse) for size, coarse in zip(patch_mask.shape, grid, strict=True))
+    found = np.zeros(grid, dtype=bool)
+    np.logical_or.at(found, (rows[:, None], columns), patch_mask)
+    return found
+
+
+def cell_of(size: int, coarse: int) -> NDArray[np.int64]:
+    """In which of `coarse` cells along an axis the middle of each of `size` finer ones lies, (size,) int64."""
+    return (2 * np.arange(size, dtype=np.int64) + 1) * coarse // (2 * size)
+
+
+def learn_whitening(
+    good: GoodImages, extractor: Extractor, preprocessor: Preprocessor
+) -> tuple[Whitening | None, ...]:
+    """What whitens the features of good images at each depth, from some of them; None where they stay as they are.
 
     Raises:
         ImageError: one of them can't be read, or does not fit the region of interest.
     """
     recipe = preprocessor.recipe
-    if not whitening.wanted(recipe, extractor.dimensions):
-        return None
+    wanted = [whitening.wanted(recipe, dimensions) for dimensions in extractor.dimensions]
+    if not any(wanted):
+        return (None,) * len(wanted)
     tiles = preprocessor.searched_tiles
     count = len(good) * len(tiles)
     sample: Sequence[int] = range(0, count, -(-count // whitening.SAMPLE))
@@ -165,21 +213,25 @@ def learn_whitening(good: GoodImages, extractor: Extractor, preprocessor: Prepro
         drawn = rng.choice(count, min(count, whitening.SAMPLE), replace=False, shuffle=False)
         sample = np.sort(drawn).tolist()
 
-    def features_of(index: int) -> NDArray[np.float32]:
+    def features_of(index: int) -> list[NDArray[np.float32]]:
         image = preprocessor.prepare_good(good, index // len(tiles))
         crop = preprocessor.crop(image, tiles[index % len(tiles)])
-        return extractor(crop.pixels)[crop.patch_mask.ravel()]
+        return [
+            features[at_grid(crop.patch_mask, grid).ravel()]
+            for features, grid in zip(extractor(crop.pixels), extractor.grids, strict=True)
+        ]
 
-    def sampled_patches() -> Iterator[NDArray[np.float32]]:
-        workers = preprocessor.max_parallel_images(good.workers)
-        with closing(good.map(features_of, sample, workers=workers)) as extracted:
-            for done, patches in enumerate(extracted, 1):
-                good.progress("whitening", done, len(sample))
-                yield patches
-
-    learnt = Whitening.learn(sampled_patches(), recipe)
+    moments = [Moments() for _ in wanted]
+    workers = preprocessor.max_parallel_images(good.workers)
+    with closing(good.map(features_of, sample, workers=workers)) as extracted:
+        for done, depths in enumerate(extracted, 1):
+            for sums, patches in zip(moments, depths, strict=True):
+                sums.add(patches)
+            good.progress("whitening", done, len(sample))
     extractor.require_variation()
-    return learnt
+    return tuple(
+        Whitening.of(sums, recipe) if needed else None for sums, needed in zip(moments, wanted, strict=True)
+    )
 
 
 @contextmanager
@@ -190,11 +242,15 @@ def extract(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) 
         ImageError: one of them can't be read, or does not fit the region of interest.
         OutputError: no room for their features in the temporary folder.
     """
-    n, patches = len(good), extractor.grid[0] * extractor.grid[1]
+    n, recipe, grids = len(good), preprocessor.recipe, extractor.grids
     views, crops = preprocessor.views, preprocessor.crops_per_image
     measuring = [step for step in preprocessor.steps if type(step).measure is not Step.measure]
-    with patch_features((n, patches, extractor.dimensions), preprocessor.recipe, views) as features:
-        patch_mask = np.zeros((n, views, patches), dtype=bool)
+    share = recipe.replace({"memory_limit": recipe.memory_limit / len(grids)})
+    with ExitStack() as stack:
+        stores = []
+        for (h, w), dimensions in zip(grids, extractor.dimensions, strict=True):
+            stores.append(stack.enter_context(patch_features((n, h * w, dimensions), share, views)))
+        patch_masks = [np.zeros((n, views, h * w), dtype=bool) for h, w in grids]
         steps = parallel.StepCounter(n * len(preprocessor.searched_tiles))
 
         def extract_one(
@@ -203,8 +259,10 @@ def extract(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) 
             image = preprocessor.prepare_good(good, index)
             measured_statistics = image_statistics.measure(preprocessor.quality_gate_pixels(image))
             for crop in preprocessor.training_crops(image):
-                patch_mask[index, crop.view] = crop.patch_mask.ravel()
-                features.put(index, extractor(crop.pixels), crop.view)
+                depths = zip(extractor(crop.pixels), stores, patch_masks, grids, strict=True)
+                for features, store, patch_mask, grid in depths:
+                    patch_mask[index, crop.view] = at_grid(crop.patch_mask, grid).ravel()
+                    store.put(index, features, crop.view)
                 if crop.view < crops:
                     steps.take()
             return image, image.digest, measured_statistics, [step.measure(image) for step in measuring]
@@ -227,15 +285,23 @@ def extract(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) 
                 report_progress()
         extractor.require_variation()
         by_step = zip(*measured, strict=True)
-        yield GoodFeatures(
-            features,
-            patch_mask.reshape(n, -1),
+        finest = GoodFeatures(
+            stores[0],
+            patch_masks[0].reshape(n, -1),
             tuple(frames),
-            extractor.grid,
+            grids[0],
             tuple(digests),
             tuple(statistics),
             {step.name: np.stack(values) for step, values in zip(measuring, by_step, strict=False)},
             np.zeros(n, dtype=bool),
             tuple(failures),
             preprocessor,
+        )
+        coarser = zip(stores[1:], patch_masks[1:], grids[1:], strict=True)
+        yield replace(
+            finest,
+            coarser=tuple(
+                replace(finest, features=store, patch_mask=patch_mask.reshape(n, -1), grid=grid)
+                for store, patch_mask, grid in coarser
+            ),
         )

@@ -2,7 +2,7 @@
 
     image (n, H, W, 3) uint8 ─► normalise ─► backbone ─► local average ─► fuse layers ─► whiten   features_graph
                                                                                        │
-                               patch_features (n, h, w, d) ◄───────────────────────────┘
+                  patch_features (n, h, w, d) of each depth ◄──────────────────────────┘
                                        │
     distance_grid (n, h, w), score (n,) ◄── exact distances of the best candidates ◄── search   bank.search_graph
 
@@ -22,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from goodparts.engines.graph import OPSET, Graph, GraphBuilder
+from goodparts.engines.graph import OPSET, PATCH_FEATURES, Graph, GraphBuilder, numbered
 from goodparts.errors import BackboneError
 from goodparts.recipe.values import size_text
 
@@ -38,18 +38,22 @@ def features_graph(
     recipe: Recipe,
     mean: Sequence[float],
     std: Sequence[float],
-    whitening: Whitening | None = None,
+    whitening: Sequence[Whitening | None] = (),
     steps: Sequence[Step] = (),
 ) -> Graph:
     """The graph from `image` (n, H, W, 3) uint8 to `patch_features` (n, h, w, d) float32.
 
+    With `banks = by_depth` layers of other grids have outputs of their own, `patch_features_2` and so on, from fine to
+    coarse.
+
     Args:
         backbone: input (n, 3, H, W) float32; its outputs are the recipe's layers, in their order.
         layer_shapes: shape of each output for one image of the working size: (1, c, h, w), or (1, tokens, c).
-        recipe: image_size, patch_size, layer_fusion, layer_weights, grid_layer, pooled_dimensions.
+        recipe: image_size, banks, patch_size, layer_fusion, layer_weights, grid_layer, pooled_dimensions.
         mean: of RGB / 255.
         std: of RGB / 255.
-        whitening: what features are mapped by in the end; None: they stay as they are.
+        whitening: what the features of each depth are mapped by in the end; None, and where there is none: they stay
+            as they are.
         steps: of the preprocessing, which add their nodes at the beginning.
     """
     height, width = recipe.image_size
@@ -75,15 +79,50 @@ def features_graph(
             raise BackboneError(
                 f"layers: {name} has shape {shape}; expected a feature map (n, c, h, w) or tokens (n, tokens, d)"
             )
-    sizes = [(h, w) for _, (_, h, w) in maps]
-    if recipe.grid_layer:
-        grid = sizes[recipe.layers.index(recipe.grid_layer)]
-    else:
-        grid = max(sizes, key=lambda size: size[0] * size[1])
+    weighted = list(zip(maps, recipe.layer_weights or (1.0,) * len(maps), strict=True))
+    for depth, (grid, members) in enumerate(_depths([(h, w) for _, (_, h, w) in maps], recipe)):
+        joined, dimensions = _join(build, [weighted[index] for index in members], grid, recipe)
+        learnt = whitening[depth] if whitening else None
+        if learnt is not None:
+            if learnt.mean.shape != (dimensions,):
+                raise BackboneError(
+                    f"layers: have {dimensions} channels in all, and what was learnt is of {len(learnt.mean)}; the "
+                    "model is damaged, or its backbone is another one"
+                )
+            joined = build.node("Sub", joined, build.learnt(numbered("features_mean", depth), learnt.mean))
+            joined = build.node(
+                "MatMul", joined, build.learnt(numbered("features_matrix", depth), learnt.matrix)
+            )
+            dimensions = learnt.matrix.shape[1]
+        name = numbered(PATCH_FEATURES, depth)
+        build.node("Reshape", joined, build.ints([0, *grid, dimensions]), name=name)
+        build.output(name, ["n", *grid, dimensions])
+    return Graph(build.finish(), build.constants)
+
+
+def _depths(sizes: Sequence[tuple[int, int]], recipe: Recipe) -> list[tuple[tuple[int, int], list[int]]]:
+    """The grid (h, w) of each depth and the layers that it has, from fine to coarse.
+
+    Layers finer than `grid_layer` come to its grid; so do all others with `banks = joined`.
+    """
+    finest = max(sizes, key=lambda size: size[0] * size[1])
+    grid = sizes[recipe.layers.index(recipe.grid_layer)] if recipe.grid_layer else finest
+    depths: dict[tuple[int, int], list[int]] = {}
+    for index, size in enumerate(sizes):
+        coarser = size[0] * size[1] < grid[0] * grid[1] and recipe.banks == "by_depth"
+        depths.setdefault(size if coarser else grid, []).append(index)
+    return sorted(depths.items(), key=lambda depth: -depth[0][0] * depth[0][1])
+
+
+def _join(
+    build: GraphBuilder,
+    layers: Sequence[tuple[tuple[str, tuple[int, int, int]], float]],
+    grid: tuple[int, int],
+    recipe: Recipe,
+) -> tuple[str, int]:
+    """Layers ((name, (channels, h, w)), weight) as features of the cells of a grid, (n, h w, d); and d."""
     fused = []
-    for (layer, (channels, h, w)), weight in zip(
-        maps, recipe.layer_weights or (1.0,) * len(maps), strict=True
-    ):
+    for (layer, (channels, h, w)), weight in layers:
         layer, channels = _local_average(build, layer, channels, recipe)
         if weight != 1:
             layer = build.node("Mul", layer, build.floats([weight]))
@@ -106,19 +145,7 @@ def features_graph(
     for layer, channels in fused:
         last = build.node("Transpose", layer, perm=[0, 2, 3, 1])
         rows.append(build.node("Reshape", last, build.ints([0, grid[0] * grid[1], channels])))
-    joined = build.node("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
-    if whitening is not None:
-        if whitening.mean.shape != (dimensions,):
-            raise BackboneError(
-                f"layers: have {dimensions} channels in all, and what was learnt is of {len(whitening.mean)}; the "
-                "model is damaged, or its backbone is another one"
-            )
-        joined = build.node("Sub", joined, build.learnt("features_mean", whitening.mean))
-        joined = build.node("MatMul", joined, build.learnt("features_matrix", whitening.matrix))
-        dimensions = whitening.matrix.shape[1]
-    build.node("Reshape", joined, build.ints([0, *grid, dimensions]), name="patch_features")
-    build.output("patch_features", ["n", *grid, dimensions])
-    return Graph(build.finish(), build.constants)
+    return (build.node("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]), dimensions
 
 
 # ---- features

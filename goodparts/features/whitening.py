@@ -41,28 +41,47 @@ class Whitening:
     matrix: NDArray[np.float32]
 
     @classmethod
-    @small_products()
     def learn(cls, features: Iterable[NDArray[np.float32]], recipe: Recipe) -> Self:
         """The map that suits these features, (patches, d) float32 an image, by `whitening` and `feature_dimensions`."""
-        count, total, products = 0, np.zeros(0), np.zeros(0)
+        moments = Moments()
         for patches in features:
-            if not count:
-                total, products = np.zeros(patches.shape[1]), np.zeros((patches.shape[1],) * 2)
-                shift = patches.mean(axis=0)  # sums of squares far from zero would lose digits
-            centred = patches - shift
-            count += len(patches)
-            total += centred.sum(axis=0, dtype=np.float64)
-            products += centred.T @ centred
-        middle = total / count
-        variances, directions = np.linalg.eigh(products / count - np.outer(middle, middle))
+            moments.add(patches)
+        return cls.of(moments, recipe)
+
+    @classmethod
+    @small_products()
+    def of(cls, moments: Moments, recipe: Recipe) -> Self:
+        """The map that suits features of these moments, by `whitening` and `feature_dimensions`."""
+        middle = moments.total / moments.count
+        variances, directions = np.linalg.eigh(moments.products / moments.count - np.outer(middle, middle))
         variances, directions = np.maximum(variances[::-1], 0), directions[:, ::-1]
         least = max(_LEAST * float(variances.mean()), 1e-30)
         scaled = directions * (variances + least) ** (-recipe.whitening / 2)
         kept = recipe.feature_dimensions or len(variances)
         return cls(
-            mean=(shift + middle).astype(np.float32),
+            mean=(moments.shift + middle).astype(np.float32),
             matrix=np.ascontiguousarray(scaled[:, :kept], dtype=np.float32),
         )
+
+
+class Moments:
+    """Sums over patch features, image by image: their number, what they add up to, and their products."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = self.products = np.zeros(0)
+        self.shift = np.zeros(0, dtype=np.float32)
+
+    @small_products()
+    def add(self, patches: NDArray[np.float32]) -> None:
+        """Count the patches (patches, d) float32 of one more image."""
+        if not self.count:
+            self.total, self.products = np.zeros(patches.shape[1]), np.zeros((patches.shape[1],) * 2)
+            self.shift = patches.mean(axis=0)  # sums of squares far from zero would lose digits
+        centred = patches - self.shift
+        self.count += len(patches)
+        self.total += centred.sum(axis=0, dtype=np.float64)
+        self.products += centred.T @ centred
 
 
 def wanted(recipe: Recipe, dimensions: int) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from goodparts.bank.depths import Depth
 from goodparts.data.images import PIXEL_LIMIT
 from goodparts.model.model import Model
 from goodparts.preprocessing.light import Light
@@ -29,9 +30,40 @@ def require_agreement(model: Model, manifest: Mapping[str, Any]) -> None:
 
 
 def _require_bank(model: Model, manifest: Mapping[str, Any]) -> None:
-    bank, grid = model.bank, model.grid
-    described = {"entries": bank.features.shape[0], "dimensions": bank.features.shape[1]}
-    _require(manifest["bank"] == described, "bank.safetensors is not of the size that manifest.json says")
+    sizes = [depth.bank.features.shape for depth in model.depths]
+    described = [{"entries": entries, "dimensions": dimensions} for entries, dimensions in sizes]
+    _require(
+        [manifest["bank"], *manifest.get("coarser_banks", ())] == described,
+        "bank.safetensors is not of the size that manifest.json says",
+    )
+    for depth, grid in zip(model.depths, _grids(model), strict=True):
+        _require_depth(depth, grid, model)
+
+
+def _grids(model: Model) -> tuple[tuple[int, int], ...]:
+    """The grid of each depth, which the fusion knows where there are several."""
+    fusion = model.fusion
+    if fusion is None:
+        return (model.grid,)
+    sizes = [h * w for h, w in fusion.grids]
+    _require(
+        1 < len(sizes) < 10 and min(min(grid) for grid in fusion.grids) > 0 and sizes == sorted(sizes)[::-1],
+        "bank.safetensors: fusion.grids are not those of depths from fine to coarse",
+    )
+    _require(
+        fusion.grids[0] == model.grid
+        and all(h <= model.grid[0] and w <= model.grid[1] for h, w in fusion.grids),
+        "bank.safetensors: fusion.grids don't begin with the grid of manifest.json",
+    )
+    _require(
+        bool((fusion.spread > 0).all() and (fusion.slope >= 0).all() and (fusion.baseline_spread >= 0).all()),
+        "bank.safetensors: fusion.values are below 0",
+    )
+    return fusion.grids
+
+
+def _require_depth(depth: Depth, grid: tuple[int, int], model: Model) -> None:
+    bank, whitening = depth.bank, depth.whitening
     _require(
         bank.image_ids.min() >= 0 and bank.image_ids.max() < model.provenance.good_images,
         "bank.safetensors: origins are of more images than the model was learnt from",
@@ -48,7 +80,6 @@ def _require_bank(model: Model, manifest: Mapping[str, Any]) -> None:
         bank.basis is None or bank.basis.shape[1] <= bank.basis.shape[0],
         "bank.safetensors: basis is too wide",
     )
-    whitening = model.whitening
     _require(
         whitening is None or whitening.matrix.shape[1] <= whitening.matrix.shape[0],
         "bank.safetensors: whitening.matrix is too wide",

@@ -140,7 +140,7 @@ def exported(model: Model, precision: str = "f32") -> onnx.ModelProto:
     size = network.ByteSize() + sum(value.nbytes for value in constants.values())
     if size > _LARGEST:
         raise OutputError(
-            f"export: the memory bank of {len(model.bank.features)} entries makes this {size / 2**30:.1f} GiB, and one "
+            f"export: the memory bank of {model.entries} entries makes this {size / 2**30:.1f} GiB, and one "
             "ONNX file holds 2; fit with a smaller sampling_ratio or a sampling_limit"
         )
     given = [item for item in network.graph.input if item.name not in constants]

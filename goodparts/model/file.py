@@ -2,7 +2,8 @@
 
     recipe.toml         the recipe
     backbone.onnx       the backbone, cut down to the layers in use
-    bank.safetensors    memory bank, origins, mean and search space; spacing, whitening, cells and tiles, if any
+    bank.safetensors    memory bank, origins, mean and search space; spacing, whitening, cells and tiles, if any; the
+                        same of coarser depths, and how their distances become one
     calibration.json    held-out good scores, thresholds and their rules
     roi.json            the region of interest, if there is one
     tiles.json          how images are tiled, if they are
@@ -20,6 +21,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tomllib
 import zipfile
 import zlib
@@ -29,14 +31,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from numpy.typing import NDArray
+
 from goodparts.backbones.backbone import Backbone
 from goodparts.backbones.onnx_file import trimmed_network
-from goodparts.bank.memory_bank import MemoryBank
+from goodparts.bank.depths import Depth, depth_prefix
+from goodparts.bank.fusion import Fusion
 from goodparts.bank.window import window_of
 from goodparts.decision.calibration import Calibration
 from goodparts.engines.precision import PrecisionCheck
 from goodparts.errors import BackboneError, ImageError, ModelError, RecipeError, shortened
-from goodparts.features.whitening import Whitening
 from goodparts.files import JsonRecord, replacing
 from goodparts.model import signature
 from goodparts.model.agreement import require_agreement
@@ -44,12 +48,16 @@ from goodparts.model.model import FORMAT, Model, hashes, identity_of, members
 from goodparts.model.records import EvaluationRecord, FitRecord, Provenance
 from goodparts.model.schema import json_member, tensor_member
 from goodparts.preprocessing.preprocessor import Preprocessor
+from goodparts.recipe.keys import KEYS
 from goodparts.recipe.recipe import Recipe
 
 _LOGGER = logging.getLogger(__name__)
 SUFFIX = ".goodparts"
 _MOST_DOTS = 100  # in a line of a recipe
 _MEMBERS = ("recipe.toml", "backbone.onnx", "bank.safetensors", "calibration.json")
+_BEFORE = {
+    name: item.metadata["before"] for name, item in KEYS.items() if item.metadata["before"] is not None
+}
 
 
 StrPath = str | os.PathLike[str]
@@ -228,15 +236,17 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
             tensor_member(name, data)
     tensors = tensor_member("bank.safetensors", members["bank.safetensors"])
     described = manifest["backbone"]
-    recipe = Recipe().replace(_toml(members["recipe.toml"]))
+    recipe = Recipe().replace({**_BEFORE, **_toml(members["recipe.toml"])})
     network = trimmed_network(members["backbone.onnx"], described["input"], recipe.layers)
     height, width = map(int, manifest["grid"])
-    bank = MemoryBank.from_tensors(tensors)
-    window_of(recipe, (height, width)).check(bank)
-    if (recipe.tile_bank == "shared") != ("tiles" not in tensors):
-        raise ValueError(
-            f"bank.safetensors does not have the tiles that tile_bank = {recipe.tile_bank} asks for"
-        )
+    depths, fusion = _depths(tensors)
+    grids = ((height, width),) if fusion is None else fusion.grids
+    for depth, grid in zip(depths, grids, strict=True):
+        window_of(recipe, grid).check(depth.bank)
+        if (recipe.tile_bank == "shared") != (depth.bank.tiles is None):
+            raise ValueError(
+                f"bank.safetensors does not have the tiles that tile_bank = {recipe.tile_bank} asks for"
+            )
     preprocessing = {name: data for name, data in members.items() if name not in _MEMBERS}
     return Model(
         recipe=recipe,
@@ -251,17 +261,34 @@ def _restore(members: dict[str, bytes], manifest: dict[str, Any]) -> Model:
             licence=described["licence"],
             sha256=described["sha256"],
         ),
-        bank=bank,
+        whitening=depths[0].whitening,
+        bank=depths[0].bank,
+        coarser=depths[1:],
+        fusion=fusion,
         calibration=Calibration.from_json(members["calibration.json"].decode()),
         provenance=Provenance(**manifest["data"]),
         fit_record=FitRecord(**manifest["circumstances"]),
         precision=PrecisionCheck(**manifest["precision"]),
         evaluation=EvaluationRecord(**manifest["evaluation"]) if "evaluation" in manifest else None,
         preprocessor=Preprocessor.from_members(preprocessing, recipe, (height, width)),
-        whitening=Whitening(tensors["whitening.mean"], tensors["whitening.matrix"])
-        if "whitening.mean" in tensors
-        else None,
     )
+
+
+def _depths(tensors: Mapping[str, NDArray[Any]]) -> tuple[tuple[Depth, ...], Fusion | None]:
+    """Whitening and bank of each depth, and how their distances become one."""
+    fusion = None
+    if "fusion.grids" in tensors:
+        fusion = Fusion.from_tensors(tensors["fusion.grids"], tensors["fusion.values"])
+    count = 1 if fusion is None else len(fusion.grids)
+    prefixes = [depth_prefix(depth) for depth in range(count)]
+    depths = []
+    for prefix in prefixes:
+        own = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        depths.append(Depth.from_tensors(own))
+    found = {re.match("(?:[2-9][.])?", name)[0] for name in tensors}  # type: ignore[index]
+    if found != set(prefixes):
+        raise ValueError("bank.safetensors: has banks of other depths than its fusion")
+    return tuple(depths), fusion
 
 
 def _toml(data: bytes) -> dict[str, Any]:

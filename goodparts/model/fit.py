@@ -1,6 +1,6 @@
 """Fitting: from images of good parts to a model, read top to bottom.
 
-images ─► preprocessing ─► whitening ─► features ─► memory bank ─► held-out scores ─► decision
+images ─► preprocessing ─► whitening ─► features ─► memory banks ─► held-out scores ─► decision
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from goodparts.backbones.backbone import cut_down, with_layers
 from goodparts.backbones.catalogue import load_backbone
-from goodparts.bank import sampling
+from goodparts.bank import depths
+from goodparts.bank.depths import Depth
+from goodparts.bank.fusion import Fusion
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.data.good_images import Good, GoodImages
 from goodparts.decision import leave_one_out, one_image
@@ -63,7 +65,7 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
     preprocessor = Preprocessor.learn(good, recipe, extractor.grid, roi)
     clock.lap("preprocessing")
     whitening = learn_whitening(good, extractor, preprocessor)
-    if whitening is not None:
+    if any(whitening):
         extractor = Extractor(backbone, recipe, whitening)
         clock.lap("whitening")
     with extract(good, extractor, preprocessor) as features:
@@ -75,29 +77,29 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
         if recipe.robust and len(good) > 1:
             features = features.without(_outliers(features, recipe, good))
             clock.lap("robust")
-        bank = sampling.choose(
-            features.features,
-            features.eligible,
-            recipe,
-            grid=features.grid,
-            progress=lambda done, total: good.progress("memory bank", done, total),
+        banks = depths.choose(
+            features, recipe, progress=lambda done, total: good.progress("memory bank", done, total)
         )
         clock.lap("memory bank")
         names = good.names
         statistics: tuple[ImageStatistics, ...] = ()
         if copy_extractor is None:
-            scored = leave_one_out.score(features, bank, recipe, workers=good.workers, progress=good.progress)
+            fusion, scored = leave_one_out.hold_out(
+                features, banks, recipe, workers=good.workers, progress=good.progress
+            )
             training_set, statistics = collect_scores(scored, features, names)
         else:
-            training_set = _scores_of_copies(good, names[0], copy_extractor, bank, preprocessor)
+            fusion, training_set = _scores_of_copies(good, names[0], copy_extractor, banks, preprocessor)
         clock.lap("calibration")
     kept = ~features.left_out
     model = Model(
         recipe=recipe,
         backbone=backbone,
         preprocessor=preprocessor.settled({name: of[kept] for name, of in features.measured.items()}),
-        whitening=whitening,
-        bank=bank,
+        whitening=whitening[0],
+        bank=banks[0],
+        coarser=tuple(map(Depth, whitening[1:], banks[1:])),
+        fusion=fusion,
         calibration=Calibration(
             training_set=training_set,
             calibration_set=None,
@@ -157,10 +159,9 @@ def _outliers(features: GoodFeatures, recipe: Recipe, good: GoodImages) -> NDArr
     outliers = before
     for done in range(_ROBUST_ROUNDS):
         others = features.without(outliers)
-        bank = sampling.choose(features.features, others.eligible, recipe, grid=features.grid)
-        with closing(
-            leave_one_out.score(others, bank, recipe, workers=good.workers, progress=silent)
-        ) as scored:
+        banks = depths.choose(others, recipe)
+        held_out = leave_one_out.hold_out(others, banks, recipe, workers=good.workers, progress=silent)[1]
+        with closing(held_out) as scored:
             scores = np.array([held_out.score for held_out in scored])
         middle = np.median(scores[~outliers])
         spread = 1.4826 * np.median(np.abs(scores[~outliers] - middle))
@@ -174,12 +175,16 @@ def _outliers(features: GoodFeatures, recipe: Recipe, good: GoodImages) -> NDArr
 
 
 def _scores_of_copies(
-    good: GoodImages, name: str, extractor: Extractor, bank: MemoryBank, preprocessor: Preprocessor
-) -> GoodScores:
-    """Scores of copies of the only good image that there is."""
+    good: GoodImages,
+    name: str,
+    extractor: Extractor,
+    banks: Sequence[MemoryBank],
+    preprocessor: Preprocessor,
+) -> tuple[Fusion | None, GoodScores]:
+    """The fusion of depths, and scores of copies of the only good image that there is."""
     collector = GoodScoresCollector(COPIES, zone_names(preprocessor))
-    scored = one_image.score(good.pixels(0), extractor, bank, preprocessor, good.progress)
+    fusion, scored = one_image.score(good.pixels(0), extractor, banks, preprocessor, good.progress)
     for copy, found in scored:
         zones = zone_parts(preprocessor, np.nan_to_num(found.distance_grid), found.anomaly_map)
         collector.add(one_image.name(copy, name), found.score, found.anomaly_map, zones)
-    return collector.result(preprocessor.recipe.pixel_threshold_quantile)
+    return fusion, collector.result(preprocessor.recipe.pixel_threshold_quantile)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from goodparts.backbones.backbone import Backbone
+from goodparts.bank.depths import Depth, depth_prefix
+from goodparts.bank.fusion import Fusion
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.decision.calibration import Calibration
 from goodparts.engines.precision import UNCHECKED, PrecisionCheck
@@ -35,8 +38,8 @@ class Model:
         recipe: the settings.
         backbone: cut down to the recipe's layers.
         preprocessor: how images are prepared.
-        whitening: what features are mapped by; None: they stay as they are.
-        bank: the memory bank.
+        whitening: what features are mapped by; None: they stay as they are. Of the finest depth.
+        bank: the memory bank of the finest depth.
         calibration: thresholds and what they rest on.
         provenance: what it was learnt from. Part of the identity.
         fit_record: when, where, how long, with which versions. Not part of the identity.
@@ -44,6 +47,8 @@ class Model:
         evaluation: what was measured last, of this very bank and decision; None where nothing was. Not part of the
             identity.
         path: the file that it was read from, which errors name; None where it was not. Not part of the identity.
+        coarser: whitening and bank of each coarser depth.
+        fusion: how the distances of depths become one; None where there is one depth.
     """
 
     recipe: Recipe
@@ -57,6 +62,24 @@ class Model:
     precision: PrecisionCheck = UNCHECKED
     evaluation: EvaluationRecord | None = None
     path: Path | None = None
+    coarser: tuple[Depth, ...] = ()
+    fusion: Fusion | None = None
+
+    @property
+    def depths(self) -> tuple[Depth, ...]:
+        """Whitening and bank of each depth, from fine to coarse."""
+        return (Depth(self.whitening, self.bank), *self.coarser)
+
+    @property
+    def coarser_banks(self) -> list[tuple[MemoryBank, tuple[int, int]]]:
+        """Bank and grid of each coarser depth."""
+        grids = () if self.fusion is None else self.fusion.grids[1:]
+        return [(depth.bank, grid) for depth, grid in zip(self.coarser, grids, strict=True)]
+
+    @property
+    def entries(self) -> int:
+        """How many patch features all its banks have."""
+        return sum(len(depth.bank.features) for depth in self.depths)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -92,28 +115,44 @@ class Model:
         from goodparts.features.extract import backbone_graph
 
         preprocessor, recipe = self.preprocessor, self.recipe
-        if not (np.isfinite(self.bank.features.min()) and np.isfinite(self.bank.features.max())):
+        banks = [depth.bank for depth in self.depths]
+        if not all(np.isfinite(bank.features.min()) and np.isfinite(bank.features.max()) for bank in banks):
             raise self.damaged("its memory bank holds NaN or infinite values")
         try:
-            to_features = backbone_graph(self.backbone, recipe, self.whitening, preprocessor.steps)
+            whitening = [depth.whitening for depth in self.depths]
+            to_features = backbone_graph(self.backbone, recipe, whitening, preprocessor.steps)
         except BackboneError as error:
             raise self.damaged(str(error)) from error
-        sizes = to_features.model.graph.output[0].type.tensor_type.shape.dim[1:]
-        given, expected = tuple(size.dim_value for size in sizes), (*self.grid, self.bank.features.shape[1])
+        grids = (self.grid, *(grid for _, grid in self.coarser_banks))
+        given = [
+            tuple(size.dim_value for size in item.type.tensor_type.shape.dim[1:])
+            for item in to_features.model.graph.output
+        ]
+        expected = [(*grid, bank.features.shape[1]) for grid, bank in zip(grids, banks, strict=True)]
         if given != expected:
             raise self.damaged(
-                f"its backbone gives patch features (h, w, d) of {given}, and its memory bank has {expected}"
+                f"its backbone gives patch features (h, w, d) of {_listed(given)}, and its memory bank has "
+                f"{_listed(expected)}"
             )
         found = search_graph(
             self.bank,
             self.grid,
             recipe,
-            masked=preprocessor.masked if preprocessor.single_crop else recipe.image_score == "reweighted",
+            coarser=self.coarser_banks,
+            fusion=self.fusion,
+            masked=self._masked,
             opset=to_features.model.opset_import[0].version,
         )
         if (mask := preprocessor.constant_mask) is not None:
             found.constants["valid"] = mask[None].astype(np.float32)
         return pipeline_graph(to_features, found)
+
+    @property
+    def _masked(self) -> bool:
+        """Whether the graph is told which patches count: of several tiles only what is not made of the merged grid."""
+        if self.preprocessor.single_crop:
+            return self.preprocessor.masked
+        return self.recipe.image_score == "reweighted" or (bool(self.coarser) and self.preprocessor.masked)
 
     def damaged(self, why: str) -> ModelError:
         """What to tell the user of a model that can't be run."""
@@ -139,19 +178,30 @@ class Model:
                 "normalisation": backbone.normalisation,
             },
             "bank": {"entries": len(self.bank.features), "dimensions": self.bank.features.shape[1]},
+            **self._coarser_described(),
             "grid": list(self.grid),
             "data": self.provenance.to_dict(),
         }
+
+    def _coarser_described(self) -> dict[str, object]:
+        sizes = [depth.bank.features.shape for depth in self.coarser]
+        described = [{"entries": entries, "dimensions": dimensions} for entries, dimensions in sizes]
+        return {"coarser_banks": described} if described else {}
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return " and ".join(map(str, shapes))
 
 
 def members(model: Model) -> dict[str, bytes]:
     """What the model file holds, by name, without its manifest."""
     import safetensors.numpy
 
-    tensors = model.bank.tensors()
-    if model.whitening is not None:
-        tensors["whitening.mean"] = model.whitening.mean
-        tensors["whitening.matrix"] = model.whitening.matrix
+    tensors: dict[str, NDArray[Any]] = {}
+    for number, depth in enumerate(model.depths):
+        tensors |= {depth_prefix(number) + name: value for name, value in depth.tensors().items()}
+    if model.fusion is not None:
+        tensors |= model.fusion.tensors()
     return {
         "recipe.toml": model.recipe.to_toml().encode("utf-8", "replace"),  # a path may be no text
         "backbone.onnx": model.backbone.model.SerializeToString(deterministic=True),

@@ -84,7 +84,10 @@ class Predictor:
         """
         preprocessor = self.model.preprocessor
         image = preprocessor.prepare(pixels, name)
-        pieces = (Piece(crop.tile, crop.pixels, crop.patch_mask, {}) for crop in preprocessor.crops(image))
+        pieces = (
+            Piece(crop.tile, {"image": crop.pixels[None]}, crop.patch_mask)
+            for crop in preprocessor.crops(image)
+        )
         measured = Measured(
             image, *search(self.open(latency=latency), pieces, image.patch_mask, preprocessor)
         )
@@ -166,7 +169,8 @@ class Predictor:
     def _side_by_side(self) -> bool:
         """Whether several images are searched at a time, each on one core."""
         model = self.model
-        return model.preprocessor.single_crop and side_by_side(model.bank, model.grid, model.recipe)
+        alone = side_by_side(model.bank, model.grid, model.recipe, model.coarser_banks)
+        return model.preprocessor.single_crop and alone
 
     @cached_property
     def _margin(self) -> float:

@@ -145,6 +145,7 @@ _EVALUATION = fields(
     }
 )
 
+_BANK = fields({"entries": whole(1), "dimensions": whole(1)})
 _MANIFEST = fields(
     {
         "format": whole(1, FORMAT),
@@ -157,7 +158,7 @@ _MANIFEST = fields(
                 "std": each(number(1e-30), 3, 3),
             }
         ),
-        "bank": fields({"entries": whole(1), "dimensions": whole(1)}),
+        "bank": _BANK,
         "grid": each(whole(1, LARGEST), 2, 2),
         "data": fields(
             {"good_images": whole(1), "image_sizes": entries(whole(1)), "seen_share": number(0, 1)},
@@ -172,7 +173,12 @@ _MANIFEST = fields(
         ),
         "precision": fields({"largest_difference": maybe(number(0)), "images": whole()}),
     },
-    {"evaluation": _EVALUATION, "signature": text("[0-9a-f]{128}"), "signed_by": _DIGEST},
+    {
+        "coarser_banks": each(_BANK, 1, 8),
+        "evaluation": _EVALUATION,
+        "signature": text("[0-9a-f]{128}"),
+        "signed_by": _DIGEST,
+    },
 )
 
 _MAPS = fields({"peaks": each(number(), 1), "mean": number(), "std": number(0), "quantile": number()})
@@ -257,6 +263,8 @@ _TENSORS: dict[
         "spacing": ("float32", "m"),
         "whitening.mean": ("float32", "channels"),
         "whitening.matrix": ("float32", "channels", "d"),
+        "fusion.grids": ("int32", "depths", "2"),
+        "fusion.values": ("float32", "depths", "5"),
     },
     "pose.safetensors": {
         "edges": ("int8", "2", "h", "w"),
@@ -293,15 +301,15 @@ def tensor_member(name: str, data: bytes) -> dict[str, NDArray[Any]]:
         tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"{name}: is not in the safetensors format ({shortened(error)})") from None
-    if missing := set(_NEEDED[name]) - tensors.keys():
-        raise ValueError(f"{name}: lacks {', '.join(sorted(missing))}")
-    if ("whitening.mean" in tensors) != ("whitening.matrix" in tensors):
-        raise ValueError(f"{name}: has half of a whitening")
-    sizes: dict[str, int] = {}
+    if ("fusion.grids" in tensors) != ("fusion.values" in tensors):
+        raise ValueError(f"{name}: has half of a fusion")
+    sizes_at: dict[str, dict[str, int]] = {"": {}}  # coarser depths have sizes of their own
     for key, tensor in tensors.items():
-        if key not in _TENSORS[name]:
+        depth, plain = _of_depth(key)
+        if plain not in _TENSORS[name] or (depth and plain.startswith("fusion")):
             raise ValueError(f"{name}: has an unknown tensor {quoted(key)}")
-        kind, *shape = _TENSORS[name][key]
+        kind, *shape = _TENSORS[name][plain]
+        sizes = sizes_at.setdefault(depth, {})
         expected = [int(size) if size.isdigit() else sizes.get(size, size) for size in shape]
         fits = len(shape) == tensor.ndim and all(
             found == size if isinstance(size, int) else found > 0 or size in _MAY_BE_EMPTY
@@ -314,7 +322,19 @@ def tensor_member(name: str, data: bytes) -> dict[str, NDArray[Any]]:
         sizes.update(zip(shape, tensor.shape, strict=True))
         if tensor.size and not (math.isfinite(tensor.min()) and math.isfinite(tensor.max())):
             raise ValueError(f"{name}: {key} holds NaN or infinite values")
+    for depth in sizes_at:
+        if missing := {depth + needed for needed in _NEEDED[name]} - tensors.keys():
+            raise ValueError(f"{name}: lacks {', '.join(sorted(missing))}")
+        if (f"{depth}whitening.mean" in tensors) != (f"{depth}whitening.matrix" in tensors):
+            raise ValueError(f"{name}: has half of a whitening")
     return tensors
+
+
+def _of_depth(key: str) -> tuple[str, str]:
+    """What a tensor's name begins with for a coarser depth, such as "2.", and the rest."""
+    found = re.fullmatch(r"(?s)([2-9]\.)?(.*)", key)
+    assert found is not None
+    return found[1] or "", found[2]
 
 
 def _misfit(where: str, expected: str, found: object) -> ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from goodparts.bank import sampling
+from goodparts.bank import depths
 from goodparts.data.good_images import Good, GoodImages
 from goodparts.decision import leave_one_out
 from goodparts.decision.good_scores import COPIES
@@ -36,30 +36,37 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
         )
     good = good.only([good.images[index] for index in new])
     first = model.provenance.good_images
-    extractor = Extractor(model.backbone, recipe, model.whitening)
+    extractor = Extractor(model.backbone, recipe, [depth.whitening for depth in model.depths])
     with extract(good, extractor, preprocessor) as features:
         del extractor
         clock.lap("features")
         features = without_rechecked(features, recipe)
         if features.left_out.all():
             raise DatasetError(f"{good.source}: no new good image is aligned ({features.failures[0]})")
-        bank = sampling.extend(
-            model.bank,
-            features.features,
-            features.eligible,
+        banks = depths.extend(
+            [depth.bank for depth in model.depths],
+            features,
             recipe,
             first_image=first,
-            grid=features.grid,
             progress=lambda done, total: good.progress("memory bank", done, total),
         )
         clock.lap("memory bank")
-        scored = leave_one_out.score(
-            features, bank, recipe, first_image=first, workers=good.workers, progress=good.progress
+        _, scored = leave_one_out.hold_out(
+            features,
+            banks,
+            recipe,
+            fusion=model.fusion,
+            first_image=first,
+            workers=good.workers,
+            progress=good.progress,
         )
         training_set, statistics = collect_scores(scored, features, good.names)
         clock.lap("calibration")
-    full = 0 < recipe.sampling_limit <= bank.most_compared  # so that entries may have gone
-    only_fell = bank.local_scale is None and not full  # else distances may have risen
+    full = any(  # so that entries may have gone
+        0 < depths.recipe_at(recipe, depth).sampling_limit <= bank.most_compared
+        for depth, bank in enumerate(banks)
+    )
+    only_fell = banks[0].local_scale is None and not full  # else distances may have risen
     if before.training_set.source != COPIES:  # which stood in for what there is now
         training_set = before.training_set.joined(training_set)
     calibration = replace(
@@ -72,7 +79,10 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
     grown = replace(
         model,
         preprocessor=preprocessor.widened(features.measured),
-        bank=bank,
+        bank=banks[0],
+        coarser=tuple(
+            replace(depth, bank=bank) for depth, bank in zip(model.coarser, banks[1:], strict=True)
+        ),
         calibration=calibration.decide(recipe),
         provenance=model.provenance.joined(Provenance.of(good, features), model.identity),
         fit_record=FitRecord.of(source, clock),

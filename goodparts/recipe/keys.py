@@ -41,12 +41,12 @@ def _key(
     choices: tuple[str, ...] = (),
     limits: tuple[float, float] | tuple[()] = (),
     common: bool = False,
-    later: bool = False,
+    before: Any = None,
 ) -> Any:
     """A key. `about` names each of the choices.
 
-    `common`: one of the dozen that people touch first. `later`: there are models from before it came, whose identity
-    must stay what it was.
+    `common`: one of the dozen that people touch first. `before`: what models are like from before the key came, whose
+    identity must stay what it was; None: there are none.
     """
     about_it = {
         "section": section,
@@ -54,7 +54,7 @@ def _key(
         "choices": choices,
         "limits": limits,
         "common": common,
-        "later": later,
+        "before": before,
     }
     return field(default=default, metadata=about_it)
 
@@ -86,6 +86,14 @@ class Keys:
     mean: tuple[float, ...] = _key(BACKBONE, (), "Mean of RGB / 255 to subtract; empty: the backbone's own.")
     std: tuple[float, ...] = _key(
         BACKBONE, (), "Standard deviation of RGB / 255 to divide by; empty: the backbone's own."
+    )
+    banks: str = _key(
+        BACKBONE,
+        "by_depth",
+        "by_depth: fine and coarse layers have a memory bank each, and a patch is as far from good ones as the most "
+        "telling of them says; joined: one bank of all layers on the finest grid, as PatchCore has it.",
+        choices=("by_depth", "joined"),
+        before="joined",
     )
     layer_fusion: str = _key(
         BACKBONE,
@@ -127,7 +135,7 @@ class Keys:
         "How many bits of 16-bit images are in use, 8 to 16; cameras of 10 or 12 bits leave the others 0. 0: learnt "
         "from the good images.",
         limits=(0, 16),
-        later=True,
+        before=0,
     )
     light: str = _key(
         IMAGE,
@@ -319,7 +327,8 @@ class Keys:
 
 
 KEYS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(Keys)}
-"""Every key by its name, in the order of the sections. Its metadata: section, about, choices, limits, common, later."""
+"""Every key by its name, in the order of the sections. Its metadata: section, about, choices, limits,
+common, before."""
 
 
 def keys_of(section: Section) -> list[dataclasses.Field[Any]]:

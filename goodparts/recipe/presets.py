@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 _PLAIN: dict[str, Any] = {
+    "banks": "joined",
     "whitening": 0.0,
     "feature_dimensions": 0,
     "score_neighbours": 1,
     "density_neighbours": 0,
+    "threshold_sigma": 3.0,
 }  # features as the backbone gives them, patch distance to the nearest entry
 
 PRESETS: dict[str, dict[str, Any]] = {

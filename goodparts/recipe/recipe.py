@@ -147,14 +147,14 @@ class Recipe(Keys):
     def product(self) -> JsonRecord:
         """Keys and values that belong to the product: all but those of the machine that runs it.
 
-        A key that came later is left out while it has its default, so that models from before keep their identity.
+        A key that came later is left out where it is as it was before, so that models from then keep their identity.
         """
         values = self.to_dict()
         return {
             key: values[key]
             for key, item in KEYS.items()
             if item.metadata["section"] is not MACHINE
-            and not (item.metadata["later"] and values[key] == item.default)
+            and (item.metadata["before"] is None or values[key] != item.metadata["before"])
         }
 
     def to_toml(self, *, comments: bool = True, machine: bool = True) -> str:

@@ -630,17 +630,18 @@ def test_learns_on_within_the_window(windowed_recipe: Recipe, mini_dataset: Path
 @pytest.mark.real
 def test_the_search_finds_what_brute_force_finds_within_the_window_on_real_images(shared: Path) -> None:
     root = shared / "mvtec_ad" / "metal_nut"
-    inspector = Inspector(Recipe(position_window=24, precision="f32")).fit(good_images(root)[::4])
+    recipe = Recipe(banks="joined", position_window=24, precision="f32")
+    inspector = Inspector(recipe).fit(good_images(root)[::4])
     model = inspector.model
     bank, window = model.bank, window_of(model.recipe, model.grid)
     assert isinstance(window, Window)
     assert bank.int8
-    extractor = Extractor(model.backbone, model.recipe, model.whitening)
+    extractor = Extractor(model.backbone, model.recipe, [model.whitening])
     norms = (bank.features.astype(np.float64) ** 2).sum(axis=1)
     for sample in read_dataset(root).test[::23]:
         pixels = read_image(sample.path)
         working = framing.apply(framing.frame_of(pixels.shape[:2], model.recipe), pixels)
-        patches = extractor(working).astype(np.float64)
+        patches = extractor(working)[0].astype(np.float64)
         squared = (
             (patches**2).sum(axis=1)[:, None] + norms - 2 * (patches @ bank.features.T.astype(np.float64))
         )

@@ -135,6 +135,7 @@ def test_patch_features_are_those_of_patchcore(
     keys: dict[str, Any], grid: tuple[int, int], dimensions: int, mini_backbone: Path
 ) -> None:
     plain = {
+        "banks": "joined",
         "layers": "layer2,layer3",
         "image_size": "48x64",
         "patch_size": 3,
@@ -157,7 +158,9 @@ def test_patch_features_are_those_of_patchcore(
 def test_the_graph_has_its_shape_at_every_image_size(mini_backbone: Path, fusion: str) -> None:
     backbone = trim_graph(onnx.load(mini_backbone), "input", ["layer1", "layer3", "layer4"])
     for side in (*range(16, 120, 3), 224, 225, 320, 331, 1000):
-        recipe = Recipe(image_size=(side, 64), layers="layer1,layer3,layer4", layer_fusion=fusion)
+        recipe = Recipe(
+            image_size=(side, 64), layers="layer1,layer3,layer4", layer_fusion=fusion, banks="joined"
+        )
         shapes = [(1, c, -(-side // s), 64 // s) for c, s in ((8, 4), (32, 16), (64, 32))]
         graph = features_graph(backbone, shapes, recipe, MEAN, STD)
         graph.model.graph.output[0].type.tensor_type.ClearField("shape")
@@ -569,7 +572,9 @@ def test_reweighting_leaves_held_out_entries_out_of_the_crowd(per_image: int) ->
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("image_score", ["max", "reweighted", "top_mean"])
 def test_the_pipeline_is_features_then_search(mini_backbone: Path, masked: bool, image_score: str) -> None:
-    recipe = Recipe(layers="layer2,layer3", image_size="48x64", image_score=image_score, top_share=0.2)
+    recipe = Recipe(
+        banks="joined", layers="layer2,layer3", image_size="48x64", image_score=image_score, top_share=0.2
+    )
     features = features_of(trim_graph(onnx.load(mini_backbone), "input", recipe.layers), recipe)
     good = run(features, image=pictures(3, recipe.image_size, seed=1))["patch_features"]
     bank = bank_of(good.reshape(-1, 48), images=3)

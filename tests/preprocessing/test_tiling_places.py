@@ -24,9 +24,9 @@ from goodparts.model import file as model_file
 def features_of(inspector: Inspector, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Patch features of all tiles of an image, (tiles, patches, d)."""
     model = inspector.model
-    extractor = Extractor(model.backbone, model.recipe, model.whitening)
+    extractor = Extractor(model.backbone, model.recipe, [depth.whitening for depth in model.depths])
     tiling = model.preprocessor.tiling
-    return np.stack([extractor(tiling.pixels(image, tile)) for tile in range(len(tiling))])
+    return np.stack([extractor(tiling.pixels(image, tile))[0] for tile in range(len(tiling))])
 
 
 def brute_force(
@@ -69,7 +69,9 @@ def test_each_place_has_the_bank_that_its_patches_make(
     np.testing.assert_allclose(bank.local_scale, np.clip(expected, usual, 1.1 * usual), rtol=1e-6)
 
 
-def test_a_tile_is_compared_with_its_own_place(tiled_by_place: Inspector) -> None:
+def test_a_tile_is_compared_with_its_own_place(tiled_recipe: Recipe) -> None:
+    recipe = tiled_recipe.replace({"tile_bank": "position", "banks": "joined"})
+    tiled_by_place = Inspector(recipe).fit([half_bright(seed) for seed in range(8)])
     model = tiled_by_place.model
     tiling, bank = model.preprocessor.tiling, model.bank
     image = half_bright(77, True)
@@ -108,7 +110,7 @@ def test_what_is_good_elsewhere_is_bad_here(tiled_recipe: Recipe, tiled_by_place
 
 @pytest.mark.parametrize("sampling", ["greedy", "random"])
 def test_held_out_an_image_meets_nothing_of_itself(tiled_recipe: Recipe, sampling: str) -> None:
-    recipe = tiled_recipe.replace({"tile_bank": "position", "sampling": sampling})
+    recipe = tiled_recipe.replace({"tile_bank": "position", "sampling": sampling, "banks": "joined"})
     pictures = [half_bright(seed) for seed in range(6)]
     inspector = Inspector(recipe).fit(pictures)
     tiling, bank = inspector.model.preprocessor.tiling, inspector.model.bank

@@ -30,6 +30,8 @@ def test_each_key_is_explained_in_a_sentence() -> None:
 def test_what_belongs_to_the_machine_is_not_the_products() -> None:
     machine = {item.name for item in keys_of(MACHINE)}
     assert machine == {"precision", "memory_limit"}
-    later = {name for name, item in KEYS.items() if item.metadata["later"]}
-    assert set(Recipe().product) == set(KEYS) - machine - later
+    before = {
+        name: item.metadata["before"] for name, item in KEYS.items() if item.metadata["before"] is not None
+    }
+    assert set(Recipe(**before).product) == set(KEYS) - machine - set(before)
     assert Recipe(precision="f32", memory_limit=2).product == Recipe().product

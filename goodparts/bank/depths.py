@@ -1,0 +1,91 @@
+"""Depths: a memory bank for the fine layers of a backbone, and one for each coarser grid that its layers have.
+
+With `banks = joined` there is one depth, and all that follows is as it is for one bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+from goodparts.bank import sampling
+from goodparts.bank.coreset import Progress
+from goodparts.bank.memory_bank import MemoryBank
+from goodparts.features.extract import GoodFeatures
+from goodparts.features.whitening import Whitening
+from goodparts.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Depth:
+    """What is learnt of one depth.
+
+    Attributes:
+        whitening: what its features are mapped by; None: they stay as they are.
+        bank: its memory bank.
+    """
+
+    whitening: Whitening | None
+    bank: MemoryBank
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """As a model file keeps it: `from_tensors` makes the same of them."""
+        tensors = self.bank.tensors()
+        if self.whitening is not None:
+            tensors["whitening.mean"] = self.whitening.mean
+            tensors["whitening.matrix"] = self.whitening.matrix
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """What `tensors` gave; KeyError where something of it is missing."""
+        whitening = None
+        if "whitening.mean" in tensors:
+            whitening = Whitening(tensors["whitening.mean"], tensors["whitening.matrix"])
+        return cls(whitening, MemoryBank.from_tensors(tensors))
+
+
+def depth_prefix(depth: int) -> str:
+    """What the names of a depth's tensors begin with in a model file: nothing at the finest, `2.` at the next."""
+    return f"{depth + 1}." if depth else ""
+
+
+def recipe_at(recipe: Recipe, depth: int) -> Recipe:
+    """The recipe of a depth: coarser banks, of fewer patches an image, keep half as many entries."""
+    if not depth or not recipe.sampling_limit:
+        return recipe
+    return recipe.replace({"sampling_limit": max(1, recipe.sampling_limit // 2)})
+
+
+def choose(good: GoodFeatures, recipe: Recipe, *, progress: Progress | None = None) -> tuple[MemoryBank, ...]:
+    """The memory bank of each depth; see `sampling.choose`."""
+    return tuple(
+        sampling.choose(of.features, of.eligible, recipe_at(recipe, depth), grid=of.grid, progress=progress)
+        for depth, of in enumerate(good.depths)
+    )
+
+
+def extend(
+    banks: Sequence[MemoryBank],
+    good: GoodFeatures,
+    recipe: Recipe,
+    *,
+    first_image: int,
+    progress: Progress | None = None,
+) -> tuple[MemoryBank, ...]:
+    """The bank of each depth after more good images; see `sampling.extend`."""
+    return tuple(
+        sampling.extend(
+            bank,
+            of.features,
+            of.eligible,
+            recipe_at(recipe, depth),
+            first_image=first_image,
+            grid=of.grid,
+            progress=progress,
+        )
+        for depth, (bank, of) in enumerate(zip(banks, good.depths, strict=True))
+    )
