@@ -26,11 +26,13 @@ from goodparts.decision.binomial import clopper_pearson
 from goodparts.decision.calibration import Calibration
 from goodparts.decision.good_scores import COPIES
 from goodparts.decision.inspection import BAD, RECHECK, Inspection, ZoneScore
+from goodparts.decision.trade_offs import LabelledParts, TradeOff, trade_offs
 from goodparts.errors import DatasetError
 from goodparts.evaluation import metrics
 from goodparts.evaluation.pixel_metrics import PixelMetrics
 from goodparts.preprocessing.framing import Pose
 from goodparts.progress import ProgressLike, shown
+from goodparts.recipe.recipe import Recipe
 
 Observer = Callable[[TestSample, NDArray[np.uint8], Inspection, NDArray[np.bool_] | None], None]
 """Called in a worker with (sample, pixels (H, W, 3), inspection, ground truth (H, W) or None)."""
@@ -43,6 +45,10 @@ class Calibrated(Protocol):
     @property
     def calibration(self) -> Calibration:
         """Held-out scores and what was decided from them."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """By whose rules."""
 
 
 class Inspects(Protocol):
@@ -135,6 +141,7 @@ class Evaluation:
             counts bad images whose defects lie wholly where the recipe does not look, `learnt_from` test images that
             the model learnt from, which flatter every figure.
         inspect_seconds: wall time of inspecting all images, several at a time, pictures included where asked for.
+        trade_offs: the threshold in force, and what lower ones would do; see `goodparts.decision.trade_offs`.
     """
 
     name: str
@@ -145,6 +152,7 @@ class Evaluation:
     good_scores: NDArray[np.float64]
     metrics: dict[str, float | int | None]
     inspect_seconds: float
+    trade_offs: tuple[TradeOff, ...] = ()
 
     @property
     def labels(self) -> NDArray[np.bool_]:
@@ -187,7 +195,8 @@ class InspectedTestSet:
         name: of the data set.
         images: one row an image, in the order of the data set.
         pixels: values and ground truth of all pixels that were looked at.
-        calibration: by which the verdicts were made.
+        calibration: by which the verdicts were made ...
+        recipe: ... and by whose rules it was decided.
         not_looked_at: bad images whose defects lie wholly where the recipe does not look.
         learnt_from: images that the model learnt from.
         seconds: wall time of the inspections.
@@ -197,6 +206,7 @@ class InspectedTestSet:
     images: tuple[TestImage, ...]
     pixels: PixelMetrics
     calibration: Calibration
+    recipe: Recipe
     not_looked_at: int
     learnt_from: int
     seconds: float
@@ -216,6 +226,7 @@ class InspectedTestSet:
             good_scores=np.array(decided.scores if decided.used.source != COPIES else ()),
             metrics=values,
             inspect_seconds=self.seconds,
+            trade_offs=trade_offs(decided, self.recipe, _judged(self.images, oracle)),
         )
 
 
@@ -289,6 +300,7 @@ def inspect_test_set(
         images=tuple(rows),
         pixels=pixel_metrics,
         calibration=inspector.model.calibration,
+        recipe=inspector.model.recipe,
         not_looked_at=unseen,
         learnt_from=learnt_from,
         seconds=time.perf_counter() - began,
@@ -372,6 +384,17 @@ def _wrong_size(path: Path, mask: Sequence[int], sample: TestSample, image: Sequ
     return (
         f"{path}: the mask is {mask[0]}x{mask[1]} pixels, its image {sample.path.name} {image[0]}x{image[1]}; "
         "expected the same size"
+    )
+
+
+def _judged(images: Sequence[TestImage], oracle: float) -> LabelledParts:
+    """Scores of the images that could be judged, as trade-offs count them."""
+    judged = [image for image in images if image.verdict != RECHECK]
+    return LabelledParts(
+        labels=np.array([image.label for image in judged], dtype=bool),
+        scores=np.array([image.score for image in judged], dtype=np.float64),
+        zones=np.array([[zone.score for zone in image.zones] for image in judged], dtype=np.float64),
+        oracle=oracle,
     )
 
 
