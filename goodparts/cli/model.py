@@ -76,6 +76,7 @@ def calibrate(
     """
     from goodparts.inspector import Inspector
     from goodparts.report.card import DECISION, EARLIER, FEW_IMAGES, FEWER, MEANING, card, card_record
+    from goodparts.report.misses import FEWER_MISSES
 
     began = time.perf_counter()
     images = _good_images(good) if good else None
@@ -95,7 +96,7 @@ def calibrate(
     if as_json:
         emit({"model": str(path), **card_record(inspector.model, path.stem)})
         return
-    titles = (FEW_IMAGES, DECISION, MEANING, FEWER, EARLIER)
+    titles = (FEW_IMAGES, DECISION, MEANING, FEWER, FEWER_MISSES, EARLIER)
     print_sections(section for section in card(inspector.model) if section.title in titles)
     click.echo(f"\nModel    {path}, identity {inspector.model.identity[:12]}")
     click.echo(cost(began))

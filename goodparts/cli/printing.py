@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from goodparts.decision.inspection import Inspection
     from goodparts.evaluation.evaluation import Evaluation
     from goodparts.inspector import Inspector
-    from goodparts.report.card import Section
+    from goodparts.report.sections import Section
 
 
 def print_evaluation(
@@ -43,6 +43,8 @@ def print_evaluation(
 ) -> None:
     """What an evaluation found, in words and figures, or as one JSON line."""
     from goodparts.report.card import false_reject_sections, warnings
+    from goodparts.report.hints import hints
+    from goodparts.report.misses import miss_sections
     from goodparts.report.page import summary
     from goodparts.report.tables import class_sections
 
@@ -57,6 +59,8 @@ def print_evaluation(
                 **evaluation.metrics,
                 "by_class": [dataclasses.asdict(count) for count in evaluation.by_class],
                 "warnings": warnings(inspector.model),
+                "trade_offs": [row.to_dict() for row in evaluation.trade_offs],
+                "hints": list(hints(inspector.model, evaluation.trade_offs)),
                 "findings": finding_records(findings),
                 "seconds": round(time.perf_counter() - began, 3),
                 "peak_memory_mib": round(_peak_memory() / 2**20),
@@ -80,6 +84,7 @@ def print_evaluation(
         )
     print_sections(class_sections(evaluation))
     print_sections(false_reject_sections(inspector.model))
+    print_sections(miss_sections(inspector.model, evaluation))
     click.echo()
     if out is not None:
         click.echo(f"Report   {out / 'report.html'}")

@@ -22,6 +22,13 @@ from goodparts.errors import RecipeError
 from goodparts.files import JsonRecord
 from goodparts.recipe.recipe import Recipe
 
+_KEYS = {
+    "sigma": "threshold_sigma",
+    "quantile": "threshold_quantile",
+    "rate": "false_reject_rate",
+    "tail": "false_reject_rate",
+    "fixed": "threshold_value",
+}
 _SIGMAS = (3.0, 2.5, 2.0, 1.5)
 _RATES = (0.02, 0.05, 0.1)
 _LADDER = tuple(step / 4 for step in range(24, -1, -1))  # sigmas: from 6 down to the mean of the good scores
@@ -59,7 +66,7 @@ class TradeOff:
     Attributes:
         threshold: a score above it is BAD; 1 for several zones.
         zones: of each of several zones its own threshold.
-        setting: recipe keys that `goodparts calibrate` sets it with; none for the one in force, nor for an oracle.
+        setting: recipe keys that `goodparts calibrate` sets it with; none for an oracle.
         in_force: whether it is the model's.
         oracle: whether it was chosen on labelled parts, and promises nothing for others.
         good_scores: how many good images it was held against: held-out, or of a calibration set.
@@ -90,12 +97,14 @@ class TradeOff:
         return self.zones or (self.threshold,)
 
     @property
+    def alternative(self) -> bool:
+        """Whether it can be set in place of the one in force."""
+        return bool(self.setting) and not self.in_force
+
+    @property
     def flags(self) -> str:
         """What `goodparts calibrate MODEL` sets it with, such as "--threshold-sigma 2.5"; "" without a setting."""
-        return " ".join(
-            f"--{key.replace('_', '-')} {value if isinstance(value, str) else format(value, 'g')}"
-            for key, value in self.setting.items()
-        )
+        return " ".join(f"--{key.replace('_', '-')} {_typed(value)}" for key, value in self.setting.items())
 
     @property
     def command(self) -> str:
@@ -142,7 +151,9 @@ def trade_offs(
     if calibration.decision.threshold is None:
         return ()
     chosen_on_parts = calibration.decision.threshold_rule == "f1"
-    now = replace(_row(calibration, recipe, parts), in_force=True, oracle=chosen_on_parts)
+    now = replace(
+        _row(calibration, recipe, parts), setting=_back(recipe), in_force=True, oracle=chosen_on_parts
+    )
     if not now.bad:
         rates = [] if calibration.used.source == COPIES else _RATES
         tried = [*_at(recipe, "sigma", _SIGMAS), *_at(recipe, "rate", rates)]
@@ -155,12 +166,23 @@ def trade_offs(
     return tuple(sorted((now, *found), key=lambda row: -_height(row, now)))
 
 
+def _back(recipe: Recipe) -> Mapping[str, Any]:
+    """What to set for the threshold in force, once there is another."""
+    key = _KEYS.get(recipe.threshold_rule)
+    return {"threshold_rule": recipe.threshold_rule, key: getattr(recipe, key)} if key else {}
+
+
+def _typed(value: str | float) -> str:
+    """A value as it is typed, with as many digits as it takes."""
+    short = value if isinstance(value, str) else f"{value:g}"
+    return short if isinstance(value, str) or float(short) == value else repr(value)
+
+
 def _at(recipe: Recipe, rule: str, figures: Iterable[float]) -> Iterator[Mapping[str, Any]]:
     """What to set for a rule at each of some figures."""
-    key = {"sigma": "threshold_sigma", "rate": "false_reject_rate"}[rule]
     named = {} if recipe.threshold_rule == rule else {"threshold_rule": rule}
     for figure in figures:
-        yield {**named, key: figure}
+        yield {**named, _KEYS[rule]: figure}
 
 
 def _lower(

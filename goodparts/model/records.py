@@ -76,6 +76,12 @@ class Provenance:
             parent=parent,
         )
 
+    @property
+    def usual_size(self) -> tuple[int, int]:
+        """(height, width) of most good images."""
+        width, height = next(iter(self.image_sizes)).split("x")
+        return int(height), int(width)
+
     def unlike(self, height: int, width: int) -> bool:
         """Whether an image has quite another size or shape than all that were learnt from."""
         for size in self.image_sizes:

@@ -6,7 +6,7 @@ print share these sentences.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 
@@ -14,13 +14,17 @@ from goodparts.decision.binomial import images_needed, share_in_words
 from goodparts.decision.calibration import Calibration, Decision, zone_recipe
 from goodparts.decision.good_scores import CALIBRATION_SET, COPIES
 from goodparts.engines import precision
+from goodparts.evaluation.evaluation import Evaluation
 from goodparts.files import JsonRecord
 from goodparts.model.model import Model
 from goodparts.preprocessing import framing, tiling
 from goodparts.recipe import copies as recipe_copies
 from goodparts.recipe.recipe import Recipe
 from goodparts.recipe.values import size_text
+from goodparts.report.hints import hints
 from goodparts.report.last_evaluation import CLASS_HEAD, class_rows, in_words
+from goodparts.report.misses import miss_sections, rows_of
+from goodparts.report.sections import Section, Table, percent
 
 FEW = 20  # good images: with fewer, a threshold is a guess
 _COARSE = 4.0  # times that images are reduced, from which on tiles are worth a hint
@@ -39,43 +43,15 @@ LEARNT = "What was learnt"
 EARLIER = "Earlier decisions"
 
 
-@dataclass(frozen=True)
-class Table:
-    """A small table of text: the head of each column, and rows of as many cells."""
+def card(model: Model, evaluation: Evaluation | None = None) -> tuple[Section, ...]:
+    """The sections of a model's card: what matters most at the line comes first.
 
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the card.
-
-    Attributes:
-        title: what it is about.
-        lines: its sentences.
-        table: below them.
-        badge: "estimated" or "certified" where the sentences are that.
-        folded: whether a page may hide it until somebody asks.
+    `evaluation`, of the model, tells what lower thresholds do to bad parts.
     """
-
-    title: str
-    lines: tuple[str, ...]
-    table: Table | None = None
-    badge: str = ""
-    folded: bool = False
-
-    @property
-    def heading(self) -> str:
-        """The title, and the badge where there is one."""
-        return f"{self.title} ({self.badge})" if self.badge else self.title
-
-
-def card(model: Model) -> tuple[Section, ...]:
-    """The sections of a model's card: what matters most at the line comes first."""
     calibration = model.calibration
     sections = [
         *false_reject_sections(model),
+        *miss_sections(model, evaluation),
         Section(DECISION, tuple(_decision(model)), _zones(calibration.decision)),
         Section(RARITY, tuple(_rarity(calibration))),
         *_least_alike(calibration),
@@ -102,7 +78,7 @@ def card_text(model: Model, name: str) -> str:
 
 def card_record(model: Model, name: str) -> JsonRecord:
     """The card's facts for machines."""
-    calibration = model.calibration
+    calibration, rows = model.calibration, rows_of(model)
     record: JsonRecord = {
         "name": name,
         "identity": model.identity,
@@ -125,6 +101,8 @@ def card_record(model: Model, name: str) -> JsonRecord:
         "seen_share": model.provenance.seen_share,
         "zones": [asdict(zone) for zone in calibration.decision.zones],
         "evaluation": None if model.evaluation is None else model.evaluation.to_dict(),
+        "trade_offs": [row.to_dict() for row in rows],
+        "hints": list(hints(model, rows)),
     }
     if calibration.decision.threshold is not None:
         bound = calibration.false_reject_bound(model.recipe.confidence)
@@ -142,15 +120,15 @@ def rule_in_words(decision: Decision, recipe: Recipe) -> str:
     of = f"{decision.good} good scores"
     if decision.source == COPIES:
         of = f"the scores of {decision.good} copies of the only good image"
-    promised = f"{_percent(recipe.false_reject_rate)} with {_percent(recipe.confidence)} confidence"
+    promised = f"{percent(recipe.false_reject_rate)} with {percent(recipe.confidence)} confidence"
     return {
         "sigma": f"the average of {of} plus {recipe.threshold_sigma:g} times their usual spread (mean + "
         f"{recipe.threshold_sigma:g} standard deviations)",
-        "quantile": f"the score that {_percent(recipe.threshold_quantile)} of {of} do not exceed (a quantile)",
+        "quantile": f"the score that {percent(recipe.threshold_quantile)} of {of} do not exceed (a quantile)",
         "rate": f"the lowest that keeps false rejects under {promised}, counted along {of}"
         if decision.kept
         else f"the largest of {of}, which are too few to keep false rejects under {promised}",
-        "tail": f"where a curve fitted to the largest of {of} leaves {_percent(recipe.false_reject_rate)} of good "
+        "tail": f"where a curve fitted to the largest of {of} leaves {percent(recipe.false_reject_rate)} of good "
         "parts above (a generalised Pareto tail)",
         "fixed": "given by the recipe",
         "f1": "chosen for the best F1 on the labelled test images: an oracle that no line has",
@@ -166,13 +144,13 @@ def false_reject_sections(model: Model) -> tuple[Section, ...]:
     lies = "lies" if bound.rejected == 1 else "lie"
     copied = calibration.used.source == COPIES
     lines = [
-        f"At most {_percent(bound.rate)} of good parts are rejected, about {share_in_words(bound.rate)}.",
-        f"No more can be said from one good image, with {_percent(bound.confidence)} confidence. It was not scored: "
+        f"At most {percent(bound.rate)} of good parts are rejected, about {share_in_words(bound.rate)}.",
+        f"No more can be said from one good image, with {percent(bound.confidence)} confidence. It was not scored: "
         f"{len(calibration.scores)} copies of it were."
         if copied
         else f"{bound.rejected} of {_parts(bound.good)} {lies} above the threshold, which is "
-        f"{_percent(bound.rejected / bound.good)}. Such a count is partly luck. The figure above allows for that, "
-        f"and is right in {_percent(bound.confidence)} of cases (the confidence).",
+        f"{percent(bound.rejected / bound.good)}. Such a count is partly luck. The figure above allows for that, "
+        f"and is right in {percent(bound.confidence)} of cases (the confidence).",
         "Certified, because the model never learnt from these images."
         if bound.certified
         else "Estimated, because the model knows no other good image. Some that it has never seen certify the rate: "
@@ -202,11 +180,11 @@ def false_reject_sections(model: Model) -> tuple[Section, ...]:
     reached = [rate for rate, images in needs if images <= bound.good]
     if reached:
         lines.append(
-            f"There are enough for {_percent(reached[-1])}: `goodparts calibrate MODEL --false-reject-rate "
+            f"There are enough for {percent(reached[-1])}: `goodparts calibrate MODEL --false-reject-rate "
             f"{reached[-1]:g}` raises the threshold that far. More bad parts may then be missed."
         )
     rows = (
-        (_percent(rate), f"{n:,}", "enough" if n <= bound.good else f"{n - bound.good:,} more")
+        (percent(rate), f"{n:,}", "enough" if n <= bound.good else f"{n - bound.good:,} more")
         for rate, n in needs
     )
     head = ("rejected, at most", "images needed", f"you have {bound.good:,}")
@@ -223,8 +201,8 @@ def warnings(model: Model) -> list[str]:
     enough = images_needed(WANTED[0], recipe.confidence)
     lines = [
         f"The threshold rests on {_parts(images)}: it is a guess: bad parts may pass, or good ones be rejected. Up to "
-        f"{_percent(rate)} of good parts may be rejected, for all that is known. {enough} images, none of them "
-        f"rejected, would put it at {_percent(WANTED[0])}: {enough - images} more.",
+        f"{percent(rate)} of good parts may be rejected, for all that is known. {enough} images, none of them "
+        f"rejected, would put it at {percent(WANTED[0])}: {enough - images} more.",
     ]
     if calibration.used.source == COPIES:
         lines.append(
@@ -255,7 +233,7 @@ def describe_tiles(model: Model) -> str | None:
     tiles = model.preprocessor.tiling
     if not tiles.several:
         return None
-    text = tiles.in_words(_usual_size(model))
+    text = tiles.in_words(model.provenance.usual_size)
     if model.bank.tiles is not None:
         text += f"; each place has a bank of its own, of {model.bank.most_compared:,} patch features at most"
     return text
@@ -264,7 +242,7 @@ def describe_tiles(model: Model) -> str | None:
 def describe_detail(model: Model) -> str:
     """How large a defect has to be, in pixels of images of the usual size, in words (`docs/tiles.md`)."""
     recipe = model.preprocessor.image_recipe
-    size = _usual_size(model)
+    size = model.provenance.usual_size
     frame = framing.frame_of(size, recipe)
     scale = [size[axis] / frame.resized[axis] for axis in (0, 1)]
     smallest = round(tiling.NEEDED * max(1.0, *scale))
@@ -274,12 +252,6 @@ def describe_detail(model: Model) -> str:
     if recipe.framing == "stretch" and max(scale) > _COARSE:
         text += "; for smaller ones: --tiling auto --smallest-defect PIXELS"
     return f"{size_text(size)} px {tiling.reduction_in_words(scale)}, so {text}"
-
-
-def _usual_size(model: Model) -> tuple[int, int]:
-    """(height, width) of most good images."""
-    width, height = next(iter(model.provenance.image_sizes)).split("x")
-    return int(height), int(width)
 
 
 def _learnt(model: Model) -> list[str]:
@@ -341,7 +313,7 @@ def _decision(model: Model) -> list[str]:
         low, high = decision.interval
         lines.append(
             f"Other good images of the same line might have put it anywhere from {low:.4g} to {high:.4g} "
-            f"({_percent(recipe.confidence)} interval)."
+            f"({percent(recipe.confidence)} interval)."
         )
     lines += [
         f"{_parts(calibration.used.images)}, {how}, scored {scores.min():.4g} to {scores.max():.4g}, "
@@ -362,7 +334,7 @@ def _zones(decision: Decision) -> Table | None:
 
 def pixel_rule_in_words(decision: Decision, recipe: Recipe) -> str:
     """How a pixel threshold was found."""
-    sigma, quantile = f"{recipe.pixel_threshold_sigma:g}", _percent(recipe.pixel_threshold_quantile)
+    sigma, quantile = f"{recipe.pixel_threshold_sigma:g}", percent(recipe.pixel_threshold_quantile)
     return {
         "peak_sigma": f"the average peak of a good heatmap plus {sigma} times the usual spread of peaks",
         "peak_quantile": f"what {quantile} of the peaks of good heatmaps do not exceed",
@@ -418,7 +390,7 @@ def _untested(model: Model) -> list[str]:
         why = "the recipe's framing cuts off"
         if not model.preprocessor.roi.everywhere:
             why = "lies outside the region of interest"
-        lines.append(f"{_percent(unseen)} of every picture, which {why}.")
+        lines.append(f"{percent(unseen)} of every picture, which {why}.")
     if not recipe.quality_gate:
         lines.append(
             "Whether a picture is too blurred or dark to be judged: the quality gate is off (--quality-gate)."
@@ -438,7 +410,3 @@ def _earlier(decision: Decision) -> str:
 
 def _parts(n: int) -> str:
     return f"{n} good image{'s' * (n != 1)}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"

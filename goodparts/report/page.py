@@ -28,6 +28,7 @@ from goodparts.errors import ImageError
 from goodparts.evaluation.evaluation import Evaluation, TestImage
 from goodparts.files import write_text
 from goodparts.progress import Progress
+from goodparts.report.card import DECISION
 from goodparts.report.panel import multiple_text
 from goodparts.report.picture_files import unique_names
 from goodparts.report.plots import PLOTS
@@ -203,6 +204,7 @@ def _facts(
         "by_class": class_sections(evaluation),
         "notes": notes,
         "drawn": draw_strips(evaluation),
+        "decision": DECISION,
         "borderline": sum(image.borderline for image in evaluation.images),
         "not_looked_at": _percent(unseen) if isinstance(unseen, float) and unseen else "",
         "plots": {name: _plot_picture(out / name) for name in PLOTS if (out / name).is_file()},

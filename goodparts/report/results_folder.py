@@ -219,7 +219,7 @@ def facts(model: Model, evaluation: Evaluation) -> dict[str, object]:
         "inspect_ms": 1000 * evaluation.inspect_seconds / len(evaluation.images),
         "share_not_looked_at": evaluation.metrics["not_looked_share"],
         "recipe": model.recipe.to_toml(comments=False),
-        "card": card(replace(model, evaluation=None)),  # the report itself says what was measured
+        "card": card(replace(model, evaluation=None), evaluation),  # the report itself says what was measured
     }
 
 

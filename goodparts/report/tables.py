@@ -17,7 +17,7 @@ import numpy as np
 
 from goodparts.evaluation.evaluation import Evaluation
 from goodparts.files import JsonRecord, write_text
-from goodparts.report.card import Section, Table
+from goodparts.report.sections import Section, Table
 
 BY_CLASS = "Found, by class of defect"
 
@@ -65,7 +65,7 @@ def class_sections(evaluation: Evaluation) -> tuple[Section, ...]:
 
 
 def write_metrics(path: Path, evaluation: Evaluation) -> None:
-    """Write the metrics as flat JSON, null where one is undefined.
+    """Write the metrics as JSON, flat but for the list of trade-offs, null where one is undefined.
 
     Raises:
         OutputError: the file can't be written.
@@ -77,6 +77,7 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
         "threshold_rule": evaluation.threshold_rule,
         "oracle_threshold": evaluation.oracle_threshold,
         **evaluation.metrics,
+        "trade_offs": [row.to_dict() for row in evaluation.trade_offs],
     }
     defined = {key: _json_value(value) for key, value in values.items()}
     write_text(path, writable(json.dumps(defined, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")

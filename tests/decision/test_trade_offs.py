@@ -59,7 +59,9 @@ def now(rows: Sequence[TradeOff]) -> TradeOff:
 
 
 def sigma(rows: Sequence[TradeOff]) -> list[float]:
-    return [row.setting["threshold_sigma"] for row in rows if "threshold_sigma" in row.setting]
+    return [
+        row.setting["threshold_sigma"] for row in rows if row.alternative and "threshold_sigma" in row.setting
+    ]
 
 
 # ---- without bad parts ------------------------------------------------------------------------------
@@ -98,13 +100,13 @@ def test_only_lower_thresholds_are_given() -> None:
         {"threshold_rule": "quantile", "threshold_quantile": 1.0},
         {"threshold_rule": "rate", "false_reject_rate": 0.04},
         {"threshold_rule": "tail", "false_reject_rate": 0.001},
-        {"threshold_rule": "fixed", "threshold_value": 9.0},
+        {"threshold_rule": "fixed", "threshold_value": 9.012345678901234},
     ],
     ids=str,
 )
 def test_every_row_can_be_set_as_it_says(keys: dict[str, Any]) -> None:
     calibration, recipe = calibrated(good(SCORES), **keys)
-    rows = [row for row in trade_offs(calibration, recipe) if not row.in_force]
+    rows = [row for row in trade_offs(calibration, recipe) if row.alternative]
     assert len(rows) >= 3
     for row in rows:
         words = shlex.split(row.command)
@@ -114,6 +116,12 @@ def test_every_row_can_be_set_as_it_says(keys: dict[str, Any]) -> None:
         }
         assert calibration.decide(recipe.replace(typed)).threshold == row.threshold
         assert typed.keys() == row.setting.keys()
+        lowered = recipe.replace(typed)
+        back = shlex.split(now(trade_offs(calibration, recipe)).flags)
+        keys_back = {
+            flag[2:].replace("-", "_"): value for flag, value in zip(back[::2], back[1::2], strict=True)
+        }
+        assert calibration.decide(lowered.replace(keys_back)).threshold == calibration.threshold
 
 
 def test_confidence_is_the_recipes() -> None:
@@ -158,7 +166,7 @@ def test_counts_are_those_of_each_threshold() -> None:
 def test_a_lower_row_is_the_highest_step_that_misses_no_more() -> None:
     calibration, recipe = calibrated(good(SCORES))
     bad_parts = [1.05, 1.1, 1.2, 1.25]
-    rows = [row for row in trade_offs(calibration, recipe, labelled([], bad_parts)) if row.setting]
+    rows = [row for row in trade_offs(calibration, recipe, labelled([], bad_parts)) if row.alternative]
     assert now(trade_offs(calibration, recipe, labelled([], bad_parts))).missed == 4
     assert [row.missed for row in rows] == [3, 2, 1, 0]
     for row in rows:
@@ -198,14 +206,14 @@ def test_ties_are_called_alike_and_a_score_at_the_threshold_is_good() -> None:
     calibration, recipe = calibrated(good(SCORES), threshold_rule="fixed", threshold_value=1.2)
     rows = trade_offs(calibration, recipe, labelled([1.2, 1.2], [1.2, 1.2, 1.2]))
     assert (now(rows).missed, now(rows).rejected) == (3, 0)
-    lower = [row for row in rows if row.setting]
+    lower = [row for row in rows if row.alternative]
     assert [(row.missed, row.rejected) for row in lower] == [(0, 2)], "all of them at once"
 
 
 def test_one_bad_part() -> None:
     calibration, recipe = calibrated(good(SCORES))
     rows = trade_offs(calibration, recipe, labelled([1.0], [1.1], oracle=1.05))
-    assert [(row.missed, row.bad) for row in rows if row.setting] == [(0, 1)]
+    assert [(row.missed, row.bad) for row in rows if row.alternative] == [(0, 1)]
     assert now(rows).to_dict()["miss_rate"] == 1.0
 
 
@@ -218,9 +226,9 @@ def test_none_missed_needs_no_other_threshold() -> None:
 def test_a_part_like_any_good_one_is_found_by_no_threshold() -> None:
     calibration, recipe = calibrated(good(SCORES))
     rows = trade_offs(calibration, recipe, labelled([1.0], [0.1, 1.1], oracle=1.05))
-    assert [row.missed for row in rows if row.setting] == [1]
+    assert [row.missed for row in rows if row.alternative] == [1]
     only = trade_offs(calibration, recipe, labelled([1.0], [0.1], oracle=0.05))
-    assert [row.missed for row in only if row.setting] == []
+    assert [row.missed for row in only if row.alternative] == []
 
 
 def test_without_a_good_part_its_share_is_undefined() -> None:

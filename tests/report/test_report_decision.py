@@ -25,10 +25,9 @@ from goodparts.report.card import (
     MEANING,
     RARITY,
     UNTESTED,
-    Section,
-    Table,
     false_reject_sections,
 )
+from goodparts.report.sections import Section, Table
 from goodparts.report.strips import Strip, draw_strips
 
 CARD = (

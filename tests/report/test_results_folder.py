@@ -92,10 +92,11 @@ def below(folder: Path) -> list[str]:
 # ---- tables --------------------------------------------------------------------------------------
 
 
-def test_metrics_are_flat_json(results: tuple[Path, Evaluation]) -> None:
+def test_metrics_are_flat_json_but_for_the_trade_offs(results: tuple[Path, Evaluation]) -> None:
     out, evaluation = results
     values = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert set(METRICS) <= set(values)
+    assert values.pop("trade_offs") == [row.to_dict() for row in evaluation.trade_offs]
     assert not any(isinstance(value, dict | list) for value in values.values())
     for name in METRICS:
         assert values[name] == evaluation.metrics[name], name
