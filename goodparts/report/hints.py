@@ -55,7 +55,7 @@ def _size(model: Model) -> Iterator[str]:
     squeezed = _squeeze(_scale(model)) > _SQUEEZED
     times = math.prod(size) / math.prod(model.recipe.image_size)
     framed = "--framing stretch " if model.recipe.framing == "crop" else ""
-    shows = "keeps their shape" if squeezed else "shows more detail"
+    shows = "keeps their shape" if squeezed else "shows more"
     yield (
         f"Images are {size_text(image)} px, {reduction_in_words(_scale(model))}: `{framed}--image-size "
         f"{size_text(size)}` {shows}, in {times:.2g} × the time."

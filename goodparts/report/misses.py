@@ -38,7 +38,7 @@ def miss_sections(model: Model, evaluation: Evaluation | None = None) -> tuple[S
     if not tried:
         return (section,)
     first = "Fit anew with one at a time and evaluate again: only your own bad parts tell whether it helps."
-    return section, Section(ELSE, (first, *tried))
+    return section, Section(ELSE, (first, *tried), wide=True)
 
 
 def rows_of(model: Model, evaluation: Evaluation | None = None) -> tuple[TradeOff, ...]:
@@ -64,20 +64,20 @@ def _of_bad_parts(model: Model, rows: Sequence[TradeOff], now: TradeOff) -> Sect
             _how_to_set(lower[0], now),
             _at_most(model, now),
             "These thresholds come from good parts only. But who picks one by its misses has picked it on test images: "
-            "expect more misses among new parts, and measure again on bad parts that are not among these.",
+            "expect more misses among new parts, and measure again on other bad parts.",
         ]
     else:
         lines.append(f"{missed}, and no lower threshold above the average good score misses fewer.")
     if lower and (left := lower[-1].missed):
         lines.append(
-            f"{left} of them {'scores' if left == 1 else 'score'} no higher than an average good part: no threshold "
-            "finds that."
+            f"{left} of the missed {'scores' if left == 1 else 'score'} no higher than an average good part: no "
+            f"threshold finds {'it' if left == 1 else 'them'}."
         )
     if any(row.oracle for row in rows):
         lines.append(
-            "The oracle is the best F1 on these very test images: for comparison only, since no line has it."
+            "The oracle has the best F1 on these very test images, which flatters it: for comparison only."
         )
-    return Section(FEWER_MISSES, tuple(lines), _table(rows, now))
+    return Section(FEWER_MISSES, tuple(lines), _table(rows, now), wide=True)
 
 
 def _of_good_parts(
@@ -103,7 +103,7 @@ def _of_good_parts(
         lines.append(f"{more} How many can't be told from one good image. `{lower[0].command}` sets one.")
         return Section(FEWER_MISSES, tuple(lines))
     lines += [more, _how_to_set(lower[0], now), _at_most(model, now)]
-    return Section(FEWER_MISSES, tuple(lines), _table(rows, now))
+    return Section(FEWER_MISSES, tuple(lines), _table(rows, now), wide=True)
 
 
 def _how_to_set(row: TradeOff, now: TradeOff) -> str:

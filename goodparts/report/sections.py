@@ -23,6 +23,7 @@ class Section:
         table: below them.
         badge: "estimated" or "certified" where the sentences are that.
         folded: whether a page may hide it until somebody asks.
+        wide: whether it needs the whole width of a page.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Section:
     table: Table | None = None
     badge: str = ""
     folded: bool = False
+    wide: bool = False
 
     @property
     def heading(self) -> str:

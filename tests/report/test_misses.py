@@ -126,7 +126,7 @@ def test_counts_stand_beside_shares_and_agree(inspector: Inspector, inspected: I
     )
     (oracle,) = [row for row in cells(section) if "oracle" in " ".join(row)]
     assert oracle[-1] == "an oracle, for comparison only"
-    assert any("for comparison only, since no line has it" in line for line in section.lines)
+    assert any("best F1 on these very test images" in line for line in section.lines)
     assert any("picked it on test images" in line for line in section.lines)
 
 
@@ -171,7 +171,7 @@ def test_bad_parts_like_good_ones_are_named(inspector: Inspector, inspected: Ins
         TradeOff(1.5, setting={"threshold_sigma": 0.5}, bad=9, missed=1, good_scores=30),
     )
     section = misses(inspector, replace(inspected.measured(), trade_offs=rows))
-    assert "1 of them scores no higher than an average good part" in " ".join(section.lines)
+    assert "1 of the missed scores no higher than an average good part" in " ".join(section.lines)
 
 
 def test_zones_are_shown_as_multiples_of_what_is_in_force(
@@ -242,3 +242,48 @@ def test_every_command_works_as_it_is_typed(
             assert (now["false_bad"], now["false_good"]) == (row["rejected"], row["missed"])
         if not row["in_force"]:
             assert FEWER_MISSES in ran.out
+
+
+def test_an_oracle_in_force_is_called_one(
+    goodparts: Run, recipe_file: Path, data: Path, tmp_path: Path
+) -> None:
+    good = next((data / "train" / "good").iterdir())
+    shutil.copy(good, data / "test" / "stain" / "looks_good.png")
+    ran = goodparts("run", data, "--recipe", recipe_file, "--threshold-rule", "f1", "--out", tmp_path / "out")
+    assert ran.code == 0
+    assert re.search(r"^    \S+ .* 1 of 7, 14\.3 % .* an oracle, in force$", ran.out, re.MULTILINE)
+    assert "an oracle, in force" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_zones_move_together_by_a_command_that_works(
+    goodparts: Run, recipe_file: Path, mini_dataset: Path, tmp_path: Path
+) -> None:
+    sides = {"left": [8, 48], "right": [48, 88]}
+    zones = [
+        {"name": name, "polygons": [[[first, 8], [last, 8], [last, 88], [first, 88]]]}
+        for name, (first, last) in sides.items()
+    ]
+    (tmp_path / "zones.json").write_text(json.dumps({"size": [96, 96], "zones": zones}), encoding="utf-8")
+    model = tmp_path / "part.goodparts"
+    ran = goodparts(
+        "fit", mini_dataset, "--recipe", recipe_file, "--roi", tmp_path / "zones.json", "--threshold-sigma", 300,
+        "--model", model,
+    )  # fmt: skip
+    assert ran.code == 0
+    (found,) = goodparts("evaluate", model, mini_dataset, "--json").records
+    now, *others = found["trade_offs"]
+    assert (now["missed"], now["rejected"]) == (found["false_good"], found["false_bad"])
+    assert now["missed"] > 0
+    assert now["threshold"] == 1
+    assert len(now["zone_thresholds"]) == 2
+    assert others
+    for row in others:
+        assert not row["oracle"]
+        typed = [str(model) if word == "MODEL" else word for word in shlex.split(row["command"])]
+        assert goodparts(*typed[1:]).code == 0
+        (after,) = goodparts("evaluate", model, mini_dataset, "--json").records
+        assert (after["false_good"], after["false_bad"]) == (row["missed"], row["rejected"])
+        assert (
+            goodparts(*[str(model) if word == "MODEL" else word for word in now["command"].split()[1:]]).code
+            == 0
+        )
