@@ -32,7 +32,7 @@ _KEYS = {
 _SIGMAS = (3.0, 2.5, 2.0, 1.5)
 _RATES = (0.02, 0.05, 0.1)
 _LADDER = tuple(step / 4 for step in range(24, -1, -1))  # sigmas: from 6 down to the mean of the good scores
-_PARTS = (3 / 4, 1 / 2, 1 / 4, 0)  # of the bad parts missed now: what is still missed
+_PARTS = (9 / 10, 3 / 4, 1 / 2, 1 / 4, 0)  # of the bad parts missed now: what is still missed
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def trade_offs(
     """The threshold in force and those that are worth comparing with it, highest first.
 
     Without bad parts: usual sigmas and rates that are lower, but for what the images don't suffice for. With some: the
-    lower ones, in steps of a quarter sigma, at which about 3/4, 1/2, 1/4 and none of the bad parts that are missed now
+    lower ones, in steps of a quarter sigma, at which about 9/10, 3/4, 1/2, 1/4 and none of the bad parts missed now
     still are, and the oracle; nothing but the one in force where none is missed.
 
     Args:

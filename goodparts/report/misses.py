@@ -5,9 +5,9 @@ The figures are those of `goodparts.decision.trade_offs`; card, page and command
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from goodparts.decision.binomial import upper_rate
+from goodparts.decision.binomial import clopper_pearson, upper_rate
 from goodparts.decision.good_scores import COPIES
 from goodparts.decision.trade_offs import TradeOff, trade_offs
 from goodparts.evaluation.evaluation import Evaluation
@@ -63,6 +63,7 @@ def _of_bad_parts(model: Model, rows: Sequence[TradeOff], now: TradeOff) -> Sect
             f"{missed}. A lower threshold misses fewer, and rejects more good parts.",
             _how_to_set(lower[0], now),
             _at_most(model, now),
+            *_more_than_that(now),
             "These thresholds come from good parts only. But who picks one by its misses has picked it on test images: "
             "expect more misses among new parts, and measure again on other bad parts.",
         ]
@@ -71,7 +72,7 @@ def _of_bad_parts(model: Model, rows: Sequence[TradeOff], now: TradeOff) -> Sect
     if lower and (left := lower[-1].missed):
         lines.append(
             f"{left} of the missed {'scores' if left == 1 else 'score'} no higher than an average good part: no "
-            f"threshold finds {'it' if left == 1 else 'them'}."
+            f"threshold finds {'it' if left == 1 else 'them'} without rejecting about half of these."
         )
     if any(row.oracle for row in rows):
         lines.append(
@@ -118,6 +119,16 @@ def _at_most(model: Model, now: TradeOff) -> str:
         f'"At most" is the share of new good parts. It rests on {_parts(now.good_scores, "good")}, {never}, and is '
         f"right in {percent(model.recipe.confidence)} of cases."
     )
+
+
+def _more_than_that(now: TradeOff) -> Iterator[str]:
+    """Where more good parts of the test set are rejected than held-out scores of the others allow."""
+    if now.good and clopper_pearson(now.rejected, now.good)[0] > now.rate_at_most:
+        yield (
+            f"In the test set {now.rejected} of {_parts(now.good, 'good')} were rejected, more than that allows: they "
+            "are less like those learnt from than these are like each other. Calibrate on good images that were never "
+            "learnt from: `goodparts calibrate MODEL FOLDER`."
+        )
 
 
 def _table(rows: Sequence[TradeOff], now: TradeOff) -> Table:

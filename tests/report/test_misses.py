@@ -174,6 +174,18 @@ def test_bad_parts_like_good_ones_are_named(inspector: Inspector, inspected: Ins
     assert "1 of the missed scores no higher than an average good part" in " ".join(section.lines)
 
 
+@pytest.mark.parametrize(("rejected", "said"), [(0, False), (1, False), (6, True)])
+def test_good_test_parts_that_contradict_the_held_out_ones_are_named(
+    inspector: Inspector, inspected: InspectedTestSet, rejected: int, said: bool
+) -> None:
+    now = TradeOff(
+        2.0, in_force=True, good=20, rejected=rejected, bad=9, missed=3, good_scores=60, rate_at_most=0.05
+    )
+    rows = (now, replace(now, setting={"threshold_sigma": 2.0}, in_force=False, missed=0))
+    text = " ".join(misses(inspector, replace(inspected.measured(), trade_offs=rows)).lines)
+    assert (f"{rejected} of 20 good parts were rejected, more than that allows" in text) == said
+
+
 def test_zones_are_shown_as_multiples_of_what_is_in_force(
     inspector: Inspector, inspected: InspectedTestSet
 ) -> None:
