@@ -27,6 +27,12 @@ MISSED = (
 FOUND_FOR_NOTHING = (MISSED[0], replace(MISSED[1], rejected=0))
 
 
+@pytest.fixture(scope="module")
+def fitted(recipe: Recipe, mini_dataset: Path) -> Inspector:
+    """An inspector that nobody has evaluated. Read only."""
+    return Inspector(recipe).fit(mini_dataset)
+
+
 def of_size(model: Model, width: int, height: int, **keys: Any) -> Model:
     """A model that learnt from images of a size, by a recipe with some keys changed."""
     recipe = model.recipe.replace(keys)

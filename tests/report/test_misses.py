@@ -12,13 +12,19 @@ from pathlib import Path
 import pytest
 from running import Run
 
-from goodparts import Inspector
+from goodparts import Inspector, Recipe
 from goodparts.decision.inspection import RECHECK
 from goodparts.decision.trade_offs import TradeOff, trade_offs
 from goodparts.evaluation.evaluation import Evaluation, InspectedTestSet, inspect_test_set, read_test_set
 from goodparts.report.card import FEWER, MEANING, card, card_text
 from goodparts.report.misses import FEWER_MISSES, miss_sections
 from goodparts.report.sections import Section
+
+
+@pytest.fixture(scope="module")
+def fitted_file(recipe: Recipe, mini_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that nobody has evaluated. Read only."""
+    return Inspector(recipe).fit(mini_dataset).save(tmp_path_factory.mktemp("fitted") / "disc.goodparts")
 
 
 @pytest.fixture
