@@ -32,7 +32,7 @@ _KEYS = {
 _SIGMAS = (3.0, 2.5, 2.0, 1.5)
 _RATES = (0.02, 0.05, 0.1)
 _LADDER = tuple(step / 4 for step in range(24, -1, -1))  # sigmas: from 6 down to the mean of the good scores
-_PARTS = (9 / 10, 3 / 4, 1 / 2, 1 / 4, 0)  # of the bad parts missed now: what is still missed
+_STILL_MISSED = (9 / 10, 3 / 4, 1 / 2, 1 / 4, 0)  # share of the bad parts missed now
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +216,7 @@ def _fewer_misses(now: TradeOff, ladder: list[TradeOff]) -> list[TradeOff]:
     """Of rows that fall, for each share of what is missed now the first that misses no more than that."""
     fewest = min((row.missed for row in ladder), default=now.missed)
     found = []
-    for most in sorted({max(int(share * now.missed), fewest) for share in _PARTS}, reverse=True):
+    for most in sorted({max(int(share * now.missed), fewest) for share in _STILL_MISSED}, reverse=True):
         row = next((row for row in ladder if row.missed <= most), None)
         if row is not None and row.missed < now.missed and row not in found:
             found.append(row)
