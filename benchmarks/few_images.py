@@ -84,7 +84,7 @@ def measure(
         *(100 * float(found.metrics[name] or 0) for name in ("image_auroc", "pixel_auroc", "aupro_30")),
         100 * found.counts["false_bad"] / good,
         100 * found.counts["false_good"] / bad,
-        len(inspector.model.bank.features),
+        inspector.model.entries,
         seconds,
     )
     return figures, [rates(found, inspector, keys) for keys in RULES.values()]

@@ -72,9 +72,11 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for name, inspector in inspectors.items():
         backbone_ms, graph_ms, inspect_ms = (medians[name, step] for step in ("backbone", "graph", "inspect"))
-        entries, dimensions = inspector.model.bank.features.shape
+        banks = " + ".join(
+            " x ".join(map(str, depth.bank.features.shape)) for depth in inspector.model.depths
+        )
         print(
-            f"| {name} | {inspector.precision} | {entries} x {dimensions} | {backbone_ms:.1f} | {graph_ms:.1f} | "
+            f"| {name} | {inspector.precision} | {banks} | {backbone_ms:.1f} | {graph_ms:.1f} | "
             f"{inspect_ms:.1f} | {inspect_ms / backbone_ms:.2f} |"
         )
     files = [sample.path for sample in data.test][: options.files]

@@ -190,7 +190,7 @@ def fit(
                 "identity": learnt.identity,
                 "threshold": learnt.calibration.decision.threshold,
                 "good_images": learnt.provenance.good_images,
-                "bank_entries": len(learnt.bank.features),
+                "bank_entries": learnt.entries,
                 "warnings": warnings(learnt),
                 "findings": finding_records(findings),
                 "seconds": round(time.perf_counter() - began, 3),

@@ -125,16 +125,18 @@ def print_model(inspector: Inspector) -> None:
     """What was learnt, and with which backbone."""
     from goodparts.data.bit_depth import in_words
     from goodparts.engines.precision import describe
-    from goodparts.report.card import describe_detail, describe_tiles
+    from goodparts.report.card import describe_banks, describe_detail, describe_tiles
 
     model = inspector.model
     backbone = model.backbone
-    entries, dimensions = model.bank.features.shape
     count = model.provenance.good_images
     click.echo(
         f"Backbone {backbone.name} ({backbone.source}), layers {', '.join(model.recipe.layers)}\n"
-        f"Learnt   from {count} good image{'s' * (count != 1)}: a bank of {entries} patch features of {dimensions} "
-        "dimensions"
+        + wrapped(
+            f"Learnt   from {count} good image{'s' * (count != 1)}: memory bank{'s' * bool(model.coarser)} of "
+            f"{describe_banks(model)}",
+            indent=9,
+        )
     )
     click.echo(wrapped(f"Scores   {describe(model.recipe, model.precision)}", indent=9))
     if (bits := in_words(model.recipe.bit_depth)) is not None:

@@ -254,8 +254,18 @@ def describe_detail(model: Model) -> str:
     return f"{size_text(size)} px {tiling.reduction_in_words(scale)}, so {text}"
 
 
+def describe_banks(model: Model) -> str:
+    """How many patch features of how many dimensions each memory bank has, from fine to coarse."""
+    sizes = [depth.bank.features.shape for depth in model.depths]
+    (entries, dimensions), coarser = sizes[0], sizes[1:]
+    text = f"{entries:,} patch features of {dimensions} dimensions"
+    if not coarser:
+        return text
+    return f"{text} at the finest depth; {' and '.join(f'{more:,} of {d}' for more, d in coarser)} at coarser ones"
+
+
 def _learnt(model: Model) -> list[str]:
-    backbone, bank, learnt_from = model.backbone, model.bank, model.provenance
+    backbone, learnt_from = model.backbone, model.provenance
     images = learnt_from.good_images
     sizes = ", ".join(f"{count} of {size}" for size, count in list(learnt_from.image_sizes.items())[:3])
     lines = [
@@ -263,7 +273,7 @@ def _learnt(model: Model) -> list[str]:
         "shown.",
         f"Backbone {backbone.name} ({backbone.source}, licence {backbone.licence}), layers "
         f"{', '.join(model.recipe.layers)}, normalisation {backbone.normalisation}.",
-        f"Memory bank: {len(bank.features):,} patch features of {bank.features.shape[1]} dimensions.",
+        f"Memory bank{'s' * bool(model.coarser)}: {describe_banks(model)}.",
         f"On this machine {precision.describe(model.recipe, model.precision)}.",
     ]
     copies = len(recipe_copies.copies(model.recipe.augment))

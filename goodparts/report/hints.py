@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from goodparts.backbones.catalogue import BUILT_IN
+from goodparts.backbones.packages import BUILT_IN
 from goodparts.decision.trade_offs import TradeOff
 from goodparts.errors import RecipeError
 from goodparts.model.model import Model

@@ -89,7 +89,7 @@ def write_report(
         out: the results folder.
         evaluation: what to report.
         model: facts about the model, all of them optional: name, identity, version, backbone,
-            backbone_sha256, backbone_licence, backbone_source, training_images, bank_size, bank_dimensions,
+            backbone_sha256, backbone_licence, backbone_source, training_images, banks,
             fit_seconds, inspect_ms, share_not_looked_at (0 to 1), recipe (TOML), card (sections with
             a title and lines of text, see `goodparts.report.card`). Anything else is shown under its own name.
         panels: the panel of the image with this index in `evaluation.images`; or the folder that holds them

@@ -26,7 +26,7 @@ from goodparts.inspector import Inspector
 from goodparts.model.model import Model
 from goodparts.progress import Progress, silent
 from goodparts.report import pictures
-from goodparts.report.card import card
+from goodparts.report.card import card, describe_banks
 from goodparts.report.page import result_names, write_report
 from goodparts.report.panel import draw_panel
 from goodparts.report.picture_files import PICTURE_FOLDERS, clean_name, is_result, picture_paths
@@ -202,7 +202,7 @@ def write_pictures(
 
 def facts(model: Model, evaluation: Evaluation) -> dict[str, object]:
     """What the report says of a model."""
-    backbone, bank = model.backbone, model.bank
+    backbone = model.backbone
     seconds = model.fit_record.seconds
     return {
         "name": evaluation.name,
@@ -213,8 +213,7 @@ def facts(model: Model, evaluation: Evaluation) -> dict[str, object]:
         "backbone_licence": backbone.licence,
         "backbone_source": backbone.source,
         "training_images": model.provenance.good_images,
-        "bank_size": len(bank.features),
-        "bank_dimensions": bank.features.shape[1],
+        "banks": describe_banks(model),
         "fit_seconds": sum(seconds.values()),
         "inspect_ms": 1000 * evaluation.inspect_seconds / len(evaluation.images),
         "share_not_looked_at": evaluation.metrics["not_looked_share"],
