@@ -42,7 +42,7 @@ ZONES = {
     ],
 }
 
-DEPTHS: dict[str, Any] = {"banks": "by_depth", "threshold_sigma": 2.5}
+DEPTHS: dict[str, Any] = {"banks": "by_depth", "threshold_rule": "robust_sigma"}
 
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {
@@ -88,7 +88,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 def recipe_of(name: str, backbone: Path, files: Path) -> Recipe:
     """The recipe of that name; zones and masks lie in `files`."""
-    joined = {"banks": "joined", "threshold_sigma": 3.0}
+    joined = {"banks": "joined", "aspect": "as_given", "threshold_rule": "sigma"}
     keys = {
         **joined,
         "layers": ("layer2", "layer3"),

@@ -92,6 +92,12 @@ class Backbone:
         """Such as "resnet50"; "unknown" where the file does not say."""
         return _metadata(self.model).get("architecture", "unknown")
 
+    @property
+    def fixed_size(self) -> bool:
+        """Whether it takes images of one size only."""
+        given = next(item for item in self.model.graph.input if item.name == self.input_name)
+        return any(size.dim_value for size in given.type.tensor_type.shape.dim[2:])
+
     def layers(self) -> list[str]:
         """Names of the tensors that can serve as layers: short names, then outputs, then inner tensors.
 

@@ -41,8 +41,10 @@ _COMPARED = (
 @click.option("--out", type=click.Path(path_type=Path), help="Model to write. [default: MODEL itself]")
 @click.option("--false-reject-rate", help="Share of good parts that may be rejected; takes the rule `rate`.")
 @click.option("--confidence", help="That it is kept. [default: the model's]")
-@click.option("--threshold-rule", help="sigma, quantile, rate, tail or fixed. [default: the model's]")
-@click.option("--threshold-sigma", help="For the rule sigma.")
+@click.option(
+    "--threshold-rule", help="robust_sigma, sigma, quantile, rate, tail or fixed. [default: the model's]"
+)
+@click.option("--threshold-sigma", help="For the rules robust_sigma and sigma.")
 @click.option("--threshold-quantile", help="For the rule quantile.")
 @click.option("--threshold-value", help="For the rule fixed.")
 @click.option("--pixel-threshold-rule", help="The same for pixels: see `goodparts recipe`.")

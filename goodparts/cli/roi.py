@@ -100,6 +100,7 @@ def _read_roi_of(
     from goodparts.decision.calibration import require_zones
     from goodparts.features.extract import backbone_graph, grids_of
     from goodparts.model import file as model_file
+    from goodparts.preprocessing.proportions import at_proportion
     from goodparts.preprocessing.roi_file import read_roi
     from goodparts.preprocessing.tiling import plan
 
@@ -123,6 +124,8 @@ def _read_roi_of(
     recipe = recipe.replace({"roi": str(file)})  # which some keys don't go with
     roi = read_roi(file, size)
     backbone = load_backbone(recipe.backbone, offline=offline)
+    if recipe.aspect == "images" and not backbone.fixed_size:
+        recipe = at_proportion(recipe, [size])
     recipe = with_layers(recipe, backbone)
     tiling = plan(size, recipe, grids_of(backbone_graph(cut_down(backbone, recipe), recipe))[0])
     recipe = tiling.image_recipe(recipe)

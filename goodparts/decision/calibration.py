@@ -24,6 +24,7 @@ from goodparts.decision.thresholds import (
     TAIL_NEEDS,
     mean_and_sigmas,
     rate_threshold,
+    robust_sigmas,
     tail_threshold,
     upper_quantile,
 )
@@ -35,7 +36,7 @@ _MEMBERS = {"training_set": "learnt", "calibration_set": "separate"}
 """What the model file calls some attributes; these names are part of a model's identity."""
 
 _USED_BY = {
-    "threshold_sigma": ("sigma",),
+    "threshold_sigma": ("robust_sigma", "sigma"),
     "threshold_quantile": ("quantile",),
     "threshold_value": ("fixed",),
     "false_reject_rate": ("rate", "tail"),
@@ -313,6 +314,8 @@ def decide(good: GoodScores, recipe: Recipe) -> Decision:
     interval: tuple[float, ...] = ()
     kept = True
     match recipe.threshold_rule:
+        case "robust_sigma":
+            threshold = robust_sigmas(scores, recipe.threshold_sigma)
         case "sigma":
             threshold = mean_and_sigmas(scores, recipe.threshold_sigma)
         case "quantile":

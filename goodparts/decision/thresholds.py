@@ -1,10 +1,11 @@
 """Thresholds: from scores of good parts to the score above which a part is called bad.
 
-    sigma       mean + k standard deviations: what everybody uses; keeps no promise unless scores are Gaussian
-    quantile    a quantile of the scores
-    rate        the lowest threshold that keeps the false-reject rate under a wanted one, with a stated confidence,
-                whatever the distribution of the scores
-    tail        a generalised Pareto distribution fitted to the largest scores, for rates below 1/n
+    robust_sigma  median + k robust standard deviations: one odd good image does not move it
+    sigma         mean + k standard deviations: what everybody uses; like the first without a promise
+    quantile      a quantile of the scores
+    rate          the lowest threshold that keeps the false-reject rate under a wanted one, with a stated confidence,
+                  whatever the distribution of the scores
+    tail          a generalised Pareto distribution fitted to the largest scores, for rates below 1/n
 
 No test image is seen by any of them.
 """
@@ -20,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from goodparts.decision.binomial import upper_rate
 
+ROBUST_NEEDS = 20  # scores; of fewer a median absolute deviation is too much a matter of luck
 TAIL_NEEDS = 25  # scores; fewer leave a tail of fewer than five
 
 
@@ -27,6 +29,22 @@ def mean_and_sigmas(scores: ArrayLike, sigmas: float) -> float:
     """Return mean + `sigmas` standard deviations (of the sample, n - 1) of scores (n,), n >= 2."""
     values = np.asarray(scores, dtype=np.float64)
     return float(values.mean() + sigmas * values.std(ddof=1))
+
+
+def robust_sigmas(scores: ArrayLike, sigmas: float) -> float:
+    """Return median + `sigmas` robust standard deviations of scores (n,), n >= 2.
+
+    That is 1.4826 median absolute deviations: the standard deviation, if scores are Gaussian (Rousseeuw and Croux,
+    "Alternatives to the median absolute deviation", 1993). Of few scores, or where most are the same, they say little:
+    fewer than `ROBUST_NEEDS` give no less than `mean_and_sigmas`, and so does a deviation of 0.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    middle = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(values - middle)))
+    threshold = middle + sigmas * spread
+    if len(values) < ROBUST_NEEDS or spread == 0:
+        return max(threshold, mean_and_sigmas(values, sigmas))
+    return threshold
 
 
 def upper_quantile(values: ArrayLike, quantile: float) -> float:

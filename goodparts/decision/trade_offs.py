@@ -23,6 +23,7 @@ from goodparts.files import JsonRecord
 from goodparts.recipe.recipe import Recipe
 
 _KEYS = {
+    "robust_sigma": "threshold_sigma",
     "sigma": "threshold_sigma",
     "quantile": "threshold_quantile",
     "rate": "false_reject_rate",
@@ -150,16 +151,17 @@ def trade_offs(
     """
     if calibration.decision.threshold is None:
         return ()
+    sigmas = "robust_sigma" if recipe.threshold_rule == "robust_sigma" else "sigma"
     chosen_on_parts = calibration.decision.threshold_rule == "f1"
     now = replace(
         _row(calibration, recipe, parts), setting=_back(recipe), in_force=True, oracle=chosen_on_parts
     )
     if not now.bad:
         rates = [] if calibration.used.source == COPIES else _RATES
-        tried = [*_at(recipe, "sigma", _SIGMAS), *_at(recipe, "rate", rates)]
+        tried = [*_at(recipe, sigmas, _SIGMAS), *_at(recipe, "rate", rates)]
         found = list(_lower(tried, now, calibration, recipe, parts))
     elif now.missed:
-        ladder = list(_lower(_at(recipe, "sigma", _LADDER), now, calibration, recipe, parts))
+        ladder = list(_lower(_at(recipe, sigmas, _LADDER), now, calibration, recipe, parts))
         found = [*_fewer_misses(now, ladder), *_oracle(now, calibration, recipe, parts)]
     else:
         found = []

@@ -36,6 +36,7 @@ from goodparts.model.predictor import with_precision_check
 from goodparts.model.records import Clock, FitRecord, Provenance
 from goodparts.preprocessing.pose import require_use
 from goodparts.preprocessing.preprocessor import Preprocessor
+from goodparts.preprocessing.proportions import in_proportion
 from goodparts.preprocessing.roi import EVERYWHERE, Roi
 from goodparts.preprocessing.roi_file import read_roi
 from goodparts.preprocessing.statistics import ImageStatistics, with_distance
@@ -58,6 +59,8 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
     roi = _roi_of(recipe, good)
     clock = Clock()
     backbone = load_backbone(recipe.backbone, offline=offline)
+    if not backbone.fixed_size:
+        recipe = in_proportion(recipe, good)
     recipe = with_layers(recipe, backbone)
     backbone = cut_down(backbone, recipe)
     extractor = Extractor(backbone, recipe)

@@ -120,6 +120,14 @@ class Keys:
     image_size: tuple[int, int] = _key(
         IMAGE, (320, 320), "Working size in pixels: 224, or WIDTHxHEIGHT.", limits=(16, 16384), common=True
     )
+    aspect: str = _key(
+        IMAGE,
+        "images",
+        "images: a square image_size takes the proportions of the good images, with as many pixels; as_given: not. "
+        "For framing = stretch without tiles.",
+        choices=("images", "as_given"),
+        before="as_given",
+    )
     framing: str = _key(
         IMAGE,
         "stretch",
@@ -261,14 +269,18 @@ class Keys:
 
     threshold_rule: str = _key(
         DECISION,
-        "sigma",
-        "From held-out good scores: sigma, quantile, rate or tail; fixed: threshold_value; f1: an oracle, by labelled "
-        "images.",
-        choices=("sigma", "quantile", "rate", "tail", "fixed", "f1"),
+        "robust_sigma",
+        "From held-out good scores: robust_sigma, sigma, quantile, rate or tail; fixed: threshold_value; f1: an "
+        "oracle, by labelled images.",
+        choices=("robust_sigma", "sigma", "quantile", "rate", "tail", "fixed", "f1"),
         common=True,
     )
     threshold_sigma: float = _key(
-        DECISION, 3.0, "sigma: mean + this x standard deviation.", limits=(-100, 1000), common=True
+        DECISION,
+        3.0,
+        "sigma: mean + this x standard deviation; robust_sigma: median + this x robust standard deviation.",
+        limits=(-100, 1000),
+        common=True,
     )
     threshold_quantile: float = _key(
         DECISION, 0.99, "quantile: this quantile of the good scores.", limits=(0, 1)

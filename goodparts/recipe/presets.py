@@ -6,11 +6,12 @@ from typing import Any
 
 _PLAIN: dict[str, Any] = {
     "banks": "joined",
+    "aspect": "as_given",
     "whitening": 0.0,
     "feature_dimensions": 0,
     "score_neighbours": 1,
     "density_neighbours": 0,
-    "threshold_sigma": 3.0,
+    "threshold_rule": "sigma",
 }  # features as the backbone gives them, patch distance to the nearest entry
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -122,6 +122,8 @@ def rule_in_words(decision: Decision, recipe: Recipe) -> str:
         of = f"the scores of {decision.good} copies of the only good image"
     promised = f"{percent(recipe.false_reject_rate)} with {percent(recipe.confidence)} confidence"
     return {
+        "robust_sigma": f"the median of {of} plus {recipe.threshold_sigma:g} times their usual spread (robust standard "
+        "deviations: one odd image does not move them)",
         "sigma": f"the average of {of} plus {recipe.threshold_sigma:g} times their usual spread (mean + "
         f"{recipe.threshold_sigma:g} standard deviations)",
         "quantile": f"the score that {percent(recipe.threshold_quantile)} of {of} do not exceed (a quantile)",

@@ -15,9 +15,28 @@ from goodparts.decision.thresholds import (
     fit_tail,
     mean_and_sigmas,
     rate_threshold,
+    robust_sigmas,
     tail_threshold,
     upper_quantile,
 )
+
+
+def test_one_odd_image_does_not_move_robust_sigmas() -> None:
+    scores = np.random.default_rng(0).normal(1, 0.1, 60)
+    odd = np.append(scores, 4.0)
+    assert robust_sigmas(odd, 3) == pytest.approx(robust_sigmas(scores, 3), abs=0.02)
+    assert mean_and_sigmas(odd, 3) > mean_and_sigmas(scores, 3) + 0.5
+    many = np.random.default_rng(1).normal(1, 0.1, 100_000)
+    assert robust_sigmas(many, 3) == pytest.approx(1.3, abs=0.01)
+
+
+def test_robust_sigmas_of_few_or_equal_scores_are_no_less_than_sigmas() -> None:
+    for count in (2, 3, 5, 19):
+        scores = np.random.default_rng(count).gamma(9, 0.1, count)
+        assert robust_sigmas(scores, 3) >= mean_and_sigmas(scores, 3)
+    equal = [1.0] * 30 + [1.1] * 5
+    assert robust_sigmas(equal, 3) == mean_and_sigmas(equal, 3)
+    assert robust_sigmas([1.0] * 30, 3) == 1.0
 
 
 def test_mean_and_sigmas_is_that_of_a_sample() -> None:
