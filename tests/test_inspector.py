@@ -478,7 +478,7 @@ def test_images_that_were_learnt_from_are_refused_by_name(
         ({"threshold_rule": "tail"}, "tail needs at least 25 good images, found 16"),
         ({"threshold_rule": "fixed"}, "threshold_value: threshold_rule = fixed takes it"),
         ({"pixel_threshold_rule": "fixed"}, "pixel_threshold_value: pixel_threshold_rule = fixed takes it"),
-        ({"threshold_rule": "sigmoid"}, "expected one of sigma"),
+        ({"threshold_rule": "sigmoid"}, "expected one of robust_sigma"),
         ({"threshold_quantile": 1.5}, "threshold_quantile: expected 0 to 1"),
     ],
 )
@@ -493,9 +493,9 @@ def test_what_calibration_can_not_change(copy: Inspector, changes: dict[str, Any
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threshold_quantile": 0.5}, "threshold_quantile: threshold_rule = sigma .* = quantile$"),
-        ({"threshold_value": 2}, "threshold_value: threshold_rule = sigma .* = fixed$"),
-        ({"false_reject_rate": 0.3}, "false_reject_rate: threshold_rule = sigma .* = rate or tail$"),
+        ({"threshold_quantile": 0.5}, "threshold_quantile: threshold_rule = robust_sigma .* = quantile$"),
+        ({"threshold_value": 2}, "threshold_value: threshold_rule = robust_sigma .* = fixed$"),
+        ({"false_reject_rate": 0.3}, "false_reject_rate: threshold_rule = robust_sigma .* = rate or tail$"),
         ({"threshold_sigma": 2, "threshold_rule": "rate"}, "threshold_sigma: threshold_rule = rate"),
         ({"pixel_threshold_quantile": 0.9}, "pixel_threshold_quantile: pixel_threshold_rule = peak_sigma"),
         (

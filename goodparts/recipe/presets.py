@@ -17,6 +17,7 @@ _PLAIN: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {"image_size": 256, "sampling_limit": 2000},
+    "accurate": {"backbone": "efficientnet_lite2"},
     "plain": {**_PLAIN},
     "classic": {
         "backbone": "resnet50",
@@ -60,7 +61,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 ABOUT = {
     "default": "what suits most parts",
     "fast": "half its time",
-    "plain": "the default with features and distances as they are",
+    "accurate": "a larger network, from pip: goodparts[lite2]",
+    "plain": "one bank of all layers, features and distances as they are",
     "classic": "the plain system this project grew from",
     "patchcore": "as the code of the paper's authors (Roth et al., 2022)",
     "dino": "after AnomalyDINO (Damm et al., 2025), for few good images; not measured",

@@ -233,7 +233,8 @@ def test_package_brings_the_published_parameters(name: str) -> None:
         "Apache-2.0",
         "published",
     )
-    assert backbone.usual_layers()["layers"] == ("stage2", "stage3", "stage5")
+    assert backbone.usual_layers("joined")["layers"] == ("stage2", "stage3", "stage5")
+    assert backbone.usual_layers("by_depth")["layers"] == ("stage2", "stage3", "stage5", "stage6")
     assert package.name not in sys.modules  # only looked for, never imported
     status = {info.name: info.status for info in list_backbones()}[name]
     assert status == ("built in" if name == "efficientnet_lite0" else "installed")

@@ -165,7 +165,7 @@ def test_a_file_of_parameters(tmp_path: Path) -> None:
     backbone = read_backbone(tmp_path / "mine.safetensors")
     assert (backbone.architecture, backbone.normalisation) == ("vit_small_patch14", "ImageNet assumed")
     assert backbone.layers()[:4] == ["block1", "block2", "norm", "unit"]
-    assert backbone.usual_layers() == {"layers": ("norm",)}
+    assert backbone.usual_layers("by_depth") == {"layers": ("norm",)}
     assert shapes_at(backbone.model, "image", 224)["block2"] == (257, 384)
 
 

@@ -168,7 +168,10 @@ def test_calibrate_writes_what_it_decided(goodparts: Run, model: Path, mini_data
         (["test/good/000.png"], "at least 2 needed"),
         (["--threshold-rule", "tail"], "tail needs at least 25 good images"),
         (["--threshold-sigma", "many"], "threshold_sigma: expected a number"),
-        (["--threshold-quantile", "0.5"], "threshold_quantile: threshold_rule = sigma does not use it"),
+        (
+            ["--threshold-quantile", "0.5"],
+            "threshold_quantile: threshold_rule = robust_sigma does not use it",
+        ),
         (["--false-reject-rate", "0.3", "--threshold-rule", "sigma"], "take threshold_rule = rate or tail"),
         (["--sampling-ratio", "1"], "No such option"),
     ],

@@ -133,9 +133,11 @@ def test_stages_are_lines_where_nobody_looks_on(
 ) -> None:
     arguments = ["fit", good, "--recipe", recipe_file, "--model", tmp_path / "a.goodparts"]
     ran = goodparts(*arguments)
-    stages = [line.split()[0] for line in ran.err.splitlines()]
+    lines = [line.split() for line in ran.err.splitlines()]
+    stages = [line[0] for line in lines]
     assert "features" in stages
-    assert len(stages) == len(set(stages)) < 8
+    once = [stage for stage in stages if stage != "memory"]  # a bank a depth
+    assert len(once) == len(set(once)) < 8
     assert "16 done" in ran.err
     ran = goodparts(*arguments, "--json")
     assert ran.err == ""

@@ -76,7 +76,7 @@ def test_no_more_is_said_than_is_known(alone: Inspector, tmp_path: Path) -> None
         in text
     )
     assert "Two more images say more than any number of copies" in text
-    assert "the average of the scores of 8 copies of the only good image plus 3 times" in text
+    assert "the median of the scores of 8 copies of the only good image plus 3 times" in text
     assert "With 1 good image the rarest that can be said is 1 in 2" in text
     assert "above the threshold, which is" not in text
     assert card.LEAST not in text

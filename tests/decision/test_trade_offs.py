@@ -15,7 +15,7 @@ import pytest
 from goodparts.decision.binomial import upper_rate
 from goodparts.decision.calibration import Calibration, decide
 from goodparts.decision.good_scores import COPIES, LEAVE_ONE_OUT, GoodMaps, GoodScores
-from goodparts.decision.thresholds import mean_and_sigmas
+from goodparts.decision.thresholds import robust_sigmas
 from goodparts.decision.trade_offs import LabelledParts, TradeOff, trade_offs
 from goodparts.recipe.recipe import Recipe
 
@@ -81,7 +81,7 @@ def test_good_parts_alone_give_the_usual_lower_thresholds() -> None:
         assert (row.good_scores, row.good_scores_above) == (100, above)
         assert row.rate_at_most == upper_rate(above, 100)
         if "threshold_sigma" in row.setting:
-            assert row.threshold == mean_and_sigmas(SCORES, row.setting["threshold_sigma"])
+            assert row.threshold == robust_sigmas(SCORES, row.setting["threshold_sigma"])
         if "false_reject_rate" in row.setting:
             assert row.rate_at_most <= row.setting["false_reject_rate"]
 
@@ -170,14 +170,14 @@ def test_a_lower_row_is_the_highest_step_that_misses_no_more() -> None:
     assert now(trade_offs(calibration, recipe, labelled([], bad_parts))).missed == 4
     assert [row.missed for row in rows] == [3, 2, 1, 0]
     for row in rows:
-        higher = mean_and_sigmas(SCORES, row.setting["threshold_sigma"] + 0.25)
+        higher = robust_sigmas(SCORES, row.setting["threshold_sigma"] + 0.25)
         assert sum(score <= higher for score in bad_parts) > row.missed
         assert row.setting["threshold_sigma"] * 4 % 1 == 0, "round figures, whatever the labels"
 
 
 def test_no_threshold_depends_on_a_test_image_but_the_oracle() -> None:
     calibration, recipe = calibrated(good(SCORES))
-    steps = {mean_and_sigmas(SCORES, quarter / 4) for quarter in range(25)}
+    steps = {robust_sigmas(SCORES, quarter / 4) for quarter in range(25)}
     rng = np.random.default_rng(0)
     for _ in range(20):
         parts = labelled(rng.normal(1, 0.1, 9), rng.normal(1.2, 0.2, 9), oracle=1.1234)
@@ -277,7 +277,7 @@ def test_zones_move_together_each_by_its_own_scores() -> None:
     assert not any(row.oracle for row in rows), "no one threshold decides"
     for row in rows[1:]:
         assert row.zones == tuple(
-            mean_and_sigmas(scores, row.setting["threshold_sigma"]) for scores in (SCORES, wide)
+            robust_sigmas(scores, row.setting["threshold_sigma"]) for scores in (SCORES, wide)
         )
         again = calibration.decide(recipe.replace(dict(row.setting)))
         assert tuple(zone.threshold for zone in again.decision.zones) == row.zones

@@ -126,7 +126,7 @@ def test_no_test_image_takes_part_in_the_threshold(fitted: Inspector, hard_datas
     kept = {field.name for field in fields(before)} - {"evaluation"}
     assert all(getattr(fitted.model, name) is getattr(before, name) for name in kept)
     assert evaluation.threshold == before.calibration.threshold
-    assert evaluation.threshold_rule == "sigma"
+    assert evaluation.threshold_rule == "robust_sigma"
     np.testing.assert_array_equal(evaluation.good_scores, before.calibration.scores)
 
 

@@ -236,7 +236,7 @@ def test_interface_and_metadata(exportable: Inspector, tmp_path: Path) -> None:
     assert Recipe.from_toml(about["recipe"]).product == exportable.recipe.product
     assert about["model"] == exportable.model.identity
     assert (about["image_size"], about["framing"], about["color"]) == ("64x64", "stretch", "RGB")
-    assert (about["threshold_rule"], about["minimum_area"]) == ("sigma", "16")
+    assert (about["threshold_rule"], about["minimum_area"]) == ("robust_sigma", "16")
     assert about["backbone_source"].endswith("random weights, for tests")
     assert about["goodparts"] == goodparts_version
     exportable.export(tmp_path / "part.xml", format="openvino")

@@ -408,7 +408,9 @@ def test_what_belongs_to_the_machine_is_no_part_of_the_identity(fitted: Inspecto
 
 def test_a_recipe_that_is_no_longer_taken_is_named(whole: Path, tmp_path: Path, fitted: Inspector) -> None:
     def fixed_at_zero(members: Members) -> Members:
-        recipe = members["recipe.toml"].replace(b'threshold_rule = "sigma"', b'threshold_rule = "fixed"')
+        recipe = members["recipe.toml"].replace(
+            b'threshold_rule = "robust_sigma"', b'threshold_rule = "fixed"'
+        )
         members |= {"recipe.toml": recipe}
         manifest = json.loads(members["manifest.json"])
         manifest["sha256"]["recipe.toml"] = hashlib.sha256(recipe).hexdigest()

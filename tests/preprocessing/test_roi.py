@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from goodparts import Inspector, Recipe, read_dataset
 from goodparts.bank.scoring import patches_that_count, zone_scores
 from goodparts.decision.good_scores import zone_names, zone_parts
+from goodparts.decision.thresholds import robust_sigmas
 from goodparts.errors import DatasetError, GoodpartsError, ImageError, RecipeError
 from goodparts.model import file as model_file
 from goodparts.preprocessing import framing
@@ -479,7 +480,7 @@ def test_each_zone_has_a_threshold_and_one_bad_zone_is_enough(zoned: Inspector, 
     assert [zone.name for zone in decision.zones] == ["left", "right"]
     for good, zone in zip(zoned.model.calibration.training_set.zones, decision.zones, strict=True):
         scores = np.array(good.scores)
-        assert zone.threshold == pytest.approx(scores.mean() + 3 * scores.std(ddof=1))
+        assert zone.threshold == pytest.approx(robust_sigmas(scores, 3))
         peaks = np.array(good.maps.peaks)
         assert zone.pixel_threshold == pytest.approx(peaks.mean() + 2 * peaks.std(ddof=1))
     clean = zoned.inspect(good_pixels(mini_dataset))

@@ -53,7 +53,11 @@ def test_says_what_was_learnt(inspector: Inspector) -> None:
     assert "16 images of good parts" in learnt
     assert "16 of 96x96" in learnt
     assert "layers layer2, layer3" in learnt
-    assert f"{len(model.bank.features):,} patch features of 48 dimensions" in learnt
+    fine, coarse = (len(depth.bank.features) for depth in model.depths)
+    assert (
+        f"{fine:,} patch features of 16 dimensions at the finest depth; {coarse:,} of 32 at coarser ones"
+        in learnt
+    )
     assert "left out" not in learnt
     assert "Learnt on" not in learnt
     assert EARLIER not in sections(model)
@@ -62,7 +66,8 @@ def test_says_what_was_learnt(inspector: Inspector) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"threshold_sigma": 2.5}, "2.5 standard deviations"),
+        ({"threshold_sigma": 2.5}, "plus 2.5 times their usual spread (robust standard deviations"),
+        ({"threshold_rule": "sigma", "threshold_sigma": 2.5}, "2.5 standard deviations"),
         ({"threshold_rule": "quantile", "threshold_quantile": 0.9}, "90 % of 16 good scores"),
         (
             {"threshold_rule": "rate", "false_reject_rate": 0.2, "confidence": 0.9},
@@ -140,7 +145,7 @@ def test_earlier_decisions_come_latest_first(inspector: Inspector) -> None:
         inspector.calibrate(changes={"threshold_rule": "fixed", "threshold_value": value})
     earlier = sections(inspector.model)[EARLIER].splitlines()
     assert [line.split()[1] for line in earlier[:2]] == ["2.5", "1.5"]
-    assert "by sigma" in earlier[2]
+    assert "by robust_sigma" in earlier[2]
     assert len(earlier) == 3
 
 
