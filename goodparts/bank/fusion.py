@@ -11,8 +11,8 @@ All is learnt from held-out good images. The mean and spread of each depth's lar
 and the fused distance is in units of the finest depth's, so that 1 is still about as far as its entries are from each
 other. Where good images differ as a whole, as cells of random grain do, all distances of one rise and fall together:
 what is usual for an image so unlike the others is taken off, within the range of good images, so that an image that is
-wrong all over stays wrong. A coarse cell that is unlike good ones says little of where: among the patches around it
-it counts for those that finer depths find most unlike.
+wrong all over stays wrong. A coarse cell that is unlike good ones says little of where: it counts most for those of
+the patches around that all depths so far find most unlike.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _RANGE = 2.0  # spreads of that within which it is taken off
 _FEW = 10  # images; fewer say nothing of how the largest distance goes with the others
 _USUAL_SPREAD = 0.06  # of the largest distances, as a share of their mean: on most sets from 0.04 to 0.1
 _USUAL_COUNTS = 4  # for so many images
-_REACH = 2  # coarse cells: its features are averages over the cells beside it
+_REACH = 4  # coarse cells
+_SOFT = 5.0  # spreads: what lies farther below counts less and less
 _NOTHING = -1e4  # spreads: where a depth did not look
 
 
@@ -155,9 +156,9 @@ def fusion_nodes(
             units.append(unit)
             guide = unit
         else:
-            below = _below_largest_around(build, guide, patch_mask, finest, grid)
-            units.append(build.node("Add", unit, below))
             guide = build.node("Add", guide, unit)
+            below = _below_largest_around(build, guide, patch_mask, finest, grid)
+            units.append(build.node("Sub", unit, below))
     largest = build.node("Max", *units)
     shares = [
         build.node("Exp", build.node("Div", build.node("Sub", unit, largest), build.floats([_TEMPERATURE])))
@@ -173,7 +174,11 @@ def fusion_nodes(
 def _below_largest_around(
     build: GraphBuilder, guide: str, patch_mask: str | None, finest: tuple[int, int], grid: tuple[int, int]
 ) -> str:
-    """How far what finer depths see (n, h, w) lies below its largest within two coarse cells around."""
+    """What is taken off where the guide (n, h, w) lies below its largest within `_REACH` coarse cells around.
+
+    As much as it lies below, x, but 4 counts as 3 and 20 as 10: a (sqrt(1 + 2 x / a) - 1), (n, h, w). Else nothing
+    would be left of a wide defect beside its most unlike spot.
+    """
     h, w = finest
     reach = [_REACH * round(size / coarse) for size, coarse in zip(finest, grid, strict=True)]
     shown = guide
@@ -187,7 +192,12 @@ def _below_largest_around(
         pads=[*reach, *reach],
         strides=[1, 1],
     )
-    return build.node("Sub", guide, build.node("Reshape", around, build.ints([-1, h, w])))
+    below = build.node("Sub", build.node("Reshape", around, build.ints([-1, h, w])), guide)
+    below = build.node("Max", below, build.floats([0]))  # where the patch itself does not count
+    root = build.node(
+        "Sqrt", build.node("Add", build.node("Mul", below, build.floats([2 / _SOFT])), build.floats([1]))
+    )
+    return build.node("Mul", build.node("Sub", root, build.floats([1])), build.floats([_SOFT]))
 
 
 def _mask_at(build: GraphBuilder, patch_mask: str, finest: tuple[int, int], grid: tuple[int, int]) -> str:

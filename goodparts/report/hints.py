@@ -19,7 +19,7 @@ _REDUCED = 1.5  # times, above which small defects get lost
 _SQUEEZED = 1.25  # times that one side is reduced more than the other, above which shapes suffer
 _PIXELS = 640 * 480  # of a working size that is suggested, unless there are more already
 _STEP = 32  # pixels; working sizes are multiples of it
-_OTHER = "wide_resnet50_2"
+_OTHER = "efficientnet_lite2"
 
 
 def hints(model: Model, rows: Sequence[TradeOff]) -> tuple[str, ...]:
@@ -90,7 +90,10 @@ def larger_size(model: Model) -> tuple[int, int] | None:
 
 def _backbone(model: Model) -> Iterator[str]:
     if model.backbone.name == BUILT_IN and _allowed(model, {"backbone": _OTHER}):
-        yield f"Another network sees other things: `--backbone {_OTHER}`, downloaded once, and slower."
+        yield (
+            f"A larger network sees more, and is slower: `--backbone {_OTHER}`, after `pip install "
+            "'goodparts[lite2]'`."
+        )
 
 
 def _tiles(model: Model) -> Iterator[str]:

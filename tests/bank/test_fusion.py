@@ -75,12 +75,13 @@ def expected(
         if depth:
             weights = bilinear(there.astype(float), GRIDS[0])
             unit = bilinear(np.where(there, unit, 0).astype(float), GRIDS[0]) / np.maximum(weights, 1e-6)
-            reach = [2 * 2 * round(a / b) + 1 for a, b in zip(GRIDS[0], grid, strict=True)]
+            reach = [2 * 4 * round(a / b) + 1 for a, b in zip(GRIDS[0], grid, strict=True)]
+            guide = guide + unit
             around = maximum_filter(np.where(mask, guide, -1e4), reach, mode="constant", cval=-1e9)
-            units.append(unit + guide - around)
+            units.append(unit - 5 * (np.sqrt(1 + 2 * np.maximum(around - guide, 0) / 5) - 1))
         else:
-            units.append(unit.astype(float))
-        guide = guide + unit
+            guide = unit.astype(float)
+            units.append(guide)
     soft = 3 * np.log(sum(np.exp(unit / 3) for unit in units))
     return np.asarray(fusion.mean[0] + fusion.spread[0] * soft)
 
