@@ -209,6 +209,34 @@ CRAFTED: dict[str, tuple[Change, str]] = {
         tensor("spacing", lambda t: np.zeros(len(t["features"]), np.float32)),
         "spacing is not above 0",
     ),
+    "a depth without its bank": (tensor("2.features", lambda t: None), "bank.safetensors: lacks 2.features"),
+    "a depth too many": (
+        tensor("3.features", lambda t: t["2.features"]),
+        "bank.safetensors: lacks 3.mean, 3.origins",
+    ),
+    "no such depth": (tensor("12.features", lambda t: t["2.features"]), "an unknown tensor '12.features'"),
+    "half of a fusion": (tensor("fusion.values", lambda t: None), "bank.safetensors: has half of a fusion"),
+    "a fusion of one depth": (
+        tensor("fusion.grids", lambda t: t["fusion.grids"][:1]),
+        "bank.safetensors: fusion.",
+    ),
+    "a fusion from coarse to fine": (
+        tensor("fusion.grids", lambda t: t["fusion.grids"][::-1]),
+        "fusion.grids are not those of depths from fine to coarse",
+    ),
+    "a fusion of another grid": (
+        tensor("fusion.grids", lambda t: t["fusion.grids"] + 1),
+        "fusion.grids don't begin with the grid of manifest.json",
+    ),
+    "a fusion of no grid": (tensor("fusion.grids", lambda t: t["fusion.grids"] * 0), "fusion.grids"),
+    "a fusion without spread": (
+        tensor("fusion.values", lambda t: t["fusion.values"] * 0),
+        "bank.safetensors: fusion.values are below 0",
+    ),
+    "a fusion that is no number": (
+        tensor("fusion.values", lambda t: t["fusion.values"] * np.float32(np.nan)),
+        "fusion.values holds NaN or infinite values",
+    ),
     "whitening": (tensor("whitening.mean", lambda t: np.zeros(5, np.float32)), "bank.safetensors"),
     "other tensor": (tensor(LONG, lambda t: np.zeros(3)), "has an unknown tensor 'xxx"),
     # the network
