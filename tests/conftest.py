@@ -170,6 +170,7 @@ def recipe(mini_backbone: Path) -> Recipe:
     return Recipe(
         backbone=str(mini_backbone),
         layers=("layer2", "layer3"),
+        banks="by_depth",
         image_size=96,
         sampling_ratio=0.2,
         quality_gate=False,
@@ -274,6 +275,7 @@ def tiled_recipe(mini_backbone: Path) -> Recipe:
     return Recipe(
         backbone=str(mini_backbone),
         layers=("layer2", "layer3"),
+        banks="by_depth",
         image_size=64,
         tiling="64x64+24",
         sampling_limit=300,

@@ -33,7 +33,7 @@ USUAL_LAYERS: tuple[dict[str, Any], ...] = (  # as recipe keys
         "layers": ("stage2", "stage3", "stage5", "stage6"),
         "layer_weights": (1.5, 1.0, 1.0, 1.0),
         "grid_layer": "stage3",
-        "banks": "by_depth",
+        "banks": "by_depth",  # or whatever is not joined
     },
     {
         "layers": ("stage2", "stage3", "stage5"),
@@ -121,7 +121,7 @@ class Backbone:
         """
         available = self.layers()
         for keys in ({"layers": self.short_names}, *USUAL_LAYERS):
-            suits = keys.get("banks", banks) == banks
+            suits = "banks" not in keys or banks != "joined"
             if suits and keys["layers"] and set(keys["layers"]) <= set(available):
                 return keys
         outputs = tuple(output.name for output in self.model.graph.output if output.name in available)

@@ -18,6 +18,9 @@ from goodparts.features.extract import GoodFeatures
 from goodparts.features.whitening import Whitening
 from goodparts.recipe.recipe import Recipe
 
+DEPTHS_NEED = 40
+"""Good images from which on `banks = auto` takes a bank for each depth."""
+
 
 @dataclass(frozen=True, eq=False)
 class Depth:
@@ -51,6 +54,16 @@ class Depth:
 def depth_prefix(depth: int) -> str:
     """What the names of a depth's tensors begin with in a model file: nothing at the finest, `2.` at the next."""
     return f"{depth + 1}." if depth else ""
+
+
+def settled(recipe: Recipe, images: int) -> Recipe:
+    """The recipe that says what `banks = auto` is for so many good images.
+
+    Coarse layers differ more from image to image: of few images they say too little (docs/presets.md).
+    """
+    if recipe.banks != "auto":
+        return recipe
+    return recipe.replace({"banks": "by_depth" if images >= DEPTHS_NEED else "joined"})
 
 
 def recipe_at(recipe: Recipe, depth: int) -> Recipe:

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from goodparts.decision.binomial import upper_rate
 
-ROBUST_NEEDS = 20  # scores; of fewer a median absolute deviation is too much a matter of luck
+ROBUST_NEEDS = 40  # scores; of fewer a median absolute deviation is too much a matter of luck
 TAIL_NEEDS = 25  # scores; fewer leave a tail of fewer than five
 
 

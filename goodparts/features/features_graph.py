@@ -109,7 +109,7 @@ def _depths(sizes: Sequence[tuple[int, int]], recipe: Recipe) -> list[tuple[tupl
     grid = sizes[recipe.layers.index(recipe.grid_layer)] if recipe.grid_layer else finest
     depths: dict[tuple[int, int], list[int]] = {}
     for index, size in enumerate(sizes):
-        coarser = size[0] * size[1] < grid[0] * grid[1] and recipe.banks == "by_depth"
+        coarser = size[0] * size[1] < grid[0] * grid[1] and recipe.banks != "joined"
         depths.setdefault(size if coarser else grid, []).append(index)
     return sorted(depths.items(), key=lambda depth: -depth[0][0] * depth[0][1])
 

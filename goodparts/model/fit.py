@@ -61,7 +61,7 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
     backbone = load_backbone(recipe.backbone, offline=offline)
     if not backbone.fixed_size:
         recipe = in_proportion(recipe, good)
-    recipe = with_layers(recipe, backbone)
+    recipe = with_layers(depths.settled(recipe, len(good)), backbone)
     backbone = cut_down(backbone, recipe)
     extractor = Extractor(backbone, recipe)
     clock.lap("load")

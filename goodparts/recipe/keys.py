@@ -89,10 +89,11 @@ class Keys:
     )
     banks: str = _key(
         BACKBONE,
-        "by_depth",
+        "auto",
         "by_depth: fine and coarse layers have a memory bank each, and a patch is as far from good ones as the most "
-        "telling of them says; joined: one bank of all layers on the finest grid, as PatchCore has it.",
-        choices=("by_depth", "joined"),
+        "telling of them says; joined: one bank of all layers on the finest grid, as PatchCore has it; auto: by_depth "
+        "from 40 good images on.",
+        choices=("auto", "by_depth", "joined"),
         before="joined",
     )
     layer_fusion: str = _key(
