@@ -54,7 +54,7 @@ def main() -> None:
 def bias(data: Dataset, recipe: Recipe) -> Iterator[str]:
     """Held-out scores of a half against scores of the other half: both are good parts that the bank has not seen."""
     backbone = load_backbone(recipe.backbone)
-    recipe = with_layers(recipe, backbone)
+    recipe = with_layers(recipe.replace({"banks": "joined"}), backbone)  # of one bank, which is compared here
     backbone = cut_down(backbone, recipe)
     plain = features.Extractor(backbone, recipe)
     good = GoodImages.of(data.train, read=read_image, workers=WORKERS)

@@ -61,7 +61,9 @@ def main() -> None:
 
 
 def _recipe(window: float, limit: int = 4000) -> Recipe:
-    return Recipe(position_window=window, sampling_limit=limit, precision="f32")  # or some would be in bf16
+    return Recipe(
+        banks="joined", position_window=window, sampling_limit=limit, precision="f32"
+    )  # or some would be in bf16
 
 
 def _render(root: Path, *, turn: float = 0, move: float = 0, **counts: int) -> None:

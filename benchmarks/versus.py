@@ -97,7 +97,9 @@ def run(options: argparse.Namespace, stack: ExitStack) -> None:
     recipe = Recipe(
         backbone=str(options.backbone),
         layers=("layer2", "layer3"),
+        banks="joined",  # as theirs
         image_size=options.size,
+        aspect="as_given",
         sampling_ratio=RATIO,
         sampling_limit=0,
         precision="f32",
