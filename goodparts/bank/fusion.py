@@ -1,8 +1,8 @@
-"""Fusion: distances at several depths become one, in numpy's shapes and as nodes of a graph.
+"""Fusion: distances at several depths become one, as nodes of a graph.
 
     distance_grid (h, w) of each depth ─► less what is usual for so unlike an image ─► in units of good images' spread
                                                                                                        │
-    distance_grid (h, w) of the finest ◄── soft maximum ◄── on the finest grid, where finer ones see most
+    distance_grid (h, w) of the finest ◄── soft maximum ◄── on the finest grid, where all see most
 
 Fine layers see prints, threads and scratches; coarse ones what is missing, misplaced or dim over a wide area. A bank
 for each sees both; joined in one, each would drown the other (docs/presets.md has what that costs on every set).

@@ -181,7 +181,9 @@ def grids_of(graph: Graph) -> tuple[tuple[int, int], ...]:
 
 
 def at_grid(patch_mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.bool_]:
-    """A patch mask (h, w) on a coarser grid: a cell counts where any patch in it does."""
+    """A patch mask (h, w) on its own or a coarser grid: a cell counts where any patch in it does."""
+    if patch_mask.shape == grid:
+        return patch_mask
     rows, columns = (cell_of(size, coarse) for size, coarse in zip(patch_mask.shape, grid, strict=True))
     found = np.zeros(grid, dtype=bool)
     np.logical_or.at(found, (rows[:, None], columns), patch_mask)

@@ -134,8 +134,7 @@ def _squeeze(scale: tuple[float, float]) -> float:
 
 def _fixed(model: Model) -> bool:
     """Whether the backbone takes images of one size only, or cells that don't fit multiples of 32 pixels."""
-    sizes = model.backbone.model.graph.input[0].type.tensor_type.shape.dim[2:]
-    return any(size.dim_value for size in sizes) or _fixed_cells(model)
+    return model.backbone.fixed_size or _fixed_cells(model)
 
 
 def _fixed_cells(model: Model) -> bool:
