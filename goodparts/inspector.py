@@ -96,22 +96,31 @@ class Inspector:
 
     # ---- learning
 
-    def fit(self, good: Good, *, calibrate_on: Good | None = None, progress: ProgressLike = None) -> Self:
+    def fit(
+        self,
+        good: Good,
+        *,
+        calibrate_on: Good | None = None,
+        budget_ms: float | None = None,
+        progress: ProgressLike = None,
+    ) -> Self:
         """Learn from images of good parts only.
 
         Args:
             good: a folder (a data set's `train/good` is found in it), or images one after another.
             calibrate_on: more good images, which have no part in the memory bank: the threshold rests on them.
+            budget_ms: choose the finest working size in which this machine inspects an image in so many milliseconds,
+                no finer than the images are; None: that of the recipe.
             progress: True for bars, or what to call with (stage, done, total).
 
         Raises:
             DatasetError, ImageError: no image; one of them can't be read.
             BackboneError: the backbone or a layer of it is not there.
-            RecipeError: the threshold's rule needs more images.
+            RecipeError: the threshold's rule needs more images; no working size is within the budget.
         """
         images = self._good_images(good, progress)
         recipe, images = with_bit_depth(self.recipe, images, pixel_limit=self.pixel_limit)
-        self._set_model(fit.fit(good, images, recipe, offline=self.offline))
+        self._set_model(fit.fit(good, images, recipe, offline=self.offline, budget_ms=budget_ms))
         if calibrate_on is not None:
             more = self._good_images(calibrate_on, progress, least=2)
             self._set_decision(recalibrate.first_decision(self._ready, more))

@@ -45,7 +45,7 @@ def choose(
     if recipe.tile_bank == "position":
         return _choose_by_tile(features, rows, recipe, progress)
     neighbourhood = window_of(recipe, grid)
-    kept = _keep(features, rows, _wanted(len(rows), recipe), recipe, neighbourhood, progress)
+    kept = _keep(features, rows, entries_of(len(rows), recipe), recipe, neighbourhood, progress)
     patches, own = _test_patches(features, rows, kept, recipe.seed, neighbourhood)
     return _searchable(Entries.of(features, kept, neighbourhood), recipe, patches, own, neighbourhood)
 
@@ -177,7 +177,7 @@ def _choose_by_tile(
 ) -> MemoryBank:
     """A bank for each tile, chosen as that of an image that is no larger."""
     parts = _by_tile(features, rows)
-    counts = {tile: _wanted(len(some), recipe, _LEAST) for tile, some in parts.items()}
+    counts = {tile: entries_of(len(some), recipe, _LEAST) for tile, some in parts.items()}
     banks: dict[int, MemoryBank] = {}
     done = 0
     for tile, some in parts.items():
@@ -296,7 +296,8 @@ def _share(patches: int, recipe: Recipe) -> int:
     return max(1, round(recipe.sampling_ratio * patches))
 
 
-def _wanted(patches: int, recipe: Recipe, least: int = 1) -> int:
+def entries_of(patches: int, recipe: Recipe, least: int = 1) -> int:
+    """How many of so many patches a bank keeps."""
     count = max(_share(patches, recipe), min(least, patches))
     return min(count, recipe.sampling_limit) if recipe.sampling_limit else count
 

@@ -47,6 +47,13 @@ calibrate_on_option = click.option(
     help="More good images, which are not learnt from: the threshold rests on them.",
 )
 
+budget_option = click.option(
+    "--budget-ms",
+    metavar="MS",
+    type=click.FloatRange(0, min_open=True),
+    help="Take the finest working size in which an image takes no longer than this here.",
+)
+
 
 @click.command(
     cls=RecipeCommand,
@@ -59,6 +66,7 @@ calibrate_on_option = click.option(
 @click.option("--model", type=click.Path(path_type=Path), help="Model file. [default: OUT/NAME.goodparts]")
 @click.option("--zip-all", is_flag=True, help="Put maps and model into results.zip, too.")
 @calibrate_on_option
+@budget_option
 @strict_option
 @with_recipe
 @workers_option
@@ -72,6 +80,7 @@ def run(
     zip_all: bool,
     strict: bool,
     calibrate_on: Path | None,
+    budget_ms: float | None,
     recipe: Recipe,
     workers: int | None,
     pixel_limit: int | None,
@@ -83,7 +92,15 @@ def run(
 
     inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
     return _run(
-        data, out, inspector, as_json, model=model, zip_all=zip_all, calibrate_on=calibrate_on, strict=strict
+        data,
+        out,
+        inspector,
+        as_json,
+        model=model,
+        zip_all=zip_all,
+        calibrate_on=calibrate_on,
+        budget_ms=budget_ms,
+        strict=strict,
     )
 
 
@@ -96,6 +113,7 @@ def _run(
     model: Path | None = None,
     zip_all: bool = False,
     calibrate_on: Path | None = None,
+    budget_ms: float | None = None,
     strict: bool = False,
 ) -> int:
     """Fit, evaluate and write it all; the exit code."""
@@ -112,7 +130,7 @@ def _run(
     model_path = model_path if model_path.suffix else model_path.with_suffix(".goodparts")
     unwritten: list[OutputError] = []
     with progress_bars(as_json) as progress:
-        inspector.fit(labelled.root, calibrate_on=calibrate_on, progress=progress)
+        inspector.fit(labelled.root, calibrate_on=calibrate_on, budget_ms=budget_ms, progress=progress)
         saved = inspector.save(place_of_model(model_path, out))
         try:
             evaluation = write_results(
@@ -153,6 +171,7 @@ def _run(
     "--model", type=click.Path(path_type=Path), help="Model file to write. [default: NAME.goodparts]"
 )
 @calibrate_on_option
+@budget_option
 @strict_option
 @with_recipe
 @workers_option
@@ -163,6 +182,7 @@ def fit(
     good: Path,
     model: Path | None,
     calibrate_on: Path | None,
+    budget_ms: float | None,
     strict: bool,
     recipe: Recipe,
     workers: int | None,
@@ -180,7 +200,7 @@ def fit(
     findings = findings_by_name(good)
     print_findings(findings, strict)
     with progress_bars(as_json) as progress:
-        inspector.fit(good, calibrate_on=calibrate_on, progress=progress)
+        inspector.fit(good, calibrate_on=calibrate_on, budget_ms=budget_ms, progress=progress)
     path = inspector.save(model or default_model(Path(), good.resolve().name))
     learnt = inspector.model
     if as_json:

@@ -19,6 +19,7 @@ from goodparts.cli.options import WIDTH
 from goodparts.cli.streams import complain
 from goodparts.errors import OutputError
 from goodparts.files import JsonRecord
+from goodparts.recipe.values import size_text
 from goodparts.version import __version__
 
 if TYPE_CHECKING:
@@ -144,6 +145,9 @@ def print_model(inspector: Inspector) -> None:
     if (tiled := describe_tiles(model)) is not None:
         click.echo(wrapped(f"Tiles    {tiled}", indent=9))
     click.echo(wrapped(f"Detail   {describe_detail(model)}", indent=9))
+    if (milliseconds := model.fit_record.image_milliseconds) is not None:
+        size = size_text(model.recipe.image_size)
+        click.echo(f"Budget   {size} px is the finest working size within it: {milliseconds:.1f} ms here")
     roi, failures = model.preprocessor.roi, model.provenance.not_aligned
     if not roi.everywhere:
         zones = f", {len(roi.zones)} zones: {', '.join(roi.names)}" if roi.several else ""

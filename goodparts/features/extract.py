@@ -115,9 +115,7 @@ class Extractor:
     ) -> None:
         graph = backbone_graph(backbone, recipe, whitening)
         self.grids = grids_of(graph)
-        self.dimensions = tuple(
-            item.type.tensor_type.shape.dim[3].dim_value for item in graph.model.graph.output
-        )
+        self.dimensions = dimensions_of(graph)
         self._name = backbone.name
         self._engine = open_engine(graph, throughput=not recipe.tiling)
         self._first: NDArray[np.float32] | None = None  # patch, which some other one differs from
@@ -178,6 +176,11 @@ def grids_of(graph: Graph) -> tuple[tuple[int, int], ...]:
     """(h, w) of the patches of each depth that a features graph gives, from fine to coarse."""
     shapes = [item.type.tensor_type.shape.dim for item in graph.model.graph.output]
     return tuple((shape[1].dim_value, shape[2].dim_value) for shape in shapes)
+
+
+def dimensions_of(graph: Graph) -> tuple[int, ...]:
+    """How many dimensions the features of each depth have, from fine to coarse."""
+    return tuple(item.type.tensor_type.shape.dim[3].dim_value for item in graph.model.graph.output)
 
 
 def at_grid(patch_mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.bool_]:

@@ -49,6 +49,12 @@ class Whitening:
         return cls.of(moments, recipe)
 
     @classmethod
+    def plain(cls, dimensions: int, recipe: Recipe) -> Self:
+        """A map of the shape that one learnt would have, which keeps the first dimensions as they are."""
+        kept = recipe.feature_dimensions or dimensions
+        return cls(np.zeros(dimensions, np.float32), np.eye(dimensions, kept, dtype=np.float32))
+
+    @classmethod
     @small_products()
     def of(cls, moments: Moments, recipe: Recipe) -> Self:
         """The map that suits features of these moments, by `whitening` and `feature_dimensions`."""

@@ -31,6 +31,7 @@ from goodparts.decision.good_scores import (
 from goodparts.decision.leave_one_out import HeldOutScore
 from goodparts.errors import DatasetError
 from goodparts.features.extract import Extractor, GoodFeatures, extract, learn_whitening
+from goodparts.model.budget import finest_within
 from goodparts.model.model import Model
 from goodparts.model.predictor import with_precision_check
 from goodparts.model.records import Clock, FitRecord, Provenance
@@ -48,7 +49,9 @@ _ROBUST_DEVIATIONS = 5.0  # robust standard deviations above the median
 _ROBUST_SHARE = 0.2  # of the good images that are left out at the most
 
 
-def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Model:
+def fit(
+    source: Good, good: GoodImages, recipe: Recipe, *, offline: bool, budget_ms: float | None = None
+) -> Model:
     """Learn a model from images of good parts only; see `Inspector.fit`. `source`: where they came from."""
     if len(good) == 1 and recipe.tiling:
         raise DatasetError(
@@ -59,6 +62,10 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
     roi = _roi_of(recipe, good)
     clock = Clock()
     backbone = load_backbone(recipe.backbone, offline=offline)
+    milliseconds = None
+    if budget_ms is not None:
+        size = finest_within(recipe, good, backbone, budget_ms)
+        recipe, milliseconds = size.recipe, round(size.milliseconds, 2)
     if not backbone.fixed_size:
         recipe = in_proportion(recipe, good)
     recipe = with_layers(depths.settled(recipe, len(good)), backbone)
@@ -112,7 +119,7 @@ def fit(source: Good, good: GoodImages, recipe: Recipe, *, offline: bool) -> Mod
             statistics=statistics,
         ),
         provenance=Provenance.of(good, features),
-        fit_record=FitRecord.of(source, clock),
+        fit_record=FitRecord.of(source, clock, milliseconds),
     )
     return with_precision_check(model, good)
 

@@ -106,6 +106,7 @@ class FitRecord:
         machine: the processor's architecture.
         seconds: of each stage.
         versions: of Python and of packages.
+        image_milliseconds: what an image took there in the working size that a budget chose; None: none did.
     """
 
     fitted: str
@@ -113,9 +114,10 @@ class FitRecord:
     machine: str
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
+    image_milliseconds: float | None = None
 
     @classmethod
-    def of(cls, good: Good, clock: Clock) -> Self:
+    def of(cls, good: Good, clock: Clock, image_milliseconds: float | None = None) -> Self:
         """Of a fit on these images that ends now."""
         versions = {"python": platform.python_version()}
         for package in PACKAGES:
@@ -131,11 +133,12 @@ class FitRecord:
             machine=platform.machine(),
             seconds={stage: round(value, 3) for stage, value in clock.seconds.items()},
             versions=versions,
+            image_milliseconds=image_milliseconds,
         )
 
     def to_dict(self) -> JsonRecord:
-        """As JSON takes it."""
-        return asdict(self)
+        """As JSON takes it, without what does not apply."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

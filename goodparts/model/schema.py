@@ -169,7 +169,8 @@ _MANIFEST = fields(
                 **dict.fromkeys(("fitted", "fitted_on", "machine"), text()),
                 "seconds": entries(number()),
                 "versions": entries(text()),
-            }
+            },
+            {"image_milliseconds": number(0)},
         ),
         "precision": fields({"largest_difference": maybe(number(0)), "images": whole()}),
     },

@@ -29,15 +29,19 @@ def in_proportion(recipe: Recipe, good: GoodImages) -> Recipe:
     Raises:
         ImageError: one of the images can't be read.
     """
-    if recipe.aspect == "as_given":
-        return recipe
-    sample = range(0, len(good), -(-len(good) // _SAMPLE))
-    return at_proportion(recipe, (_size_of(good, index) for index in sample))
+    return recipe if recipe.aspect == "as_given" else at_proportion(recipe, sizes_of(good))
+
+
+def sizes_of(good: GoodImages) -> list[tuple[int, int]]:
+    """The sizes (H, W) of some good images, spread evenly over all; ImageError if one of them can't be read."""
+    return [_size_of(good, index) for index in range(0, len(good), -(-len(good) // _SAMPLE))]
 
 
 def at_proportion(recipe: Recipe, sizes: Iterable[tuple[int, int]]) -> Recipe:
     """The recipe with the working size that goes with images of these sizes (H, W), which then is as given."""
     height, width = recipe.image_size
+    if recipe.aspect == "as_given":
+        return recipe
     if height == width and not recipe.tiling and recipe.framing == "stretch":
         height, width = size_for(height, sizes)
     return recipe.replace({"image_size": (height, width), "aspect": "as_given"})
