@@ -85,7 +85,7 @@ def score_nodes(
     build: GraphBuilder,
     distances: str,
     grid: tuple[int, int],
-    found: Candidates,
+    found: Candidates | None,
     recipe: Recipe,
     *,
     patch_mask: str | None,
@@ -96,7 +96,7 @@ def score_nodes(
         build: the graph.
         distances: of the patches, (n h w,) float32.
         grid: (h, w).
-        found: what the distances come from; only `reweighted` asks for it.
+        found: what the distances come from; None: not known, and `reweighted` asks for it.
         recipe: image_score and its keys.
         patch_mask: name of the patches that count, (n, h, w) float32, 0 or 1; None: all do.
     """
@@ -111,6 +111,7 @@ def score_nodes(
         return _top_mean(build, per_image, counted, patches, recipe)
     largest = build.node("ReduceMax", per_image, build.ints([1]), keepdims=0)
     if recipe.image_score == "reweighted":
+        assert found is not None
         return _reweighted(build, largest, per_image, found, patches, recipe.reweighting_neighbours)
     return largest
 

@@ -5,16 +5,18 @@ crops ─► engine: distances and score of each ─► merge ─► distance gr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.bank.scoring import image_score
+from goodparts.bank.search_graph import DISTANCES
 from goodparts.engines.engine import Engine
 from goodparts.engines.graph import PATCH_FEATURES, numbered
+from goodparts.features.extract import at_grid
 from goodparts.preprocessing.preprocessor import Preprocessor
 
 
@@ -24,7 +26,8 @@ class Piece:
 
     Attributes:
         tile: which tile it is.
-        inputs: by name, of one image: pixels `image` (1, height, width, 3) uint8, or the patch features of each depth.
+        inputs: by name, of one image: pixels `image` (1, height, width, 3) uint8, or of each depth the patch features,
+            or the distances.
         patch_mask: which patches count, (h, w) bool.
     """
 
@@ -40,6 +43,24 @@ class Piece:
         if "tile" in engine.inputs:
             inputs["tile"] = np.array([self.tile], dtype=np.int64)
         return engine(inputs)
+
+
+def at_each_depth(engine: Engine, piece: Piece, grids: Sequence[tuple[int, int]]) -> Piece:
+    """The piece with its distances at each depth in place of its features: what a `fusion_graph` takes.
+
+    `engine`: of a search without a fusion; `grids`: (h, w) of each depth.
+    """
+    found = piece.run(engine)
+    names = ((numbered(DISTANCES, depth), numbered("distance_grid", depth)) for depth in range(len(grids)))
+    return replace(piece, inputs={given: found[name] for given, name in names})
+
+
+def counted_distances(piece: Piece, grids: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
+    """Of a piece that `at_each_depth` made, the distances that count at each depth, (patches,) float32 each."""
+    return [
+        piece.inputs[numbered(DISTANCES, depth)][0][at_grid(piece.patch_mask, grid)]
+        for depth, grid in enumerate(grids)
+    ]
 
 
 def feature_inputs(
@@ -58,7 +79,7 @@ def search(
     """Search an image.
 
     Args:
-        engine: of a graph from `image` or `patch_features` to `distance_grid` and `score`, for one image at a time.
+        engine: of a graph to `distance_grid` and `score`, for one image at a time.
         pieces: of the image.
         patch_mask: which patches of the whole image count, (h, w) bool.
         preprocessor: how its tiles lie.

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from goodparts.bank.memory_bank import MemoryBank
     from goodparts.recipe.recipe import Recipe
 
+DISTANCES = "distances"
+"""The input of `fusion_graph` for the finest depth."""
+
 _SCRATCH = 100 << 20  # bytes
 
 
@@ -77,9 +80,41 @@ def search_graph(
                 build.output(name, ["n", *at])
             return Graph(build.finish(), build.constants)
         distances = fusion_nodes(build, found, fusion, patch_mask)
+    return _scored(build, distances, grid, seen, recipe, patch_mask)
+
+
+def fusion_graph(fusion: Fusion, recipe: Recipe, *, masked: bool = False) -> Graph:
+    """The end of a search alone: from the distances of each depth to `distance_grid` (n, h, w) and `score` (n,).
+
+    `distances` (n, h, w), `distances_2` and so on are what a search without a fusion gives. `masked` adds the input
+    `valid`, as in `search_graph`. Not for `image_score = reweighted`, which asks the memory bank.
+    """
+    build = GraphBuilder("fusion/", opset=OPSET)
+    finest = fusion.grids[0]
+    patch_mask = build.input("valid", TensorProto.FLOAT, ["n", *finest]) if masked else None
+    given = [
+        build.node(
+            "Reshape",
+            build.input(numbered(DISTANCES, depth), TensorProto.FLOAT, ["n", *grid]),
+            build.ints([-1]),
+        )
+        for depth, grid in enumerate(fusion.grids)
+    ]
+    return _scored(build, fusion_nodes(build, given, fusion, patch_mask), finest, None, recipe, patch_mask)
+
+
+def _scored(
+    build: GraphBuilder,
+    distances: str,
+    grid: tuple[int, int],
+    found: Candidates | None,
+    recipe: Recipe,
+    patch_mask: str | None,
+) -> Graph:
+    """The graph that ends in these distances, (n h w,), and the score that they make."""
     build.node("Reshape", distances, build.ints([-1, *grid]), name="distance_grid")
     build.output("distance_grid", ["n", *grid])
-    score = score_nodes(build, distances, grid, seen, recipe, patch_mask=patch_mask)
+    score = score_nodes(build, distances, grid, found, recipe, patch_mask=patch_mask)
     build.node("Identity", score, name="score")
     build.output("score", ["n"])
     return Graph(build.finish(), build.constants)

@@ -19,8 +19,8 @@ from goodparts.bank import depths
 from goodparts.bank.fusion import SAMPLE, Fusion, learn_fusion
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.scoring import FAR
-from goodparts.bank.search import Piece, feature_inputs, search
-from goodparts.bank.search_graph import search_graph, side_by_side
+from goodparts.bank.search import Piece, at_each_depth, counted_distances, feature_inputs, search
+from goodparts.bank.search_graph import fusion_graph, search_graph, side_by_side
 from goodparts.decision import replacements
 from goodparts.engines.engine import Engine, open_engine
 from goodparts.engines.graph import numbered
@@ -96,48 +96,54 @@ def hold_out(
             replace it.
     """
 
+    # without one of its images nothing would be left of such a bank
+    of_one = any(bank.tiles is None and len(np.unique(bank.image_ids)) < 2 for bank in banks)
+
     def runs() -> Iterator[_Run]:
-        # without one of its images nothing would be left of such a bank
-        of_one = any(bank.tiles is None and len(np.unique(bank.image_ids)) < 2 for bank in banks)
         if of_one and not first_image:
             yield from _folds(good, recipe, 2)
         else:
             yield _Run.replacing(good, banks, recipe, first_image)
 
-    if len(banks) > 1 and fusion is None:
-        return _learn_and_score(good, recipe, list(runs()), workers, progress)
-    return fusion, _in_order(good, recipe, runs, fusion, workers, progress)
+    if len(banks) == 1:
+        return None, _one_depth(good, recipe, runs, workers, progress)
+    work = parallel.StepCounter(len(good) * len(good.preprocessor.searched_tiles))
+    measuring = [_Measuring.of(run, good, recipe, workers, work, progress) for run in runs()]
+    if fusion is None:
+        fusion = learn_fusion(
+            [of.grid for of in good.depths], [crop for one in measuring for crop in one.sample()]
+        )
+    return fusion, _all_depths(measuring, fusion, recipe)
 
 
-def _in_order(
+def _one_depth(
     good: GoodFeatures,
     recipe: Recipe,
     runs: Callable[[], Iterable[_Run]],
-    fusion: Fusion | None,
     workers: int,
     progress: Progress,
 ) -> Generator[HeldOutScore]:
     """The scores of all runs, by image."""
     several = list(runs())
     if len(several) == 1:
-        yield from several[0].score(good, recipe, fusion, workers, progress)
+        yield from several[0].score(good, recipe, None, workers, progress)
         return
     found = []
     for run in several:
-        with closing(run.score(good, recipe, fusion, workers, silent)) as scored:
+        with closing(run.score(good, recipe, None, workers, silent)) as scored:
             for held_out in scored:
                 found.append(held_out)
                 progress("calibration", len(found), len(good))
     yield from sorted(found, key=lambda held_out: held_out.index)
 
 
-def _learn_and_score(
-    good: GoodFeatures, recipe: Recipe, runs: list[_Run], workers: int, progress: Progress
-) -> tuple[Fusion, Generator[HeldOutScore]]:
-    """The fusion that suits these images, and their scores with it."""
-    crops = (crop for run in runs for crop in run.distances(good, recipe, workers, progress))
-    fusion = learn_fusion([of.grid for of in good.depths], crops)
-    return fusion, _in_order(good, recipe, lambda: runs, fusion, workers, progress)
+def _all_depths(measuring: Sequence[_Measuring], fusion: Fusion, recipe: Recipe) -> Generator[HeldOutScore]:
+    """The scores of all runs, by image."""
+    if len(measuring) == 1:
+        yield from measuring[0].score(fusion, recipe)
+        return
+    found = [held_out for one in measuring for held_out in one.score(fusion, recipe)]
+    yield from sorted(found, key=lambda held_out: held_out.index)
 
 
 def score_by_folds(
@@ -232,14 +238,14 @@ class _Run:
     ) -> Generator[HeldOutScore]:
         """The scores of its images, in order."""
         preprocessor = good.preprocessor
-        engine = self._engine(good, recipe, fusion)
+        engine = self.engine(good, recipe, fusion)
         steps = parallel.StepCounter(len(self.images) * len(preprocessor.searched_tiles))
 
         def score_one(index: int) -> HeldOutScore:
             masks = good.of_crops(index)
 
             def pieces() -> Iterator[Piece]:
-                for piece in self._pieces(good, index, masks):
+                for piece in self.pieces(good, index, masks):
                     yield piece
                     steps.take()
 
@@ -248,43 +254,23 @@ class _Run:
 
         yield from _mapped(score_one, self.images, good, workers, steps, progress, "calibration")
 
-    def distances(
-        self, good: GoodFeatures, recipe: Recipe, workers: int, progress: Progress
-    ) -> Iterator[list[NDArray[np.float32]]]:
-        """Of some of its images the distances that count at each depth, (patches,) float32 each, crop by crop."""
-        kept = [index for index in self.images if not good.left_out[index]]
-        images = kept[:: -(-len(kept) // SAMPLE) or 1]
-        engine = self._engine(good, recipe, None)
-        steps = parallel.StepCounter(len(images) * len(good.preprocessor.searched_tiles))
-
-        def measure(index: int) -> list[list[NDArray[np.float32]]]:
-            found = []
-            masks = [of.of_crops(index) for of in good.depths]
-            for piece in self._pieces(good, index, masks[0]):
-                outputs = piece.run(engine)
-                grids = [outputs[numbered("distance_grid", depth)][0] for depth in range(len(masks))]
-                if piece.patch_mask.any():
-                    found.append([of[mask[piece.tile]] for of, mask in zip(grids, masks, strict=True)])
-                steps.take()
-            return found
-
-        for crops in _mapped(measure, images, good, workers, steps, progress, "depths"):
-            yield from crops
-
-    def _engine(self, good: GoodFeatures, recipe: Recipe, fusion: Fusion | None) -> Engine:
+    def engine(self, good: GoodFeatures, recipe: Recipe, fusion: Fusion | None) -> Engine:
+        """The search of its banks, compiled; see `search_graph`."""
         preprocessor = good.preprocessor
         coarser = [(bank, of.grid) for bank, of in zip(self.banks[1:], good.coarser, strict=True)]
-        if preprocessor.single_crop or coarser:  # padding, or a region of interest
-            masked = not all(good.of_crops(index).all() for index in range(len(good)))
-        else:  # scores other than `reweighted` are made of the merged distances
-            masked = recipe.image_score == "reweighted"
         graph = search_graph(
-            self.banks[0], good.grid, recipe, coarser=coarser, fusion=fusion, masked=masked, held_out=True
+            self.banks[0],
+            good.grid,
+            recipe,
+            coarser=coarser,
+            fusion=fusion,
+            masked=_masked(good, recipe),
+            held_out=True,
         )
         alone = side_by_side(self.banks[0], good.grid, recipe, coarser)
         return open_engine(graph, throughput=preprocessor.single_crop and alone)
 
-    def _pieces(self, good: GoodFeatures, index: int, masks: NDArray[np.bool_]) -> Iterator[Piece]:
+    def pieces(self, good: GoodFeatures, index: int, masks: NDArray[np.bool_]) -> Iterator[Piece]:
         """The crops of an image, and what must not be found for it."""
         own = index + self.first_image
         excluded = []
@@ -298,6 +284,93 @@ class _Run:
                 of_tile = values if bank.tiles is None else values[bank.entries_of_tile(tile)]
                 inputs[numbered("excluded", depth)] = of_tile
             yield Piece(tile, inputs, masks[tile])
+
+
+@dataclass(frozen=True, eq=False)
+class _Measuring:
+    """A run over several depths: the search of each image is made once, whether it teaches the fusion or not.
+
+    Attributes:
+        run: what is searched.
+        good: the features.
+        engine: of the search of all depths.
+        kept: by image, what the sample found: pieces with their distances at each depth.
+        workers: threads.
+        work: pieces that were searched, of all runs.
+        progress: called with (stage, done, total).
+    """
+
+    run: _Run
+    good: GoodFeatures
+    engine: Engine
+    kept: dict[int, list[Piece]]
+    workers: int
+    work: parallel.StepCounter
+    progress: Progress
+
+    @classmethod
+    def of(
+        cls,
+        run: _Run,
+        good: GoodFeatures,
+        recipe: Recipe,
+        workers: int,
+        work: parallel.StepCounter,
+        progress: Progress,
+    ) -> Self:
+        return cls(run, good, run.engine(good, recipe, None), {}, workers, work, progress)
+
+    def sample(self) -> Iterator[list[NDArray[np.float32]]]:
+        """Of some images the distances that count at each depth, (patches,) float32 each, piece by piece."""
+        learnt_from = [index for index in self.run.images if not self.good.left_out[index]]
+        images = learnt_from[:: -(-len(learnt_from) // SAMPLE) or 1]
+        with closing(self._mapped(self._measure, images)) as found:
+            for index, pieces in zip(images, found, strict=True):
+                self.kept[index] = pieces
+                for piece in pieces:
+                    if piece.patch_mask.any():
+                        yield counted_distances(piece, [of.grid for of in self.good.depths])
+
+    def score(self, fusion: Fusion, recipe: Recipe) -> Generator[HeldOutScore]:
+        """The scores of its images, in order."""
+        good, preprocessor = self.good, self.good.preprocessor
+        asks_bank = recipe.image_score == "reweighted"
+        if asks_bank:
+            engine = self.run.engine(good, recipe, fusion)
+        else:
+            graph = fusion_graph(fusion, recipe, masked=_masked(good, recipe))
+            engine = open_engine(graph, throughput=preprocessor.single_crop)
+
+        def score_one(index: int) -> HeldOutScore:
+            masks = good.of_crops(index)
+            pieces: Iterable[Piece] | None = self.kept.pop(index, None)
+            if asks_bank:
+                pieces = self.run.pieces(good, index, masks)
+            elif pieces is None:
+                pieces = self._measure(index)
+            distances, found = search(engine, pieces, preprocessor.joined_mask(masks), preprocessor)
+            return HeldOutScore(index, found, distances, preprocessor.to_image(distances, good.frames[index]))
+
+        yield from self._mapped(score_one, self.run.images)
+
+    def _measure(self, index: int) -> list[Piece]:
+        """The pieces of an image with their distances at each depth."""
+        grids = [of.grid for of in self.good.depths]
+        found = []
+        for piece in self.run.pieces(self.good, index, self.good.of_crops(index)):
+            found.append(at_each_depth(self.engine, piece, grids))
+            self.work.take()
+        return found
+
+    def _mapped(self, function: Callable[[int], Result], images: Sequence[int]) -> Generator[Result]:
+        return _mapped(function, images, self.good, self.workers, self.work, self.progress, "calibration")
+
+
+def _masked(good: GoodFeatures, recipe: Recipe) -> bool:
+    """Whether a search is told which patches count."""
+    if good.preprocessor.single_crop or good.coarser:  # padding, or a region of interest
+        return not all(good.of_crops(index).all() for index in range(len(good)))
+    return recipe.image_score == "reweighted"  # other scores are made of the merged distances
 
 
 def _mapped(

@@ -7,19 +7,18 @@ made: `docs/few_images.md` says how false rejects come out on real images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.bank.fusion import Fusion, learn_fusion
 from goodparts.bank.memory_bank import MemoryBank
-from goodparts.bank.search import Piece, feature_inputs, search
-from goodparts.bank.search_graph import search_graph
+from goodparts.bank.search import Piece, at_each_depth, counted_distances, feature_inputs, search
+from goodparts.bank.search_graph import fusion_graph, search_graph
 from goodparts.decision.leave_one_out import HeldOutScore
 from goodparts.engines.engine import open_engine
-from goodparts.engines.graph import numbered
-from goodparts.features.extract import Extractor, at_grid
+from goodparts.features.extract import Extractor
 from goodparts.preprocessing import augment, framing
 from goodparts.preprocessing.framing import Frame
 from goodparts.preprocessing.preprocessor import Preprocessor
@@ -71,25 +70,25 @@ def score(
         inputs = feature_inputs(extractor(augment.apply(copy, working, frame)), extractor.grids)
         return Piece(0, inputs, augment.copied_mask(copy, patch_mask, frame))
 
+    pieces: Iterable[Piece] = (piece_of(copy) for copy in copies)
     fusion = None
     if coarser:
         engine = open_engine(search_graph(banks[0], grid, recipe, coarser=coarser, masked=True))
-        found = []
-        for copy in copies:
-            piece = piece_of(copy)
-            outputs = piece.run(engine)
-            found.append(
-                [
-                    outputs[numbered("distance_grid", depth)][0][at_grid(piece.patch_mask, of)]
-                    for depth, of in enumerate(extractor.grids)
-                ]
-            )
-        fusion = learn_fusion(extractor.grids, found)
-    engine = open_engine(search_graph(banks[0], grid, recipe, coarser=coarser, fusion=fusion, masked=True))
+        measured = [at_each_depth(engine, piece, extractor.grids) for piece in pieces]
+        fusion = learn_fusion(
+            extractor.grids, (counted_distances(piece, extractor.grids) for piece in measured)
+        )
+        pieces = measured
+    if fusion is None or recipe.image_score == "reweighted":
+        graph = search_graph(banks[0], grid, recipe, coarser=coarser, fusion=fusion, masked=True)
+        pieces = (piece_of(copy) for copy in copies)
+    else:
+        graph = fusion_graph(fusion, recipe, masked=True)
+    engine = open_engine(graph)
 
     def scores() -> Iterator[tuple[Copy, HeldOutScore]]:
-        for index, copy in enumerate(copies):
-            found, score = search(engine, [piece_of(copy)], np.ones(grid, dtype=bool), preprocessor)
+        for index, (copy, piece) in enumerate(zip(copies, pieces, strict=True)):
+            found, score = search(engine, [piece], np.ones(grid, dtype=bool), preprocessor)
             distances = augment.copied_values(copy.back, found, frame, np.nan)
             distances[~patch_mask] = np.nan
             anomaly_map = preprocessor.to_image(distances, frame)
