@@ -201,10 +201,17 @@ def _steps(
 
 def print_table(found: Times) -> None:
     """One row a model."""
-    print(
-        "| recipe | precision | bank | backbone | with search | decoded | of backbone | from file | file after file, folder: images/s |"
+    columns = (
+        "recipe",
+        "precision",
+        "bank",
+        "backbone",
+        "with search",
+        "decoded",
+        "of backbone",
+        "from file",
     )
-    print(f"|{'---|' * 9}")
+    print(f"| {' | '.join(columns)} | files one by one, images/s | folder | times |\n|{'---|' * 11}")
     for name, of in found.items():
         cells = [f"{of[step][0]:.1f} ({of[step][1]:.1f})" for step in _STEPS]
         cells.insert(3, f"{of['decoded'][0] / of['backbone'][0]:.2f}")
