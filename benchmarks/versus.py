@@ -1,73 +1,71 @@
-"""Goodparts beside anomalib and the scheme of the paper's authors: same images, size, backbone and ratio, one run.
+"""Goodparts beside anomalib's methods and the scheme of PatchCore's authors: same images, same machine, one run.
 
-    python benchmarks/versus.py DATA BACKBONE [--env DIR] [--shim FILE] [--quick]
-    python benchmarks/versus.py ../shared/mvtec_ad/metal_nut ../shared/weights/resnet50_he.onnx
+    python benchmarks/versus.py DATA BACKBONE [--resnet18 FILE] [--only NAME ...] [--env DIR] [--shim FILE] [--quick]
+    python benchmarks/versus.py ../shared/mvtec_ad/metal_nut ../shared/weights/resnet50_he.onnx \
+        --resnet18 ../shared/weights/resnet18_tv.safetensors
 
 Installs anomalib and faiss in an environment of their own, with pip as it is set up on this machine, and deletes it
 afterwards unless `--env` says where to keep it. Each contender is a process; they take turns, round by round, so that a
 busy machine slows them alike. `--shim` is a Python file to import before torchvision, for a machine on which
-torchvision's compiled operators don't load. DATA is in the layout of MVTec AD, BACKBONE a ResNet's file with layer2 and
-layer3. Both sides run its very weights (anomalib through a torch module made from the ONNX graph, BatchNorm folded) on
-all cores, with 10 % of all patches in the bank. What is timed, always as a median:
+torchvision's compiled operators don't load. DATA is in the layout of MVTec AD. Networks come from files, never from a
+hub; both sides run the very weights (anomalib through a torch module made from the ONNX graph, BatchNorm folded), on
+all cores. A method whose network is not given gets no row, and why is said.
+
+- ours: the presets `default` and `fast`; and `plain` with BACKBONE at 224 px and 10 % of all patches, for PatchCore.
+- patchcore, authors: BACKBONE, a ResNet's file with layer2 and layer3, at 224 px. Both are given our bank of 10 %.
+- mh_patchcore: anomalib's Mahalanobis PatchCore with its published defaults, but BACKBONE.
+- padim: with its published defaults and the ResNet-18 of `--resnet18`.
+- efficient_ad: EfficientAD-S, trained for `--train-minutes` with `--efficient-ad-teacher` (anomalib's
+  `pretrained_teacher_small.pth`) and `--imagenette` (a folder of folders of images). Without these two a few steps are
+  timed, and there are no scores: its times don't depend on what its teacher knows.
+
+What is timed, as a median where there are rounds (of an image 15, of the coreset 2, of a fit 1):
 
 - coreset: from the features of all good images in memory to the 10 % picked. Ours: random projection and greedy
   choice. anomalib's: `KCenterGreedy.sample_coreset`, for a part of its picks; each costs the same, so the rest is
   extrapolated.
 - fit: from files to a model. Ours: `Inspector.fit`, held-out calibration included. anomalib's: its reader and resizing
-  in as many processes as there are cores, `PatchcoreModel` in training mode in batches of 32, and its coreset as above;
+  in as many processes as there are cores, its modules in training in their order, and PatchCore's coreset as above;
   without its Lightning engine and without its validation, which chooses the threshold.
-- image: ours from the decoded array to verdict, regions and map at the original size. anomalib's: only
-  `PatchcoreModel.forward` in inference mode, from a tensor that is resized and normalised to score and map at the
-  working size; and the model as its exporter writes it, in OpenVINO, from the same tensor, in float32 as ours and in
-  the precision that OpenVINO picks for this processor. The authors' scheme: features as anomalib's,
-  `IndexFlatL2.search` (k = 1) and the largest distance; no map. Each turn is one call to warm up and one that counts.
+- image: ours from the decoded array to verdict, regions and map at the original size. anomalib's: only the model, from
+  a tensor that is resized and normalised to score and map at the working size; in torch, and as its exporter writes it
+  in OpenVINO, in float32 and in the precision that OpenVINO picks for this processor. The authors' scheme: features as
+  anomalib's, `IndexFlatL2.search` (k = 1) and the largest distance; no map. Each turn is one call to warm up and one
+  that counts.
 
-Scores: all contenders judge the test images, against the same bank (ours at 10 %) but with their own way of reading and
-resizing.
+Accuracy: all judge the test images, each with its own way of reading and resizing; maps are brought to the images' own
+size, and pixels that a method does not look at are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import signal
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import onnx
+import versus_rows
+from versus_coreset import all_features, seconds, time_coresets, unlikeness
 from versus_environment import contender, environment, installed, say
+from versus_rows import AUTHORS, EFFICIENT_AD, ENGINES, PADIM, PATCHCORE, PEERS, UNTAUGHT, Peer, Row
 
 from goodparts import Dataset, GoodpartsError, Inspector, Recipe, parallel, read_dataset
 from goodparts.backbones.backbone import cut_down
 from goodparts.backbones.catalogue import load_backbone
-from goodparts.bank import coreset
-from goodparts.data.good_images import GoodImages
 from goodparts.data.images import read_image
-from goodparts.evaluation.metrics import auroc
-from goodparts.features.extract import Extractor, extract
-from goodparts.features.projection import Projection
-from goodparts.preprocessing import framing
-from goodparts.preprocessing.preprocessor import Preprocessor
-from goodparts.preprocessing.roi import EVERYWHERE
 
 RATIO = 0.1
-OURS, OURS_LIMITED = "goodparts", "goodparts, default bank"
-ANOMALIB, AUTHORS = "anomalib", "authors' scheme"
-CONTENDERS = {
-    ANOMALIB: "anomalib",
-    "anomalib in OpenVINO, float32": "exported",
-    "anomalib in OpenVINO, its precision": "exported_freely",
-    AUTHORS: "authors",
-}
-Samples = dict[str, list[float]]
+PLAIN = "goodparts, `plain`"
+Call = Callable[..., Any]
 
 
 def main() -> None:
@@ -76,7 +74,20 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("backbone", type=Path)
-    parser.add_argument("--size", type=int, default=224, help="working size in pixels (224)")
+    parser.add_argument(
+        "--only", nargs="+", choices=tuple(PEERS), default=tuple(PEERS), help="these beside us"
+    )
+    parser.add_argument(
+        "--resnet18", type=Path, metavar="FILE", help="PaDiM's network, with layer1 to layer3"
+    )
+    parser.add_argument("--efficient-ad-teacher", type=Path, metavar="FILE", help="its pretrained teacher")
+    parser.add_argument(
+        "--imagenette", type=Path, metavar="DIR", help="images of other things, for EfficientAD"
+    )
+    parser.add_argument("--train-minutes", type=float, default=5, help="for what needs training (5)")
+    parser.add_argument(
+        "--size", type=int, default=224, help="working size of BACKBONE's rows in pixels (224)"
+    )
     parser.add_argument("--env", type=Path, help="folder of the other environment, kept and used again")
     parser.add_argument("--shim", type=Path, help="Python file to import before torchvision")
     parser.add_argument(
@@ -84,6 +95,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("versus: terminated"))
+    check(options)
     try:
         with ExitStack() as stack:
             run(options, stack)
@@ -93,204 +105,238 @@ def main() -> None:
         sys.exit(f"versus: {error}")
 
 
+def check(options: argparse.Namespace) -> None:
+    """End with a sentence where a file or folder that was named is not there."""
+    for name in ("shim", "resnet18", "efficient_ad_teacher"):
+        path = getattr(options, name)
+        if path and not path.is_file():
+            sys.exit(f"versus: --{name.replace('_', '-')} {path}: there is no such file")
+    if options.imagenette and not any(path.is_dir() for path in options.imagenette.glob("*")):
+        sys.exit(f"versus: --imagenette {options.imagenette}: expected a folder of folders of images")
+    if bool(options.imagenette) != bool(options.efficient_ad_teacher):
+        sys.exit("versus: --efficient-ad-teacher and --imagenette: give both; EfficientAD learns from both")
+
+
 def run(options: argparse.Namespace, stack: ExitStack) -> None:
-    recipe = Recipe(
-        backbone=str(options.backbone),
-        layers=("layer2", "layer3"),
-        banks="joined",  # as theirs
-        image_size=options.size,
-        aspect="as_given",
-        sampling_ratio=RATIO,
-        sampling_limit=0,
-        precision="f32",
-    )
-    limited = recipe.replace({"sampling_limit": Recipe().sampling_limit})
     data = read_dataset(options.data)
-    if options.shim and not options.shim.is_file():
-        sys.exit(f"versus: --shim {options.shim}: there is no such file")
-    backbone = cut_down(load_backbone(recipe.backbone), recipe)
-    work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="versus-")))
-    python = environment(options.env or work / "env")
-    disk = {
-        OURS: installed(Path(sys.executable), "goodparts"),
-        ANOMALIB: installed(python, "anomalib", "torch", "torchvision"),
-        AUTHORS: installed(python, "torch", "torchvision", "faiss-cpu"),
-    }
-    onnx.save(backbone.model, work / "backbone.onnx")
-    say("features of all good images")
-    features = all_features(data, backbone, recipe)
-    np.save(work / "features.npy", features)
-    common = [str(work / "backbone.onnx"), f"--size={options.size}", f"--threads={parallel.cores()}"]
-    common += [f"--shim={options.shim.absolute()}"] if options.shim else []
-    contenders = {
-        name: stack.enter_context(contender(python, [kind, *common], work / f"{kind}.log"))
-        for name, kind in CONTENDERS.items()
-    }
-    theirs, rounds = contenders[ANOMALIB], 1 if options.quick else 3
-    first = features[: len(features) // len(data.train)].copy()
-    difference = unlikeness(theirs, first, data.train[0], recipe, work)
-    picks = min(round(RATIO * len(features)), 50 if options.quick else 200)
-    chosen = time_coreset(theirs, features, work / "features.npy", picks, rounds)
-    title = f"Coreset, {RATIO:.0%} of {len(features):,} x {features.shape[1]:,}"
-    del features
-    fits, inspectors = time_fit(theirs, data, {OURS: recipe, OURS_LIMITED: limited}, min(rounds, 2))
-    banks = {name: inspector.model.bank.features for name, inspector in inspectors.items()}
-    np.save(work / "bank.npy", banks[OURS])
-    for each in contenders.values():
-        each("use_bank", bank=str(work / "bank.npy"))
-    images = time_image(contenders, inspectors, data.test[0].path, 8 if options.quick else 30)
-    samples = data.test[:: 3 if options.quick else 1]
-    scores = all_scores(contenders, inspectors, [sample.path for sample in samples])
+    data = replace(data, test=data.test[:: 3 if options.quick else 1])
+    peers = [peer for name, peer in PEERS.items() if name in options.only]
+    without = [PADIM] if PADIM in peers and not options.resnet18 else []
+    peers = [peer for peer in peers if peer not in without]
+    match = Match.of(options, data, stack)
+    calls = {peer: match.start(peer) for peer in peers}
+    rows: dict[str, Row] = {}
+    details = coreset_details(match, calls[PATCHCORE]) if PATCHCORE in calls else None
+    inspectors = fit_ours(match, rows, plain=PATCHCORE in calls or AUTHORS in calls)
+    for peer, call in calls.items():
+        say(f"fit, {peer.name}")
+        rows[peer.name] = fit_theirs(match, peer, call, inspectors, details)
+    time_image(match, calls, inspectors, rows)
+    scores = judge(match, calls, inspectors, rows)
+    disk = {"goodparts": installed(Path(sys.executable), "goodparts")}
+    disk["anomalib"] = installed(match.python, "anomalib", "torch", "torchvision")
+    disk["authors' scheme"] = installed(match.python, "torch", "torchvision", "faiss-cpu")
     say(None)
 
-    begin, some = median(chosen["begin"]), median(chosen["some"])
-    whole = begin + (some - begin) * (len(banks[OURS]) - 1) / (picks - 1)
-    forward = median(fits[ANOMALIB])
-    settings = f"{len(data.train)} good images, {options.backbone.name}, {options.size} px"
-    print(f"\n{machine()}. {data.name}: {settings}.\n")
-    table(title, "s", {OURS: median(chosen[OURS]), f"anomalib (extrapolated from {picks} picks)": whole})
-    fitted = {name: median(fits[name]) for name in inspectors}
-    table("Fit", "s", {**fitted, f"anomalib ({forward:.0f} s, and its coreset as above)": forward + whole})
-    entries = {name: len(banks.get(name, banks[OURS])) for name in images}
-    table(
-        "One image",
-        "ms",
-        {f"{name} ({entries[name]:,} entries)": 1000 * median(images[name]) for name in images},
+    print(
+        f"\n{versus_rows.machine()}. {data.name}: {len(data.train)} good images, {len(data.test)} to test with.\n"
     )
-    table_of_scores(scores, [sample.label for sample in samples])
-    table("Installed, with all that is required", "MB", {name: size / 1e6 for name, size in disk.items()})
-    print(f"Features of an image, anomalib's against ours: {difference:.0e} apart, relatively.")
+    for peer in without:
+        print(f"No row for {peer.name}: its network is not given (--{peer.network} FILE).\n")
+    versus_rows.print_rows(rows)
+    if details:
+        versus_rows.table(
+            details.title, "s", {"goodparts": details.ours, "anomalib (extrapolated)": details.theirs}
+        )
+        print(f"Features of an image, anomalib's against ours: {details.unlikeness:.0e} apart, relatively.\n")
+    if PLAIN in inspectors:
+        versus_rows.table_of_scores({PLAIN: scores.pop(PLAIN), **scores}, data)
+    sizes = {name: size / 1e6 for name, size in disk.items()}
+    versus_rows.table("Installed, with all that is required", "MB", sizes)
+
+
+@dataclass(frozen=True)
+class Match:
+    """What all steps need: the images, a folder to work in, and how a contender is started."""
+
+    options: argparse.Namespace
+    data: Dataset
+    work: Path
+    python: Path
+    stack: ExitStack
+
+    @staticmethod
+    def of(options: argparse.Namespace, data: Dataset, stack: ExitStack) -> Match:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="versus-")))
+        return Match(options, data, work, environment(options.env or work / "env"), stack)
+
+    @property
+    def good(self) -> list[str]:
+        return [str(path.absolute()) for path in self.data.train]
+
+    @property
+    def plain(self) -> Recipe:
+        """PatchCore's own bank, which others can search: features and distances as they are."""
+        recipe = Recipe.preset("plain").replace({"backbone": str(self.options.backbone)})
+        changes = {"layers": PATCHCORE.layers, "image_size": self.options.size, "precision": "f32"}
+        return recipe.replace({**changes, "sampling_ratio": RATIO, "sampling_limit": 0})
+
+    def start(self, peer: Peer, suffix: str = "") -> Call:
+        """A process of its own; what is given calls a method of it."""
+        network = self.work / f"{peer.kind}-network.onnx"
+        if peer.network and not network.is_file():
+            loaded = load_backbone(str(getattr(self.options, peer.network)))
+            onnx.save(cut_down(loaded, Recipe(layers=peer.layers)).model, network)
+        arguments = [peer.kind, str(network), f"--size={self.options.size}", f"--threads={parallel.cores()}"]
+        arguments += [f"--shim={self.options.shim.absolute()}"] if self.options.shim else []
+        log = self.work / f"{peer.kind}{suffix}.log"
+        return self.stack.enter_context(contender(self.python, arguments, log))
+
+
+@dataclass(frozen=True)
+class Coresets:
+    """Seconds to choose the bank: ours, and anomalib's, extrapolated."""
+
+    title: str
+    ours: float
+    theirs: float
+    unlikeness: float
 
 
 # ---- what is measured
 
 
-def all_features(data: Dataset, backbone: Any, recipe: Recipe) -> np.ndarray:
-    """Patch features of all good images, (n, d) float32."""
-    extractor = Extractor(backbone, recipe)
-    good = GoodImages.of(data.train, read=read_image, workers=parallel.default_workers())
-    preprocessor = Preprocessor.learn(good, recipe, extractor.grid, EVERYWHERE)
-    with extract(good, extractor, preprocessor) as found:
-        return np.concatenate([found.features.image(index) for index in range(len(found))])
-
-
-def unlikeness(theirs: Callable[..., Any], ours: np.ndarray, path: Path, recipe: Recipe, work: Path) -> float:
-    """How far anomalib's patch features of an image lie from ours, relatively, from the same resized pixels."""
-    pixels = read_image(path)
-    np.save(work / "working.npy", framing.apply(framing.frame_of(pixels.shape[:2], recipe), pixels))
-    theirs("embed", working=str(work / "working.npy"), to=str(work / "embedded.npy"))
-    return float(np.linalg.norm(np.load(work / "embedded.npy") - ours) / np.linalg.norm(ours))
-
-
-def time_coreset(
-    theirs: Callable[..., Any], features: np.ndarray, file: Path, picks: int, rounds: int
-) -> Samples:
+def coreset_details(match: Match, theirs: Call) -> Coresets:
+    recipe, data = match.plain, match.data
+    features = all_features(data, cut_down(load_backbone(recipe.backbone), recipe), recipe)
+    first = features[: len(features) // len(data.train)]
+    apart = unlikeness(theirs, first, data.train[0], recipe, match.work)
     count = round(RATIO * len(features))
-
-    def ours() -> None:
-        points = Projection.draw(features.shape[1], Recipe()).of(features)
-        points -= points.mean(axis=0, dtype=np.float64).astype(np.float32)
-        coreset.greedy(points, count)
-
-    samples: Samples = defaultdict(list)
-    for index in range(rounds):
-        say(f"coreset, round {index + 1} of {rounds}")
-        samples[OURS].append(seconds(ours))
-        begin, some = theirs("coreset", features=str(file), picks=picks)
-        samples["begin"].append(begin)
-        samples["some"].append(some)
-    return samples
+    picks = min(count, 50 if match.options.quick else 200)
+    title = (
+        f"Coreset, {RATIO:.0%} of {len(features):,} x {features.shape[1]:,}; anomalib's from {picks} picks"
+    )
+    return Coresets(
+        title,
+        *time_coresets(theirs, features, count, picks, 1 if match.options.quick else 2, match.work),
+        apart,
+    )
 
 
-def time_fit(
-    theirs: Callable[..., Any], data: Dataset, recipes: dict[str, Recipe], rounds: int
-) -> tuple[Samples, dict[str, Inspector]]:
-    inspectors = {name: Inspector(recipe) for name, recipe in recipes.items()}
-    paths = [path_text(path) for path in data.train]
-    samples: Samples = defaultdict(list)
-    for index in range(rounds):
-        say(f"fit, round {index + 1} of {rounds}")
-        for name, inspector in inspectors.items():
-            samples[name].append(seconds(lambda inspector=inspector: inspector.fit(data.train)))
-        samples[ANOMALIB].append(theirs("extract", images=paths))
-    return samples, inspectors
+def fit_ours(match: Match, rows: dict[str, Row], *, plain: bool) -> dict[str, Inspector]:
+    recipes = {f"goodparts, `{name}`": Recipe.preset(name) for name in ("default", "fast")}
+    if plain:
+        recipes[PLAIN] = match.plain
+    inspectors = {}
+    for name, recipe in recipes.items():
+        say(f"fit, {name}")
+        inspectors[name] = Inspector(recipe)
+        fit = seconds(lambda of=inspectors[name]: of.fit(match.data.train))
+        rows[name] = versus_rows.row_of_ours(inspectors[name], fit)
+    return inspectors
+
+
+def fit_theirs(
+    match: Match, peer: Peer, call: Call, inspectors: dict[str, Inspector], details: Coresets | None
+) -> Row:
+    options, row = match.options, versus_rows.row_of(peer, match.options)
+    facts: dict[str, Any] = {}
+    if peer in (PATCHCORE, AUTHORS):
+        np.save(match.work / "bank.npy", inspectors[PLAIN].model.bank.features)
+        row.bank = f"{len(inspectors[PLAIN].model.bank.features):,}"
+        if peer is PATCHCORE and details:
+            forward = call("extract", images=match.good)
+            row.fit = f"{forward + details.theirs:,.0f} (extrapolated)"
+            facts = {"extrapolated": f"{details.theirs:,.0f}"}
+        call("use_bank", bank=str(match.work / "bank.npy"))
+    else:
+        given: dict[str, Any] = {"images": match.good}
+        if peer is EFFICIENT_AD:
+            given |= {"minutes": options.train_minutes, "teacher": text(options.efficient_ad_teacher)}
+            given |= {"imagenette": text(options.imagenette)}
+        facts = call("fit", **given)
+        row.fit, row.bank = (
+            f"{facts['seconds']:,.0f}",
+            f"{facts['entries']:,}" if "entries" in facts else "none",
+        )
+    unlike = peer.unlike
+    if peer is EFFICIENT_AD and not options.efficient_ad_teacher:
+        unlike, row.fit = UNTAUGHT, f"{facts['of'] * facts['step'] / 3600:.0f} hours (extrapolated)"
+    row.unlike = unlike.format(minutes=options.train_minutes, **facts)
+    return row
 
 
 def time_image(
-    contenders: dict[str, Callable[..., Any]], inspectors: dict[str, Inspector], path: Path, rounds: int
-) -> Samples:
+    match: Match, calls: dict[Peer, Call], inspectors: dict[str, Inspector], rows: dict[str, Row]
+) -> None:
+    """Time one image, all in turn, and put the medians into the rows."""
+    path = match.data.test[0].path
+    turns: dict[tuple[str, str], Callable[[], float]] = {}
     pixels = read_image(path)
-    samples: Samples = defaultdict(list)
+    for name, inspector in inspectors.items():
+        turns[name, "torch"] = lambda inspector=inspector: second(lambda: inspector.inspect_pixels(pixels))
+    for peer, call in calls.items():
+        turns[peer.name, "torch"] = lambda call=call: call("inspect", image=str(path.absolute()))
+        if not peer.exports:
+            continue
+        say(f"exporting {peer.name}")
+        exported = str(match.work / f"{peer.kind}.onnx")
+        call("export", to=exported, image=str(path.absolute()))
+        in_torch = call("judge_all", images=[str(path.absolute())])[0]
+        for engine in list(ENGINES)[1:]:
+            other = match.start(peer, f"-{engine}")
+            other("use_export", exported=exported, precision=ENGINES[engine])
+            ratio = other("judge_all", images=[str(path.absolute())])[0] / in_torch
+            if abs(ratio - 1) > 0.02:
+                rows[
+                    peer.name
+                ].unlike += f". In OpenVINO, {engine}, an image's score is {ratio:.2f} times torch's"
+            turns[peer.name, engine] = lambda other=other: other("inspect", image=str(path.absolute()))
+    samples = defaultdict(list)
+    rounds = 5 if match.options.quick else 15
     for index in range(rounds):
-        if index % 8 == 0:
-            say(f"image, round {index + 1} of {rounds}")
-        for name, inspector in inspectors.items():
-            inspector.inspect_pixels(pixels)
-            samples[name].append(seconds(lambda inspector=inspector: inspector.inspect_pixels(pixels)))
-        for name, call in contenders.items():
-            samples[name].append(call("inspect", image=path_text(path)))
-    return samples
+        say(f"image, round {index + 1} of {rounds}")
+        for key, turn in turns.items():
+            samples[key].append(turn())
+    for (name, engine), values in samples.items():
+        rows[name].image[engine] = 1000 * median(values)
 
 
-def all_scores(
-    contenders: dict[str, Callable[..., Any]], inspectors: dict[str, Inspector], paths: list[Path]
-) -> Samples:
-    say("scores of the test images")
-    texts = [path_text(path) for path in paths]
-    scores = {name: list(inspector.score_many(paths)) for name, inspector in inspectors.items()}
-    both = contenders[ANOMALIB]("both_scores", images=texts)
-    scores[ANOMALIB], scores["anomalib, 1 neighbour in the score"] = map(list, zip(*both, strict=True))
-    for name, call in contenders.items():
-        if name not in scores:
-            scores[name] = call("score", images=texts)
+def judge(
+    match: Match, calls: dict[Peer, Call], inspectors: dict[str, Inspector], rows: dict[str, Row]
+) -> dict[str, list[float]]:
+    """Judge the test images, put the accuracy into the rows, and return the scores of who searched the same bank."""
+    scores = {}
+    for name, inspector in inspectors.items():
+        say(f"test images, {name}")
+        found = versus_rows.of_ours(rows[name], inspector, match.data)
+        if name == PLAIN:
+            scores[name] = found
+    images = [str(sample.path.absolute()) for sample in match.data.test]
+    for peer, call in calls.items():
+        if peer is EFFICIENT_AD and not match.options.efficient_ad_teacher:
+            continue
+        say(f"test images, {peer.name}")
+        maps = None if peer is AUTHORS else match.work / "maps.npy"
+        found = call("judge_all", images=images, to=text(maps))
+        versus_rows.of_theirs(
+            rows[peer.name], peer, match.data, found, None if maps is None else np.load(maps)
+        )
+        if peer is PATCHCORE:
+            scores["anomalib, 1 neighbour in the score"] = call("largest_distances")
+        if peer in (PATCHCORE, AUTHORS):
+            scores[peer.name] = found
     return scores
 
 
-def seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def second(run: Callable[[], object]) -> float:
+    """Seconds of the second of two goes."""
     run()
-    return time.perf_counter() - began
+    return seconds(run)
 
 
-# ---- what is printed
-
-
-def table(title: str, unit: str, rows: dict[str, float]) -> None:
-    """A table of figures, each beside its ratio to the first."""
-    first = next(iter(rows.values()))
-    print(f"| {title} | {unit} | times ours |\n|---|---|---|")
-    for name, value in rows.items():
-        print(
-            f"| {name} | {value:,.{0 if value >= 100 else 1}f} | {value / first:,.{0 if value >= 20 * first else 2}f} |"
-        )
-    print()
-
-
-def table_of_scores(scores: Samples, labels: list[bool]) -> None:
-    ours = np.array(scores[OURS])
-    print(
-        f"| Scores of {len(labels)} test images | image AUROC | correlation with ours | median ratio to ours |"
-    )
-    print("|---|---|---|---|")
-    for name, values in scores.items():
-        area = 100 * auroc(np.array(labels), np.array(values))
-        print(
-            f"| {name} | {area:.2f} | {np.corrcoef(ours, values)[0, 1]:.4f} | {median(values / ours):.4f} |"
-        )
-    print()
-
-
-def machine() -> str:
-    """Processor, cores and versions."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
-    return f"{processor}, {parallel.cores()} cores, {platform.system()}, Python {platform.python_version()}"
-
-
-def path_text(path: Path) -> str:
-    return str(path.absolute())
+def text(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
 
 
 if __name__ == "__main__":

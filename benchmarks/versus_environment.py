@@ -62,7 +62,7 @@ def contender(python: Path, arguments: list[str], log: Path) -> Iterator[Callabl
     say(f"starting {arguments[0]}")
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
-            [str(python), str(HERE / "versus_contender.py"), *arguments],
+            [str(python), str(HERE / "versus_process.py"), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
