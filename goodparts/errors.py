@@ -75,6 +75,10 @@ class BackboneError(GoodpartsError):
     """A backbone can't be found, fetched or used, or lacks a layer."""
 
 
+class EngineError(GoodpartsError):
+    """An engine or a device that was asked for is not on this machine, or can't run a graph."""
+
+
 class ModelError(GoodpartsError):
     """A model file is damaged, of a newer format, not signed as it has to be, or no model at all."""
 

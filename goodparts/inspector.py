@@ -22,6 +22,7 @@ from goodparts.data.good_images import Good, GoodImages
 from goodparts.data.images import PIXEL_LIMIT, ImageLike, path_of, read_image
 from goodparts.decision.drift import Drift
 from goodparts.decision.inspection import Inspection
+from goodparts.engines.runtime import Runtime
 from goodparts.errors import ImageError, ModelError
 from goodparts.model import export, file, fit, recalibrate, update
 from goodparts.model.model import Model
@@ -45,6 +46,11 @@ class Inspector:
         workers: threads; None: one more than there are cores.
         pixel_limit: files of more pixels are refused before they are decoded; None: 100 million.
         offline: never ask the network for a backbone.
+        device: auto, cpu, cuda, cuda:1, mps, gpu, npu; None: as GOODPARTS_DEVICE says, or auto.
+        engine: auto, openvino, onnxruntime or torch; None: as GOODPARTS_ENGINE says, or auto.
+
+    Raises:
+        EngineError: that engine or device is not there; the message says how to install it.
     """
 
     def __init__(
@@ -54,9 +60,12 @@ class Inspector:
         workers: int | None = None,
         pixel_limit: int | None = None,
         offline: bool = False,
+        device: str | None = None,
+        engine: str | None = None,
     ) -> None:
         self.recipe = Recipe.of(recipe)
-        self.workers = workers if workers is not None else parallel.default_workers()
+        self.runtime = Runtime.of(engine, device)
+        self.workers = workers if workers is not None else self.runtime.workers
         self.pixel_limit = pixel_limit if pixel_limit is not None else PIXEL_LIMIT
         self.offline = offline
         self._predictor: Predictor | None = None
@@ -71,6 +80,11 @@ class Inspector:
         """What inspections are computed in on this machine: "f32" or "bf16"."""
         return self._ready.precision
 
+    @property
+    def computed_by(self) -> str:
+        """By what: engine, device and precision, such as "openvino on cpu in f32"."""
+        return self._ready.computed_by
+
     @classmethod
     def load(
         cls,
@@ -79,10 +93,12 @@ class Inspector:
         workers: int | None = None,
         pixel_limit: int | None = None,
         require_signature: StrPath | None = None,
+        device: str | None = None,
+        engine: str | None = None,
     ) -> Self:
         """An inspector from a model file; ModelError if it is none, damaged, too new, or not signed by a .pub's key."""
         model = file.load(path, require_signature)
-        inspector = cls(model.recipe, workers=workers, pixel_limit=pixel_limit)
+        inspector = cls(model.recipe, workers=workers, pixel_limit=pixel_limit, device=device, engine=engine)
         inspector._set_model(model)
         return inspector
 
@@ -120,7 +136,8 @@ class Inspector:
         """
         images = self._good_images(good, progress)
         recipe, images = with_bit_depth(self.recipe, images, pixel_limit=self.pixel_limit)
-        self._set_model(fit.fit(good, images, recipe, offline=self.offline, budget_ms=budget_ms))
+        with self.runtime.chosen():
+            self._set_model(fit.fit(good, images, recipe, offline=self.offline, budget_ms=budget_ms))
         if calibrate_on is not None:
             more = self._good_images(calibrate_on, progress, least=2)
             self._set_decision(recalibrate.first_decision(self._ready, more))
@@ -136,7 +153,8 @@ class Inspector:
         Raises:
             DatasetError, ImageError: no image that is new; one of them can't be read.
         """
-        self._set_model(update.update(self.model, good, self._good_images(good, progress)))
+        with self.runtime.chosen():
+            self._set_model(update.update(self.model, good, self._good_images(good, progress)))
         return self
 
     def calibrate(
@@ -246,7 +264,7 @@ class Inspector:
 
     def _set_model(self, model: Model) -> None:
         """Inspect with this model from now on."""
-        self._predictor, self.recipe = Predictor(model), model.recipe
+        self._predictor, self.recipe = Predictor(model, runtime=self.runtime), model.recipe
 
     def _set_decision(self, model: Model) -> None:
         """The same for a model that measures alike: compiled engines stay."""

@@ -31,6 +31,7 @@ from goodparts.data.layouts import (
     not_recognised,
     read_category,
 )
+from goodparts.engines.runtime import Runtime
 from goodparts.errors import DatasetError, ImageError
 from goodparts.files import write_text
 from goodparts.parallel import cores
@@ -80,6 +81,8 @@ def run_benchmark(
     again: bool = False,
     pixel_limit: int | None = None,
     offline: bool = False,
+    device: str | None = None,
+    engine: str | None = None,
     observe: Callable[[Row, bool, Benchmark], None] | None = None,
     progress: Progress | None = None,
 ) -> Benchmark:
@@ -93,7 +96,7 @@ def run_benchmark(
         out: folder of what is kept.
         jobs: categories side by side at most, as memory allows; None: one for every 4 cores.
         again: measure anew what is kept already.
-        pixel_limit, offline: as `Inspector` takes them.
+        pixel_limit, offline, device, engine: as `Inspector` takes them.
         observe: called after every category with (row, whether it was kept, all rows so far).
         progress: called with (stage, done, total).
 
@@ -101,10 +104,12 @@ def run_benchmark(
         DatasetError: no category there, or none of a name that was asked for.
         BackboneError, RecipeError: the recipe can't be used at all.
         OutputError: a row can't be written.
+        EngineError: that engine or device is not there.
     """
     from goodparts.backbones.catalogue import load_backbone
 
-    settings = Settings(recipe if recipe is not None else Recipe(), pixel_limit, offline)
+    Runtime.of(engine, device)
+    settings = Settings(recipe if recipe is not None else Recipe(), pixel_limit, offline, device, engine)
     chosen = choose(find_categories(root, layout), categories, Path(root))
     backbone = load_backbone(settings.recipe.backbone, offline=offline).sha256
     left_out = [] if categories else not_recognised(root, chosen)

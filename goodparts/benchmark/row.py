@@ -87,6 +87,8 @@ class Settings:
     recipe: Recipe
     pixel_limit: int | None = None
     offline: bool = False
+    device: str | None = None
+    engine: str | None = None
     jobs: int = 1
     workers: int | None = None
 
@@ -125,6 +127,8 @@ def measure(task: Task, settings: Settings, progress: Progress | None = None) ->
             workers=settings.workers,
             pixel_limit=settings.pixel_limit,
             offline=settings.offline,
+            device=settings.device,
+            engine=settings.engine,
         )
         began = time.perf_counter()
         inspector.fit(data.train, progress=progress)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from goodparts.cli.options import (
+    device_option,
+    engine_option,
     json_option,
     offline_option,
     pixel_limit_option,
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 @click.option("--again", is_flag=True, help="Measure anew what an earlier run has finished.")
 @with_recipe
 @pixel_limit_option
+@device_option
+@engine_option
 @offline_option
 @json_option
 def benchmark(
@@ -62,6 +66,8 @@ def benchmark(
     again: bool,
     recipe: Recipe,
     pixel_limit: int | None,
+    device: str | None,
+    engine: str | None,
     offline: bool,
     as_json: bool,
 ) -> int:
@@ -102,6 +108,8 @@ def benchmark(
                 again=again,
                 pixel_limit=pixel_limit,
                 offline=offline,
+                device=device,
+                engine=engine,
                 observe=observe,
                 progress=progress,
             )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from goodparts.cli.options import (
+    device_option,
+    engine_option,
     json_option,
     offline_option,
     pixel_limit_option,
@@ -71,6 +73,8 @@ budget_option = click.option(
 @with_recipe
 @workers_option
 @pixel_limit_option
+@device_option
+@engine_option
 @offline_option
 @json_option
 def run(
@@ -84,13 +88,17 @@ def run(
     recipe: Recipe,
     workers: int | None,
     pixel_limit: int | None,
+    device: str | None,
+    engine: str | None,
     offline: bool,
     as_json: bool,
 ) -> int:
     """Fit on DATA/train/good, evaluate on DATA/test, write model, metrics, pictures and a report."""
     from goodparts.inspector import Inspector
 
-    inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
+    inspector = Inspector(
+        recipe, workers=workers, pixel_limit=pixel_limit, offline=offline, device=device, engine=engine
+    )
     return _run(
         data,
         out,
@@ -176,6 +184,8 @@ def _run(
 @with_recipe
 @workers_option
 @pixel_limit_option
+@device_option
+@engine_option
 @offline_option
 @json_option
 def fit(
@@ -187,6 +197,8 @@ def fit(
     recipe: Recipe,
     workers: int | None,
     pixel_limit: int | None,
+    device: str | None,
+    engine: str | None,
     offline: bool,
     as_json: bool,
 ) -> None:
@@ -196,7 +208,9 @@ def fit(
     from goodparts.report.card import DECISION, FEW_IMAGES, MEANING, card, warnings
 
     began = time.perf_counter()
-    inspector = Inspector(recipe, workers=workers, pixel_limit=pixel_limit, offline=offline)
+    inspector = Inspector(
+        recipe, workers=workers, pixel_limit=pixel_limit, offline=offline, device=device, engine=engine
+    )
     findings = findings_by_name(good)
     print_findings(findings, strict)
     with progress_bars(as_json) as progress:
@@ -211,6 +225,7 @@ def fit(
                 "threshold": learnt.calibration.decision.threshold,
                 "good_images": learnt.provenance.good_images,
                 "bank_entries": learnt.entries,
+                "computed_by": inspector.computed_by,
                 "warnings": warnings(learnt),
                 "findings": finding_records(findings),
                 "seconds": round(time.perf_counter() - began, 3),
@@ -229,9 +244,19 @@ def fit(
 )
 @with_recipe
 @workers_option
+@device_option
+@engine_option
 @offline_option
 @json_option
-def demo(out: Path, recipe: Recipe, workers: int | None, offline: bool, as_json: bool) -> int:
+def demo(
+    out: Path,
+    recipe: Recipe,
+    workers: int | None,
+    device: str | None,
+    engine: str | None,
+    offline: bool,
+    as_json: bool,
+) -> int:
     """Make a small data set of rendered metal parts, then do the whole job on it.
 
     60 good parts to learn from, 20 good and 20 bad ones in 4 defect classes to test with.
@@ -239,9 +264,9 @@ def demo(out: Path, recipe: Recipe, workers: int | None, offline: bool, as_json:
     from goodparts.data.demo import write_demo
     from goodparts.inspector import Inspector
 
+    inspector = Inspector(recipe, workers=workers, offline=offline, device=device, engine=engine)
     with progress_bars(as_json) as progress:
         data = write_demo(
             out / "flange", seed=recipe.seed, progress=lambda done, total: progress("rendering", done, total)
         )
-    inspector = Inspector(recipe, workers=workers, offline=offline)
     return _run(data, out / "results", inspector, as_json)

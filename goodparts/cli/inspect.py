@@ -12,6 +12,8 @@ import click
 
 from goodparts.cli.options import (
     Command,
+    device_option,
+    engine_option,
     json_option,
     pixel_limit_option,
     progress_bars,
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 @signature_option
 @workers_option
 @pixel_limit_option
+@device_option
+@engine_option
 @click.option(
     "--exit-zero",
     is_flag=True,
@@ -65,6 +69,8 @@ def inspect(
     require_signature: Path | None,
     workers: int | None,
     pixel_limit: int | None,
+    device: str | None,
+    engine: str | None,
     exit_zero: bool,
     as_json: bool,
 ) -> int:
@@ -82,9 +88,15 @@ def inspect(
     paths = expand(images)
     print_findings(passed_over(images), strict)
     inspector = Inspector.load(
-        model, workers=workers, pixel_limit=pixel_limit, require_signature=require_signature
+        model,
+        workers=workers,
+        pixel_limit=pixel_limit,
+        require_signature=require_signature,
+        device=device,
+        engine=engine,
     )
     inspector.model.calibration.threshold  # noqa: B018  (an error now rather than at the first image)
+    complain(wrapped(f"Engine   {inspector.runtime.in_words}, in {inspector.precision}", indent=9))
     if (bits := in_words(inspector.recipe.bit_depth)) is not None:
         complain(wrapped(f"Bits     {bits}", indent=9))
     learnt_from = inspector.model.provenance
@@ -167,6 +179,8 @@ def _inspections(
 @signature_option
 @workers_option
 @pixel_limit_option
+@device_option
+@engine_option
 @json_option
 def evaluate(
     model: Path,
@@ -178,6 +192,8 @@ def evaluate(
     require_signature: Path | None,
     workers: int | None,
     pixel_limit: int | None,
+    device: str | None,
+    engine: str | None,
     as_json: bool,
 ) -> int:
     """Measure a model on DATA/test, a labelled test set in the MVTec AD layout."""
@@ -191,7 +207,12 @@ def evaluate(
     findings = findings_by_name(data)
     print_findings(findings, strict)
     inspector = Inspector.load(
-        model, workers=workers, pixel_limit=pixel_limit, require_signature=require_signature
+        model,
+        workers=workers,
+        pixel_limit=pixel_limit,
+        require_signature=require_signature,
+        device=device,
+        engine=engine,
     )
     if keep and inspector.recipe.threshold_rule == "f1":
         raise ModelError(

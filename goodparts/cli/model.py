@@ -10,6 +10,8 @@ import click
 
 from goodparts.cli.options import (
     Command,
+    device_option,
+    engine_option,
     json_option,
     pixel_limit_option,
     progress_bars,
@@ -60,6 +62,8 @@ _COMPARED = (
 @signature_option
 @workers_option
 @pixel_limit_option
+@device_option
+@engine_option
 @json_option
 def calibrate(
     model: Path,
@@ -68,6 +72,8 @@ def calibrate(
     require_signature: Path | None,
     workers: int | None,
     pixel_limit: int | None,
+    device: str | None,
+    engine: str | None,
     as_json: bool,
     **changes: str | bool | None,
 ) -> None:
@@ -83,7 +89,12 @@ def calibrate(
     began = time.perf_counter()
     images = _good_images(good) if good else None
     inspector = Inspector.load(
-        model, workers=workers, pixel_limit=pixel_limit, require_signature=require_signature
+        model,
+        workers=workers,
+        pixel_limit=pixel_limit,
+        require_signature=require_signature,
+        device=device,
+        engine=engine,
     )
     wanted: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if (
@@ -116,6 +127,8 @@ def calibrate(
 @signature_option
 @workers_option
 @pixel_limit_option
+@device_option
+@engine_option
 @json_option
 def update(
     model: Path,
@@ -125,6 +138,8 @@ def update(
     require_signature: Path | None,
     workers: int | None,
     pixel_limit: int | None,
+    device: str | None,
+    engine: str | None,
     as_json: bool,
 ) -> None:
     """Learn on from more good images; the new model names the one that it came from.
@@ -139,7 +154,12 @@ def update(
     images = _good_images(good)
     labelled = read_test_set(data, require_train=False) if data is not None else None
     inspector = Inspector.load(
-        model, workers=workers, pixel_limit=pixel_limit, require_signature=require_signature
+        model,
+        workers=workers,
+        pixel_limit=pixel_limit,
+        require_signature=require_signature,
+        device=device,
+        engine=engine,
     )
     with progress_bars(as_json) as progress:
 

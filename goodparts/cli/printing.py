@@ -56,6 +56,7 @@ def print_evaluation(
                 "model": str(model_path),
                 "identity": identity,
                 "out": str(out) if out else None,
+                "computed_by": inspector.computed_by,
                 "threshold_rule": evaluation.threshold_rule,
                 **evaluation.metrics,
                 "by_class": [dataclasses.asdict(count) for count in evaluation.by_class],
@@ -139,7 +140,10 @@ def print_model(inspector: Inspector) -> None:
             indent=9,
         )
     )
-    click.echo(wrapped(f"Scores   {describe(model.recipe, model.precision)}", indent=9))
+    with inspector.runtime.chosen():
+        scores = describe(model.recipe, model.precision)
+    click.echo(wrapped(f"Scores   {scores}", indent=9))
+    click.echo(wrapped(f"Engine   {inspector.runtime.in_words}", indent=9))
     if (bits := in_words(model.recipe.bit_depth)) is not None:
         click.echo(wrapped(f"Bits     {bits}", indent=9))
     if (tiled := describe_tiles(model)) is not None:
@@ -231,6 +235,7 @@ def inspection_record(found: Inspection) -> JsonRecord:
         "regions": [dataclasses.asdict(region) for region in found.regions],
         "zones": [{**dataclasses.asdict(zone), "bad": zone.bad} for zone in found.zones],
         "pose": None if found.pose is None else dataclasses.asdict(found.pose),
+        "computed_by": found.computed_by,
     }
 
 

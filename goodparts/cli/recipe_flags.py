@@ -15,7 +15,13 @@ from goodparts.recipe.keys import KEYS, MACHINE, SECTIONS, Section
 from goodparts.recipe.presets import PRESETS
 from goodparts.recipe.recipe import Recipe
 
-_MACHINE_OPTIONS = ("workers", "pixel_limit", "offline")  # no keys, but of the machine, too
+_MACHINE_OPTIONS = (
+    "workers",
+    "pixel_limit",
+    "device",
+    "engine",
+    "offline",
+)  # no keys, but of the machine, too
 _EVERYTHING = "goodparts.help_all"  # whether all flags are shown, in a context's meta
 _PLACEHOLDERS = {"backbone": "NAME|FILE", "image_size": "SIZE", "roi": "FILE", "tiling": "TILES"}
 _WIDEST = 30  # columns of the flags; what is longer has its explanation below

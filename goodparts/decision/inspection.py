@@ -68,6 +68,7 @@ class Inspection:
         zones: score and threshold of each zone of the region of interest; empty if there is none.
         pose: how the part lies against the reference; None where the recipe does not look for it.
         learnt_from: whether the model learnt from this very image, where that was looked up.
+        computed_by: engine, device and precision, such as "openvino on cpu in f32".
     """
 
     path: Path | None
@@ -86,6 +87,7 @@ class Inspection:
     zones: tuple[ZoneScore, ...] = ()
     pose: Pose | None = None
     learnt_from: bool = False
+    computed_by: str = ""
 
     @property
     def bad(self) -> bool:

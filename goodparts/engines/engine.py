@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from goodparts.engines import runtime
+from goodparts.engines.runtime import Device, Runtime, current
+from goodparts.engines.runtime import Engine as Engine
+from goodparts.errors import BackboneError, EngineError, shortened
 
 if TYPE_CHECKING:
     import onnx
 
     from goodparts.engines.graph import Graph
-    from goodparts.engines.openvino import Device
 
 
 _LOGGER = logging.getLogger(__name__)
-
-
-class Engine(Protocol):
-    """A compiled graph. Calls from several threads run side by side."""
-
-    @property
-    def inputs(self) -> frozenset[str]:
-        """Names of the inputs that each call gives; learnt ones are bound already."""
-        ...
-
-    @property
-    def usable(self) -> bool:
-        """Whether this process opened it: a forked child has none of its threads and has to open its own."""
-        ...
-
-    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """Run once; copies of the outputs by name. RuntimeError where it isn't usable."""
-        ...
+_SOME = (1, 3, 224, 224)  # sizes of an image input, where it has none
+_LARGER = (2, 0, 32, 64)  # by so much along each axis an input is tried larger than it says
 
 
 def open_engine(
@@ -43,6 +30,7 @@ def open_engine(
     *,
     throughput: bool = False,
     precision: str = "f32",
+    on: Runtime | None = None,
 ) -> Engine:
     """Compile a graph for this machine.
 
@@ -57,16 +45,27 @@ def open_engine(
         throughput: one request a core rather than all cores on one request.
         precision: "f32" or "bf16" (where the processor has it), of convolutions and matrix products; what comes
             after the last of them (exact distances, scores) is always float32.
+        on: which engine, and which device; None: what is `current`.
 
     Raises:
         BackboneError: if the engine can't run an operator of the graph.
+        EngineError: if the engine or the device is not there.
     """
-    from goodparts.engines import openvino
-
-    _LOGGER.info("compiling in %s for %s", precision, "throughput" if throughput else "latency")
-    return openvino.OpenVinoEngine(
-        graph, graph.inputs if shapes is None else shapes, throughput=throughput, precision=precision
+    on = on if on is not None else current()
+    _LOGGER.info("compiling for %s in %s for %s", on, precision, "throughput" if throughput else "latency")
+    engine = on.module.open_engine(
+        graph,
+        graph.inputs if shapes is None else shapes,
+        device=on.device,
+        throughput=throughput,
+        precision=precision,
     )
+    if throughput and on.several_at_once and shapes is None:
+        from goodparts.engines.batches import Batches, batched
+
+        if batched(graph):
+            return Batches(engine)
+    return engine
 
 
 def layer_shapes(model: onnx.ModelProto, image_size: tuple[int, int]) -> list[tuple[int, ...]]:
@@ -79,6 +78,8 @@ def layer_shapes(model: onnx.ModelProto, image_size: tuple[int, int]) -> list[tu
     Raises:
         BackboneError: if the engine can't read the model, or the size doesn't fit it.
     """
+    if not runtime.installed("openvino"):
+        return _outputs_of(model, (1, 3, *image_size))
     from goodparts.engines import openvino
 
     return openvino.layer_shapes(model, image_size)
@@ -89,13 +90,55 @@ def works_at_other_sizes(model: onnx.ModelProto, input_name: str, axes: Sequence
 
     A graph that was exported at one size may have it baked into its constants.
     """
+    if not runtime.installed("openvino"):
+        given = next(item for item in model.graph.input if item.name == input_name)
+        sizes = [
+            size.dim_value or least
+            for size, least in zip(given.type.tensor_type.shape.dim, _SOME, strict=True)
+        ]
+        for axis in axes:
+            sizes[axis] += _LARGER[axis]
+        try:
+            _outputs_of(model, (sizes[0], sizes[1], sizes[2], sizes[3]))
+        except BackboneError:
+            return False
+        return True
     from goodparts.engines import openvino
 
     return openvino.works_at_other_sizes(model, input_name, axes)
 
 
-def capabilities() -> tuple[str, ...]:
-    """Number formats in which this processor computes fast: FP32, BF16, INT8 ..."""
+def _outputs_of(model: onnx.ModelProto, shape: tuple[int, int, int, int]) -> list[tuple[int, ...]]:
+    """Shapes of a backbone's outputs for images (n, 3, h, w), by whichever engine there is; or BackboneError."""
+    from goodparts.engines.graph import Graph
+
+    free = type(model)()
+    free.CopyFrom(model)
+    constants = {item.name for item in free.graph.initializer}
+    for item in free.graph.input:
+        if item.name not in constants:
+            image = item.name
+            for number, size in enumerate(item.type.tensor_type.shape.dim):
+                size.dim_param = f"size_{number}"
+    for output in free.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    try:
+        engine = open_engine(Graph(free), {image: shape}, on=Runtime.of(device="cpu"))
+        return [found.shape for found in engine({image: np.zeros(shape, dtype=np.float32)}).values()]
+    except EngineError:
+        raise
+    except Exception as error:  # whatever an engine raises at a size that doesn't fit
+        raise BackboneError(
+            f"the backbone can't take images of {shape[3]}x{shape[2]} pixels: {shortened(error, 200)}\n"
+            "Take another image_size, or another backbone (goodparts backbone list)."
+        ) from error
+
+
+def capabilities(on: Runtime | None = None) -> tuple[str, ...]:
+    """Number formats in which a runtime, else the current one, computes fast: FP32, BF16, INT8 ..."""
+    on = on if on is not None else current()
+    if (on.engine, on.device) != ("openvino", "cpu"):
+        return on.found.formats
     from goodparts.engines import openvino
 
     return openvino.capabilities()

@@ -1,4 +1,4 @@
-"""OpenVINO executes the graph on CPUs of x86-64 and ARM. Nothing else imports it: `engine` is the door."""
+"""OpenVINO executes the graph on CPUs of x86-64 and ARM, and on Intel's GPUs and NPUs. Nothing else imports it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.errors import BackboneError
+from goodparts.engines.runtime import Device
+from goodparts.errors import BackboneError, EngineError
 
 if TYPE_CHECKING:
     import onnx
@@ -31,14 +31,20 @@ class OpenVinoEngine:
     """A compiled graph: what `engine.open_engine` says of one holds here."""
 
     def __init__(
-        self, graph: Graph, shapes: Mapping[str, tuple[int, ...]], *, throughput: bool, precision: str
+        self,
+        graph: Graph,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        throughput: bool,
+        precision: str,
+        device: str = "CPU",
     ) -> None:
         """Compile.
 
         Raises:
             BackboneError: if OpenVINO can't run an operator of the graph.
         """
-        if precision == "bf16" and "BF16" not in capabilities():
+        if precision == "bf16" and device == "CPU" and "BF16" not in capabilities():
             precision = "f32"
         hints = {
             "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
@@ -55,7 +61,7 @@ class OpenVinoEngine:
                 model = core.read_model(graph.model.SerializeToString())
                 self._bind(model, graph.constants)
                 model.reshape({name: list(shape) for name, shape in shapes.items()})
-                self._compiled = core.compile_model(model, "CPU", hints)
+                self._compiled = core.compile_model(model, device, hints)
             except RuntimeError as error:
                 raise BackboneError(
                     f"OpenVINO {version()} can't run this graph: {_first_line(error)}\n"
@@ -89,6 +95,38 @@ class OpenVinoEngine:
                 constant = opset13.constant(constants[name], shared_memory=True)
                 parameter.output(0).replace(constant.output(0))
                 model.remove_parameter(parameter)
+
+
+def open_engine(
+    graph: Graph, shapes: Mapping[str, tuple[int, ...]], *, device: str, throughput: bool, precision: str
+) -> OpenVinoEngine:
+    """See `engine.open_engine`."""
+    return OpenVinoEngine(
+        graph, shapes, throughput=throughput, precision=precision, device=_name_of(device, devices())
+    )
+
+
+def find(device: str) -> Device:
+    """See `runtime.EngineModule`."""
+    known = devices()
+    name = _name_of(device, known)
+    found = next(item for item in known if item.name == name)
+    if found.failure:
+        raise EngineError(f"OpenVINO's {name} doesn't answer: {found.failure}; update its driver")
+    return found
+
+
+def _name_of(device: str, known: Sequence[Device]) -> str:
+    """What OpenVINO calls it; EngineError where it doesn't offer it."""
+    wanted = device.upper()
+    name = next((item.name for item in known if item.name.partition(".")[0] == wanted), None)
+    if name is None:
+        offered = ", ".join(item.name for item in known) or "nothing"
+        raise EngineError(
+            f"OpenVINO {version()} offers {offered} here, not {wanted}: install its driver (Intel's compute runtime "
+            "for a GPU, the NPU driver for an NPU)"
+        )
+    return name
 
 
 def layer_shapes(model: onnx.ModelProto, image_size: tuple[int, int]) -> list[tuple[int, ...]]:
@@ -143,23 +181,6 @@ def write_ir(network: onnx.ModelProto, metadata: Mapping[str, str], path: Path) 
         for name, value in metadata.items():
             model.set_rt_info(value, ["goodparts", name])
         ov.save_model(model, path, compress_to_fp16=False)
-
-
-@dataclass(frozen=True)
-class Device:
-    """Something that OpenVINO could compute on.
-
-    Attributes:
-        name: as OpenVINO calls it: CPU, GPU.0, NPU.
-        title: its maker's name for it; empty where it does not answer.
-        formats: number formats in which it computes fast.
-        failure: why it does not answer; empty where it does.
-    """
-
-    name: str
-    title: str = ""
-    formats: tuple[str, ...] = ()
-    failure: str = ""
 
 
 def devices() -> list[Device]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Self
 
 from goodparts.files import JsonRecord
@@ -51,9 +50,8 @@ class PrecisionCheck:
 UNCHECKED = PrecisionCheck(None, 0)
 
 
-@cache
 def has_bf16() -> bool:
-    """Whether this processor computes in bfloat16 faster than in float32."""
+    """Whether what is computed on (`runtime.current`) computes in bfloat16 faster than in float32."""
     from goodparts.engines.engine import capabilities
 
     return "BF16" in capabilities()

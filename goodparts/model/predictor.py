@@ -22,6 +22,7 @@ from goodparts.decision.inspection import Inspection
 from goodparts.decision.verdict import Measured, judge, score_of
 from goodparts.engines.engine import Engine, open_engine
 from goodparts.engines.precision import SAMPLE, UNCHECKED, PrecisionCheck, has_bf16, in_use, margin
+from goodparts.engines.runtime import Runtime, current
 from goodparts.errors import BackboneError, ImageError
 from goodparts.model.model import Model
 
@@ -40,20 +41,28 @@ class Predictor:
     Attributes:
         model: what was learnt.
         precision: what is computed in, "f32" or "bf16".
+        runtime: by which engine, on which device.
     """
 
-    def __init__(self, model: Model, precision: str | None = None) -> None:
+    def __init__(self, model: Model, precision: str | None = None, runtime: Runtime | None = None) -> None:
         self.model = model
-        self.precision = precision or in_use(model.recipe, model.precision)
+        self.runtime = runtime if runtime is not None else current()
+        with self.runtime.chosen():
+            self.precision = precision or in_use(model.recipe, model.precision)
         self._engines: dict[bool, Engine] = {}
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[Predictor], tuple[Model, str]]:
-        return type(self), (self.model, self.precision)
+    def __reduce__(self) -> tuple[type[Predictor], tuple[Model, str, Runtime]]:
+        return type(self), (self.model, self.precision, self.runtime)
+
+    @property
+    def computed_by(self) -> str:
+        """Engine, device and precision."""
+        return f"{self.runtime} in {self.precision}"
 
     def redecided(self, model: Model) -> Predictor:
         """A predictor with the same engines for a model that measures as this one and decides otherwise."""
-        other = Predictor(model, self.precision)
+        other = Predictor(model, self.precision, self.runtime)
         other._engines, other._lock = self._engines, self._lock
         return other
 
@@ -65,7 +74,9 @@ class Predictor:
             if engine is None or not engine.usable:
                 pipeline = self.model.pipeline()
                 try:
-                    engine = open_engine(pipeline, throughput=throughput, precision=self.precision)
+                    engine = open_engine(
+                        pipeline, throughput=throughput, precision=self.precision, on=self.runtime
+                    )
                 except BackboneError as error:
                     raise self.model.damaged(str(error)) from error
                 self._engines[throughput] = engine
@@ -103,7 +114,7 @@ class Predictor:
     ) -> Inspection:
         """Inspect an image (H, W, 3) uint8 that was read from `path`; errors as `measure` and `judge`."""
         measured = self.measure(pixels, "image" if path is None else path, latency=latency)
-        return judge(
+        inspection = judge(
             measured,
             self.model.calibration,
             self.model.preprocessor,
@@ -111,6 +122,7 @@ class Predictor:
             path=path,
             recognise=recognise,
         )
+        return replace(inspection, computed_by=self.computed_by)
 
     def score(self, pixels: NDArray[np.uint8], name: object) -> float:
         """Only the anomaly score of an image; needs no threshold."""

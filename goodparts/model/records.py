@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from goodparts.data.good_images import Good, GoodImages
+from goodparts.engines.runtime import current
 from goodparts.features.extract import GoodFeatures
 from goodparts.files import JsonRecord
 from goodparts.recipe.values import size_text
@@ -107,6 +108,7 @@ class FitRecord:
         seconds: of each stage.
         versions: of Python and of packages.
         image_milliseconds: what an image took there in the working size that a budget chose; None: none did.
+        computed_by: engine and device, such as "openvino on cpu".
     """
 
     fitted: str
@@ -115,12 +117,13 @@ class FitRecord:
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
     image_milliseconds: float | None = None
+    computed_by: str = ""
 
     @classmethod
     def of(cls, good: Good, clock: Clock, image_milliseconds: float | None = None) -> Self:
         """Of a fit on these images that ends now."""
         versions = {"python": platform.python_version()}
-        for package in PACKAGES:
+        for package in dict.fromkeys((*PACKAGES, current().engine)):
             try:
                 versions[package] = version(package)
             except PackageNotFoundError:
@@ -134,6 +137,7 @@ class FitRecord:
             seconds={stage: round(value, 3) for stage, value in clock.seconds.items()},
             versions=versions,
             image_milliseconds=image_milliseconds,
+            computed_by=str(current()),
         )
 
     def to_dict(self) -> JsonRecord:

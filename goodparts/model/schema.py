@@ -170,7 +170,7 @@ _MANIFEST = fields(
                 "seconds": entries(number()),
                 "versions": entries(text()),
             },
-            {"image_milliseconds": number(0)},
+            {"image_milliseconds": number(0), "computed_by": text()},
         ),
         "precision": fields({"largest_difference": maybe(number(0)), "images": whole()}),
     },

@@ -100,7 +100,7 @@ def write_results(
             inspector.save(saved)  # with what was measured, and an oracle's threshold, known only now
         progress = progress or silent
         progress("report", 0, 3)
-        write_metrics(new / "metrics.json", evaluation)
+        write_metrics(new / "metrics.json", evaluation, inspector.computed_by)
         write_csv(new / "scores.csv", evaluation, root=data.root)
         write_plots(evaluation, new)
         progress("report", 1, 3)

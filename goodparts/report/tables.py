@@ -64,8 +64,10 @@ def class_sections(evaluation: Evaluation) -> tuple[Section, ...]:
     return (Section(BY_CLASS, (), Table(head, rows)),)
 
 
-def write_metrics(path: Path, evaluation: Evaluation) -> None:
+def write_metrics(path: Path, evaluation: Evaluation, computed_by: str = "") -> None:
     """Write the metrics as JSON, flat but for the list of trade-offs, null where one is undefined.
+
+    `computed_by`: engine, device and precision.
 
     Raises:
         OutputError: the file can't be written.
@@ -76,6 +78,7 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
         "threshold": evaluation.threshold,
         "threshold_rule": evaluation.threshold_rule,
         "oracle_threshold": evaluation.oracle_threshold,
+        "computed_by": computed_by,
         **evaluation.metrics,
         "trade_offs": [row.to_dict() for row in evaluation.trade_offs],
     }
