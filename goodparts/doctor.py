@@ -20,9 +20,20 @@ import psutil  # type: ignore[import-untyped]
 
 from goodparts.backbones.store import HOME_VARIABLE, store_folder
 from goodparts.engines import engine
+from goodparts.engines.runtime import (
+    DEVICE_VARIABLE,
+    ENGINE_VARIABLE,
+    ENGINES,
+    INSTALL,
+    KINDS,
+    Runtime,
+    installed,
+    version_of,
+)
 from goodparts.engines.telemetry import silence_openvino
-from goodparts.errors import BackboneError
+from goodparts.errors import BackboneError, EngineError
 from goodparts.files import abandoned
+from goodparts.recipe.recipe import Recipe
 
 Status = Literal["ok", "note", "warning", "error"]
 
@@ -52,17 +63,20 @@ class Row:
     advice: str = ""
 
 
-def examine(*, ask_hub: bool = False) -> list[Row]:
+def examine(*, ask_hub: bool = False, timed: bool = False) -> list[Row]:
     """Look at everything on this machine that the program depends on.
 
     Args:
         ask_hub: try to reach the hub that backbones are downloaded from; else nothing is sent anywhere.
+        timed: time the default pipeline on each engine and device, which takes seconds.
     """
     return [
         *_python(),
         *_packages(),
         *_devices(),
+        *_engines(),
         *_graphics(),
+        *(_timings() if timed else ()),
         *_cores(),
         *_memory(),
         *_folders(),
@@ -125,6 +139,41 @@ def _devices() -> Iterator[Row]:
         yield Row("telemetry", "OpenVINO's is active", "warning", advice)
 
 
+def _engines() -> Iterator[Row]:
+    """The engines that are extras, and what is used where nothing is asked for."""
+    for engine_name in ENGINES[1:]:
+        if installed(engine_name):
+            yield Row(f"engine {engine_name}", version_of(engine_name))
+        else:
+            yield Row(f"engine {engine_name}", "not installed", "note", INSTALL[engine_name])
+    try:
+        yield Row("computed by", f"{Runtime.of()}, unless --engine or --device says otherwise")
+    except EngineError as error:
+        advice = f"install it, or take back {ENGINE_VARIABLE} and {DEVICE_VARIABLE}"
+        yield Row("computed by", _first_line(error), "error", advice)
+
+
+def _timings() -> Iterator[Row]:
+    """The default pipeline for one image, on each engine and device that is there."""
+    from goodparts.model.trial import latency, trial_pipeline
+
+    try:
+        graph = trial_pipeline(Recipe())
+    except BackboneError:  # told among the backbones
+        return
+    for engine_name in filter(installed, ENGINES):
+        for kind in (kind for kind, engines in KINDS.items() if engine_name in engines):
+            try:
+                runtime = Runtime.of(engine_name, kind)
+                milliseconds = 1000 * latency(runtime, graph)
+            except (EngineError, BackboneError) as error:
+                if kind == "cpu":
+                    yield Row(f"{engine_name} on {kind}", _first_line(error), "warning", INSTALL[engine_name])
+                continue
+            value = f"{milliseconds:.1f} ms for an image with the recipe default"
+            yield Row(str(runtime), value)
+
+
 def _graphics() -> Iterator[Row]:
     """Hints where there is a graphics processor that OpenVINO does not offer."""
     nodes = sorted(_GRAPHICS.glob("renderD*")) if _GRAPHICS.is_dir() else []
@@ -133,8 +182,12 @@ def _graphics() -> Iterator[Row]:
         advice = "add the user to the group `render` and log in again, if the GPU is to be used"
         yield Row("GPU access", f"{closed[0]} is closed to this user", "note", advice)
     if shutil.which("nvidia-smi"):
-        advice = "none needed: the CPU does the work; OpenVINO uses Intel GPUs only"
-        yield Row("NVIDIA GPU", "there, but not used", "note", advice)
+        try:
+            used = Runtime.of(device="cuda")
+        except EngineError as error:
+            yield Row("NVIDIA GPU", "there, but not used", "note", _first_line(error))
+        else:
+            yield Row("NVIDIA GPU", f"{used.found.title or 'there'}, used by engine {used.engine}")
 
 
 def _cores() -> Iterator[Row]:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from goodparts import parallel
 from goodparts.bank.grid_positions import ANYWHERE, Positions
+from goodparts.engines.runtime import current
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -70,6 +71,14 @@ def greedy(
     batch = np.atleast_1d(np.asarray(start, dtype=np.int64))
     if not len(batch) <= count <= n:
         raise ValueError(f"count: expected {len(batch)} to {n}, found {count}")
+    runtime = current()
+    if runtime.device.startswith("cuda") and positions is ANYWHERE:
+        from goodparts.engines import torch_coreset
+
+        if torch_coreset.fits(runtime, n, points[batch[:1]].shape[1]):
+            return torch_coreset.greedy(
+                points.__getitem__, n, count, batch, device=runtime.device, progress=progress
+            )
     cover = _Cover(points, count, positions)
     awake = n  # how many points to look at
     with parallel.small_products():  # OpenBLAS's own threads go on spinning between the batches

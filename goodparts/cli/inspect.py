@@ -96,7 +96,6 @@ def inspect(
         engine=engine,
     )
     inspector.model.calibration.threshold  # noqa: B018  (an error now rather than at the first image)
-    complain(wrapped(f"Engine   {inspector.runtime.in_words}, in {inspector.precision}", indent=9))
     if (bits := in_words(inspector.recipe.bit_depth)) is not None:
         complain(wrapped(f"Bits     {bits}", indent=9))
     learnt_from = inspector.model.provenance
@@ -129,7 +128,7 @@ def inspect(
         complain(wrapped(text, indent=2))
     tally.without_pictures = len(unwritten)
     failed = print_unwritten(unwritten, len(paths))
-    complain(tally.in_words)
+    complain(f"{tally.in_words}; computed by {inspector.computed_by}")
     return failed if exit_zero else tally.exit_code
 
 
