@@ -181,9 +181,13 @@ class Inspector:
 
     # ---- inspecting
 
+    def read(self, image: ImageLike) -> NDArray[np.uint8]:
+        """Pixels (H, W, 3) uint8 RGB of an image, as they are inspected; ImageError if it can't be read."""
+        return read_image(image, pixel_limit=self.pixel_limit, bit_depth=self.recipe.bit_depth)
+
     def inspect(self, image: ImageLike) -> Inspection:
         """Inspect one image: a path, the bytes of a file, or a uint8 array (H, W, 3) RGB or (H, W) grey."""
-        return self.inspect_pixels(self._read(image), path_of(image))
+        return self.inspect_pixels(self.read(image), path_of(image))
 
     def inspect_pixels(self, pixels: NDArray[np.uint8], path: Path | None = None) -> Inspection:
         """Inspect pixels (H, W, 3) uint8 RGB that were read from `path`."""
@@ -221,12 +225,12 @@ class Inspector:
             recognise: whether to look for images that were learnt from.
         """
         return self._ready.inspect_many(
-            images, self._read, then, on_error=on_error, recognise=recognise, workers=self.workers
+            images, self.read, then, on_error=on_error, recognise=recognise, workers=self.workers
         )
 
     def score_many(self, images: Images) -> Iterator[float]:
         """Only the anomaly scores, in order; needs no threshold."""
-        return self._ready.score_many(images, self._read, workers=self.workers)
+        return self._ready.score_many(images, self.read, workers=self.workers)
 
     def evaluate(
         self, data: Dataset | StrPath, *, observe: Observer | None = None, progress: ProgressLike = None
@@ -271,7 +275,4 @@ class Inspector:
         self._predictor, self.recipe = self._ready.redecided(model), model.recipe
 
     def _good_images(self, good: Good, progress: ProgressLike, least: int = 1) -> GoodImages:
-        return GoodImages.of(good, read=self._read, workers=self.workers, progress=progress, least=least)
-
-    def _read(self, image: ImageLike) -> NDArray[np.uint8]:
-        return read_image(image, pixel_limit=self.pixel_limit, bit_depth=self.recipe.bit_depth)
+        return GoodImages.of(good, read=self.read, workers=self.workers, progress=progress, least=least)

@@ -21,6 +21,7 @@ from goodparts.cli.options import WIDTH
 from goodparts.cli.roi import roi_command
 from goodparts.cli.sign import sign
 from goodparts.cli.streams import StdoutError, complain, watched_streams
+from goodparts.cli.verify import verify
 from goodparts.errors import GoodpartsError, brief
 from goodparts.version import __version__
 
@@ -61,6 +62,7 @@ for command in (
     update,
     card_command,
     export,
+    verify,
     sign,
     check,
     roi_command,

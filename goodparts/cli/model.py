@@ -19,9 +19,16 @@ from goodparts.cli.options import (
     workers_option,
 )
 from goodparts.cli.printing import cost, emit, print_sections, wrapped
+from goodparts.errors import ImageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from goodparts.data.images import ImageLike
     from goodparts.evaluation.evaluation import Evaluation
+    from goodparts.model.model import Model
+    from goodparts.model.verify import Row
 
 _COMPARED = (
     "image_auroc",
@@ -244,6 +251,12 @@ def _compare(before: Evaluation, after: Evaluation) -> None:
     show_default=True,
     help="How weights and memory bank are stored; f16 halves the file and moves scores by about 0.1 %.",
 )
+@click.option(
+    "--verify-on",
+    metavar="IMAGE|FOLDER",
+    type=click.Path(path_type=Path),
+    help="Images on which the file is tried. [default: a few it was learnt from, if still there]",
+)
 @signature_option
 @json_option
 def export(
@@ -251,12 +264,14 @@ def export(
     file_format: str,
     out: Path | None,
     precision: str,
+    verify_on: Path | None,
     require_signature: Path | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Write what `inspect` runs, from pixels to score and map, as a file for ONNX Runtime, OpenVINO, C++ or C#.
 
-    docs/export.md describes its inputs, outputs and metadata, and how an image is prepared.
+    docs/export.md describes its inputs, outputs and metadata, and how an image is prepared. The file is then run on a
+    few images, and its scores compared as `goodparts verify` does: exit code 1 if they differ.
     """
     from goodparts.model import file as model_file
     from goodparts.model.export import SUFFIXES, metadata
@@ -267,10 +282,13 @@ def export(
     write(loaded, path, format=file_format, precision=precision)
     files = [path, path.with_suffix(".bin")] if file_format == "openvino" else [path]
     described = metadata(loaded, precision)
+    rows, why_not = _verified(loaded, path, verify_on)
+    code = 0 if all(row.agrees for row in rows) else 1
     if as_json:
         sizes = {str(file): file.stat().st_size for file in files}
-        emit({"files": sizes, **described, "threshold": loaded.calibration.threshold})
-        return
+        about = {"verified": [row.to_dict() for row in rows], "not_verified": why_not}
+        emit({"files": sizes, **described, "threshold": loaded.calibration.threshold, **about})
+        return code
     height, width = loaded.recipe.image_size
     h, w = loaded.grid
     given = loaded.pipeline().inputs
@@ -305,6 +323,45 @@ def export(
                 "The quality gate (RECHECK) is not in the file: it looks at more than the graph.", indent=0
             )
         )
+    for row in rows[1:]:
+        if row.failure:
+            click.echo(wrapped(f"verify {row.computed_by} does not run: {row.failure}", indent=7))
+            continue
+        verdicts = f"{len(row.changed)} verdicts change" if row.changed else "verdicts the same"
+        click.echo(
+            wrapped(
+                f"verify {row.computed_by}: scores within {row.score_difference:.1g} of `inspect`, {verdicts}"
+                f"{'' if row.agrees else '; BEYOND what is allowed'}",
+                indent=7,
+            )
+        )
+    if why_not:
+        click.echo(wrapped(f"verify {why_not}", indent=7))
+    return code
+
+
+def _verified(model: Model, path: Path, given: Path | None) -> tuple[list[Row], str]:
+    """How far an exported file is from `inspect` on some images; or why that is not known."""
+    from goodparts.cli.inspect import expand
+    from goodparts.data.images import read_image
+    from goodparts.model.verify import own_images, verify
+
+    images = own_images(model) if given is None else expand((given,))
+    if not images:
+        return (
+            [],
+            f"not tried: what it was learnt from is not there; goodparts verify MODEL {path} IMAGES does it",
+        )
+
+    def read(image: ImageLike) -> NDArray[np.uint8]:
+        return read_image(image, bit_depth=model.recipe.bit_depth)
+
+    try:
+        return verify(model, images, read, exported=path, engines=False), ""
+    except ImageError as error:
+        if given is not None:
+            raise
+        return [], f"not tried: {error}"
 
 
 def _oracle(described: dict[str, str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from goodparts.cli.streams import complain, is_verbose, verbose_logging
-from goodparts.engines.runtime import DEVICE_VARIABLE, ENGINE_VARIABLE, ENGINES, KINDS
+from goodparts.engines.runtime import ENGINES, KINDS
 from goodparts.progress import Bars, Lines, Progress, silent
 
 WIDTH = 100
@@ -56,12 +56,10 @@ signature_option = click.option(
 device_option = click.option(
     "--device",
     metavar="NAME",
-    help=f"What to compute on: auto, {', '.join(KINDS)}, cuda:N. [default: {DEVICE_VARIABLE}, or auto]",
+    help=f"Compute on {', '.join(KINDS)} or cuda:N. [default: auto]",
 )
 engine_option = click.option(
-    "--engine",
-    metavar="NAME",
-    help=f"By what: auto, {', '.join(ENGINES)}. [default: {ENGINE_VARIABLE}, or auto]",
+    "--engine", metavar="NAME", help=f"Compute by {' or '.join(ENGINES)}. [default: auto]"
 )
 offline_option = click.option("--offline", is_flag=True, help="Never ask the network for a backbone.")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from goodparts.engines.runtime import Device
+from goodparts.engines.runtime import Device, Run
 from goodparts.errors import BackboneError, EngineError, shortened
 
 if TYPE_CHECKING:
@@ -102,6 +103,21 @@ def open_engine(
 ) -> OnnxRuntimeEngine:
     """See `engine.open_engine`; it computes in float32 whatever the precision, and takes images of any number."""
     return OnnxRuntimeEngine(graph, device, throughput=throughput)
+
+
+def open_file(path: Path) -> tuple[Run, dict[str, str]]:
+    """An exported .onnx file as any program opens it: what runs it, and its metadata."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _QUIET
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+    return run, dict(session.get_modelmeta().custom_metadata_map)
 
 
 def _whole(graph: Graph) -> bytes:

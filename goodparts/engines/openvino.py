@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.engines.runtime import Device
+from goodparts.engines.runtime import Device, Run
 from goodparts.errors import BackboneError, EngineError
 
 if TYPE_CHECKING:
@@ -161,6 +161,25 @@ def works_at_other_sizes(model: onnx.ModelProto, input_name: str, axes: Sequence
         except RuntimeError:
             return False
         return True
+
+
+def open_file(path: Path) -> tuple[Run, dict[str, str]]:
+    """An exported .onnx or .xml file as any program opens it, in float32: what runs it, and the metadata of an .xml."""
+    with _core() as core:
+        model = core.read_model(path)
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        described = {}
+        if model.has_rt_info("goodparts"):
+            described = {
+                name: str(getattr(value, "value", value))
+                for name, value in model.get_rt_info("goodparts").astype(dict).items()
+            }
+
+    def run(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        found = compiled(dict(inputs))
+        return {name: np.array(value) for output, value in found.items() for name in output.get_names()}
+
+    return run, described
 
 
 def write_ir(network: onnx.ModelProto, metadata: Mapping[str, str], path: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from goodparts import parallel
 from goodparts.errors import EngineError, quoted
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from goodparts.engines.graph import Graph
 
 ENGINES = ("openvino", "onnxruntime", "torch")
@@ -54,6 +54,10 @@ INSTALL = {
 _OF_A_BATCH = 32  # threads, for a graphics processor
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/usr/lib/wsl/lib/libcuda.so.1")
 _CHOSEN: ContextVar[Runtime | None] = ContextVar("chosen", default=None)
+
+
+Run = Callable[[Mapping[str, "NDArray[Any]"]], dict[str, "NDArray[np.float32]"]]
+"""From inputs by name to outputs by name."""
 
 
 @dataclass(frozen=True)

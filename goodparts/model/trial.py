@@ -117,4 +117,4 @@ def _bank(count: int, width: int, recipe: Recipe, rng: np.random.Generator) -> M
 
 def _fusion(grids: Sequence[tuple[int, int]], rng: np.random.Generator) -> Fusion:
     largest = rng.uniform(2, 3, (20, len(grids))).astype(np.float32)
-    return Fusion.learn(grids, largest, largest / 2)
+    return Fusion.learn(grids, largest, (largest / 2).astype(np.float32))

@@ -47,7 +47,7 @@ def test_help_fits_a_screen_and_has_an_example(
     ran = goodparts(*command, "--help")
     lines = ran.out.splitlines()
     assert ran.code == 0
-    assert len(lines) <= (65 if command[0] in WITH_RECIPE else 40)
+    assert len(lines) <= (67 if command[0] in WITH_RECIPE else 40)
     assert max(map(len, lines)) <= WIDTH
     assert f"Example: goodparts {command[0]}" in ran.out
     if command[0] != "backbone":
@@ -214,7 +214,11 @@ def test_help_shows_the_common_flags_and_help_all_every_flag_by_section(goodpart
         assert list(found) == ["Options", *titles]
         for section, title in zip(SECTIONS, titles, strict=True):
             flags = [flag_of(item.name) for item in keys_of(section) if shown(item)]
-            others = {"--workers", "--pixel-limit", "--offline"} if section is MACHINE else set()
+            others = (
+                {"--workers", "--pixel-limit", "--device", "--engine", "--offline"}
+                if section is MACHINE
+                else set()
+            )
             assert found[title][: len(flags)] == flags
             assert set(found[title][len(flags) :]) <= others
         assert "--offline" in found["Machine"]
