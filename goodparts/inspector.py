@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import parallel
+from goodparts.backbones.backbone import MakesBackbone
 from goodparts.data.bit_depth import with_bit_depth
 from goodparts.data.good_images import Good, GoodImages
 from goodparts.data.images import PIXEL_LIMIT, ImageLike, path_of, read_image
@@ -48,6 +49,7 @@ class Inspector:
         offline: never ask the network for a backbone.
         device: auto, cpu, cuda, cuda:1, mps, gpu, npu; None: as GOODPARTS_DEVICE says, or auto.
         engine: auto, openvino, onnxruntime or torch; None: as GOODPARTS_ENGINE says, or auto.
+        backbone: a network of your own in place of the recipe's, such as a `goodparts.torch.FeatureExtractor`.
 
     Raises:
         EngineError: that engine or device is not there; the message says how to install it.
@@ -62,12 +64,14 @@ class Inspector:
         offline: bool = False,
         device: str | None = None,
         engine: str | None = None,
+        backbone: MakesBackbone | None = None,
     ) -> None:
         self.recipe = Recipe.of(recipe)
         self.runtime = Runtime.of(engine, device)
         self.workers = workers if workers is not None else self.runtime.workers
         self.pixel_limit = pixel_limit if pixel_limit is not None else PIXEL_LIMIT
         self.offline = offline
+        self.backbone = backbone
         self._predictor: Predictor | None = None
 
     @property
@@ -137,7 +141,15 @@ class Inspector:
         images = self._good_images(good, progress)
         recipe, images = with_bit_depth(self.recipe, images, pixel_limit=self.pixel_limit)
         with self.runtime.chosen():
-            self._set_model(fit.fit(good, images, recipe, offline=self.offline, budget_ms=budget_ms))
+            learnt = fit.fit(
+                good,
+                images,
+                recipe,
+                offline=self.offline,
+                network=self.backbone,
+                budget_ms=budget_ms,
+            )
+            self._set_model(learnt)
         if calibrate_on is not None:
             more = self._good_images(calibrate_on, progress, least=2)
             self._set_decision(recalibrate.first_decision(self._ready, more))

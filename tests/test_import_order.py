@@ -17,7 +17,7 @@ ORDER = (  # lowest first; those of one line do not import each other
     "recipe",
     "data engines",
     "backbones",
-    "preprocessing",
+    "preprocessing torch",
     "features",
     "bank",
     "decision",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -130,6 +130,17 @@ class Backbone:
         raise BackboneError(
             f"layers: {self.name} has none that suit without being named; choose among {_some(available)}"
         )
+
+
+class MakesBackbone(Protocol):
+    """What makes a backbone of a network that somebody brings, such as `goodparts.torch.FeatureExtractor`."""
+
+    name: str
+    layers: tuple[str, ...]
+
+    def to_backbone(self, image_size: tuple[int, int]) -> Backbone:
+        """The backbone for images of (height, width); BackboneError if it can't be made."""
+        ...
 
 
 def is_path(name: str) -> bool:

@@ -8,6 +8,7 @@ import click
 
 from goodparts.cli.options import Command, json_option
 from goodparts.cli.printing import emit, wrapped
+from goodparts.errors import BackboneError
 
 
 @click.group()
@@ -102,15 +103,46 @@ def pull(name: str, offline: bool, accept_licence: bool, as_json: bool) -> None:
     cls=Command, epilog="\nExample: goodparts backbone add my_vit vit.onnx --layers blocks.7,blocks.11"
 )
 @click.argument("name")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--layers", help="Names of tensors to offer first as layers, separated by commas.")
+@click.option(
+    "--timm",
+    "timm_model",
+    metavar="MODEL",
+    help="A network of the library timm, where that and PyTorch are installed; FILE is then its weights, if any.",
+)
 @json_option
-def add(name: str, file: Path, layers: str | None, as_json: bool) -> None:
+def add(name: str, file: Path | None, layers: str | None, timm_model: str | None, as_json: bool) -> None:
     """Keep a copy of FILE (.onnx, .safetensors or .pth) under NAME."""
     from goodparts.backbones import catalogue
 
     chosen = [layer.strip() for layer in layers.split(",") if layer.strip()] if layers else None
+    if timm_model is not None:
+        _print_info(_add_from_timm(name, timm_model, chosen or [], file), as_json)
+        return
+    if file is None:
+        raise click.UsageError("FILE is missing: an .onnx, .safetensors or .pth file, or --timm MODEL")
     _print_info(catalogue.add(name, file, chosen), as_json)
+
+
+def _add_from_timm(name: str, model: str, layers: list[str], weights: Path | None) -> object:
+    """Export a network of timm and keep it."""
+    import tempfile
+
+    from goodparts.backbones import catalogue
+    from goodparts.backbones.backbone import is_path
+    from goodparts.engines.runtime import INSTALL, installed
+
+    if not installed("torch"):
+        raise BackboneError(f"--timm: PyTorch is not installed: {INSTALL['torch']}")
+    from goodparts.torch import from_timm
+
+    extractor, image_size = from_timm(model, layers, weights=weights)
+    made = extractor.to_backbone(image_size)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"{model if not is_path(model) else 'timm'}.onnx")
+        path.write_bytes(made.model.SerializeToString())
+        return catalogue.add(name, path, list(extractor.layers))
 
 
 @backbone.command(cls=Command, epilog="\nExample: goodparts backbone export efficientnet_lite0 lite0.onnx")

@@ -11,7 +11,7 @@ from contextlib import closing
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.backbones.backbone import cut_down, with_layers
+from goodparts.backbones.backbone import MakesBackbone, cut_down, with_layers
 from goodparts.backbones.catalogue import load_backbone
 from goodparts.bank import depths
 from goodparts.bank.depths import Depth
@@ -50,9 +50,18 @@ _ROBUST_SHARE = 0.2  # of the good images that are left out at the most
 
 
 def fit(
-    source: Good, good: GoodImages, recipe: Recipe, *, offline: bool, budget_ms: float | None = None
+    source: Good,
+    good: GoodImages,
+    recipe: Recipe,
+    *,
+    offline: bool,
+    network: MakesBackbone | None = None,
+    budget_ms: float | None = None,
 ) -> Model:
-    """Learn a model from images of good parts only; see `Inspector.fit`. `source`: where they came from."""
+    """Learn a model from images of good parts only; see `Inspector.fit`. `source`: where they came from.
+
+    `network` takes the place of the recipe's backbone.
+    """
     if len(good) == 1 and recipe.tiling:
         raise DatasetError(
             f"{good.source}: 1 good image, and with tiling = {recipe.tiling} at least 2 are needed; add one, or leave "
@@ -61,7 +70,11 @@ def fit(
     require_enough(recipe, len(good))
     roi = _roi_of(recipe, good)
     clock = Clock()
-    backbone = load_backbone(recipe.backbone, offline=offline)
+    if network is None:
+        backbone = load_backbone(recipe.backbone, offline=offline)
+    else:
+        recipe = recipe.replace({"backbone": network.name})
+        backbone = network.to_backbone(recipe.image_size)
     milliseconds = None
     if budget_ms is not None:
         size = finest_within(recipe, good, backbone, budget_ms)
