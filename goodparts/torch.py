@@ -298,7 +298,9 @@ def from_timm(
         hint = "with no way to the hub, give a file of its weights: goodparts backbone add NAME FILE --timm MODEL"
         if not timm.is_model(model):
             near = difflib.get_close_matches(model, timm.list_models(), n=4)
-            hint = f"the nearest that it has are {', '.join(near)}" if near else "timm.list_models() lists all"
+            hint = (
+                f"the nearest that it has are {', '.join(near)}" if near else "timm.list_models() lists all"
+            )
         raise BackboneError(f"timm {model}: can't be made ({shortened(error, 200)}); {hint}") from error
     about = dict(network.pretrained_cfg)
     height, width = about.get("input_size", (3, 224, 224))[1:]

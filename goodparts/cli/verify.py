@@ -78,7 +78,7 @@ def print_rows(rows: Sequence[Row], images: int) -> None:
             continue
         changed = ", ".join(row.changed[:3]) + (" ..." if len(row.changed) > 3 else "")
         verdicts = f"{len(row.changed)} change: {changed}" if row.changed else "the same"
-        beyond = "" if row.agrees else "  BEYOND"
+        beyond = "  (not used: it moves scores too far)" if not row.used else "" if row.agrees else "  BEYOND"
         click.echo(
             f"{row.computed_by:{width}}  {row.score_difference:9.2g}  {row.distance_difference:9.2g}  "
             f"{row.tolerance:9.2g}  {verdicts}{beyond}"

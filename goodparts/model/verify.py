@@ -9,7 +9,7 @@ The first row is what the others are held against: float32, by the first engine 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from goodparts.data.good_images import Read
 from goodparts.data.images import ImageLike, name_of
 from goodparts.decision.verdict import score_of
 from goodparts.engines.engine import capabilities
-from goodparts.engines.precision import LIMIT
+from goodparts.engines.precision import LIMIT, in_use
 from goodparts.engines.runtime import KINDS, Run, Runtime, installed
 from goodparts.errors import BackboneError, EngineError, GoodpartsError, ModelError, shortened
 from goodparts.files import JsonRecord
@@ -33,7 +33,6 @@ from goodparts.model.predictor import Predictor
 TOLERANCE = 1e-3
 """Scores and distances in float32 may differ by this share of themselves."""
 
-_FARTHER = 5  # times: a single patch moves more than the score that is the largest of them
 _SOME = 4  # images on which an export is tried
 
 
@@ -46,8 +45,9 @@ class Row:
         score_difference: the largest of |score / score of the first - 1|; None where it could not run.
         distance_difference: the largest difference of patch distances, as a share of the image's largest.
         changed: images whose verdict is another.
-        tolerance: how far scores may be; distances as far in float32, and five times as far in lower precision.
+        tolerance: how far scores may be, and in float32 distances, too.
         failure: why it could not run; empty where it did.
+        used: whether the model is ever computed so: `precision = auto` passes over bfloat16 where it moves scores far.
     """
 
     computed_by: str
@@ -56,16 +56,17 @@ class Row:
     changed: tuple[str, ...]
     tolerance: float
     failure: str = ""
+    used: bool = True
 
     @property
     def agrees(self) -> bool:
-        """Whether both differences are within the tolerance."""
+        """Whether it is near enough, if it is used; in lower precision by scores alone: single patches move more."""
+        if not self.used:
+            return True
         if self.score_difference is None or self.distance_difference is None:
             return False
-        farther = _FARTHER if self.tolerance >= LIMIT else 1
-        return (
-            self.score_difference <= self.tolerance and self.distance_difference <= farther * self.tolerance
-        )
+        near = self.distance_difference <= self.tolerance or self.tolerance >= LIMIT
+        return self.score_difference <= self.tolerance and near
 
     def to_dict(self) -> JsonRecord:
         """As JSON takes it."""
@@ -129,12 +130,15 @@ def verify(
                     continue
                 predictor = Predictor(model, precision, runtime)
                 allowed = tolerance if precision == "f32" else max(tolerance, LIMIT)
+                with runtime.chosen():
+                    used = precision in ("f32", in_use(model.recipe, model.precision))
                 try:
                     found = _by_predictor(predictor, pixels, names)
                 except (EngineError, BackboneError) as error:
                     rows.append(_failed(predictor.computed_by, error, allowed))
                 else:
-                    rows.append(_row(predictor.computed_by, found, reference, names, allowed))
+                    row = _row(predictor.computed_by, found, reference, names, allowed)
+                    rows.append(replace(row, used=used))
     if exported is not None:
         rows += _by_file(model, exported, pixels, names, reference, tolerance)
     return rows
