@@ -33,6 +33,7 @@ from goodparts.model.predictor import Predictor
 TOLERANCE = 1e-3
 """Scores and distances in float32 may differ by this share of themselves."""
 
+_FARTHER = 10  # times: where entries rank alike in int8, another one may be measured
 _SOME = 4  # images on which an export is tried
 
 
@@ -45,7 +46,7 @@ class Row:
         score_difference: the largest of |score / score of the first - 1|; None where it could not run.
         distance_difference: the largest difference of patch distances, as a share of the image's largest.
         changed: images whose verdict is another.
-        tolerance: how far scores may be, and in float32 distances, too.
+        tolerance: how far scores may be; in float32 distances ten times as far.
         failure: why it could not run; empty where it did.
         used: whether the model is ever computed so: `precision = auto` passes over bfloat16 where it moves scores far.
     """
@@ -65,7 +66,7 @@ class Row:
             return True
         if self.score_difference is None or self.distance_difference is None:
             return False
-        near = self.distance_difference <= self.tolerance or self.tolerance >= LIMIT
+        near = self.distance_difference <= _FARTHER * self.tolerance or self.tolerance >= LIMIT
         return self.score_difference <= self.tolerance and near
 
     def to_dict(self) -> JsonRecord:
