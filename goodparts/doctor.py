@@ -123,7 +123,8 @@ def _devices() -> Iterator[Row]:
         advice = "pip install --force-reinstall openvino"
         if sys.platform == "win32":
             advice += ", and install the Microsoft Visual C++ Redistributable (x64)"
-        yield Row("OpenVINO", f"can't be used: {_first_line(error)}", "error", advice)
+        status: Status = "warning" if any(map(installed, ENGINES[1:])) else "error"
+        yield Row("OpenVINO", f"can't be used: {_first_line(error)}", status, advice)
         return
     for device in found:
         if device.failure:

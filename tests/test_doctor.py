@@ -20,6 +20,7 @@ from goodparts.backbones.store import incoming
 from goodparts.doctor import GIB, Row, examine
 from goodparts.engines import openvino
 from goodparts.errors import BackboneError
+from goodparts.recipe.recipe import Recipe
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -173,8 +174,31 @@ def test_openvino_that_can_not_be_imported(
     monkeypatch.setattr(doctor.sys, "platform", system)
 
     row = by_name(list(doctor._devices()))["OpenVINO"]
-    assert row.status == "error"
+    assert row.status == "warning", "others are here"
     assert expected in row.advice
+    monkeypatch.setattr(doctor, "installed", lambda name: False)
+    assert by_name(list(doctor._devices()))["OpenVINO"].status == "error"
+
+
+def test_engines_that_are_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = by_name(list(doctor._engines()))
+    assert rows["computed by"].value.startswith("openvino on cpu, unless")
+    assert rows["engine torch"].status == "ok"
+
+    monkeypatch.setattr(doctor, "installed", lambda name: name != "torch")
+    row = by_name(list(doctor._engines()))["engine torch"]
+    assert (row.status, row.advice) == ("note", "pip install 'goodparts[torch]'")
+    monkeypatch.setenv("GOODPARTS_DEVICE", "quantum")
+    row = by_name(list(doctor._engines()))["computed by"]
+    assert row.status == "error"
+    assert "'quantum'" in row.value
+
+
+def test_the_default_is_timed_on_each_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "Recipe", lambda: Recipe(image_size=64, sampling_limit=200))
+    rows = by_name(list(doctor._timings()))
+    assert {"openvino on cpu", "onnxruntime on cpu", "torch on cpu"} <= set(rows)
+    assert all(row.value.endswith("ms for an image with the recipe default") for row in rows.values())
 
 
 def test_telemetry_that_is_awake(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ graph, is what PyTorch runs, too, with nothing of it left to interpret.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,11 @@ _BACKBONE = "backbone/"  # what the names of a backbone's nodes begin with in a 
 
 @dataclass(eq=False)
 class _Value:
-    """A tensor while the graph is read: what it is on zeros, and the call that makes it; None of a constant."""
+    """A tensor while the graph is read: what it is on zeros, the call that makes it, and the same in other formats."""
 
     tensor: Any
-    call: fx.Node | None = None
+    call: fx.Node | None = None  # None of a constant
+    other: dict[torch.dtype, _Value] = field(default_factory=dict)
 
 
 def to_module(
@@ -89,7 +90,6 @@ class _Reader:
         self.root, self.calls = torch.nn.Module(), fx.Graph()
         self.values: dict[str, _Value] = {"": _Value(None)}
         self.kept: dict[int, fx.Node] = {}  # constants that calls take, by identity
-        self.other: dict[tuple[int, torch.dtype], _Value] = {}  # the same in another format
         self.types = {item.name: TYPES.get(item.type.tensor_type.elem_type) for item in self.model.input}
         for item in self.model.initializer:
             self._constant(item.name, numpy_helper.to_array(item))
@@ -103,7 +103,9 @@ class _Reader:
         found = rankings(self.model)
         inside = {output for ranking in found for output in ranking.inside}
         by_last = {ranking.within: ranking for ranking in found}
-        for node in self.model.node:
+        last_use = {name: index for index, node in enumerate(self.model.node) for name in node.input}
+        last_use |= {item.name: len(self.model.node) for item in self.model.output}
+        for index, node in enumerate(self.model.node):
             if node.output[0] in inside:
                 continue
             last = next((name for name in node.output if name in by_last), None)
@@ -111,6 +113,11 @@ class _Reader:
                 self._rank(by_last[last])
             else:
                 self._add(node)
+            for name in node.input:
+                value = self.values.get(name)  # None: inside of a search
+                if value is not None and value.call is not None and last_use[name] == index:
+                    value.tensor = None
+                    value.other.clear()
         outputs = [self.values[item.name] for item in self.model.output]
         self.calls.output(tuple(self._call_of(self._in(value, torch.float32)) for value in outputs))
         self.calls.lint()
@@ -245,11 +252,10 @@ class _Reader:
         both = (torch.float32, torch.bfloat16)
         if tensor is None or tensor.dtype not in both or tensor.dtype == wanted:
             return value
-        key = (id(value), wanted)
-        if key not in self.other:
+        if wanted not in value.other:
             call = None if value.call is None else self.calls.call_function(_to, (value.call, wanted))
-            self.other[key] = _Value(tensor.to(wanted), call)
-        return self.other[key]
+            value.other[wanted] = _Value(tensor.to(wanted), call)
+        return value.other[wanted]
 
     def _call_of(self, value: _Value) -> fx.Node:
         """What makes a value; a constant is kept in the module."""

@@ -69,7 +69,7 @@ class Predictor:
     def open(self, *, latency: bool = False) -> Engine:
         """The engine for one image after another (`latency`), or for several at a time; compiled at the first call."""
         with self._lock:
-            throughput = not latency and self._side_by_side
+            throughput = not latency and (self.runtime.several_at_once or self._side_by_side)
             engine = self._engines.get(throughput)
             if engine is None or not engine.usable:
                 pipeline = self.model.pipeline()

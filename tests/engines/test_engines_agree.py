@@ -136,6 +136,20 @@ def test_calls_of_threads_are_run_together(fitted: Inspector, crops: NDArray[np.
     assert len(sizes) == 2, sizes
 
 
+def test_a_graphics_processor_gets_images_of_threads_together(
+    fitted_file: Path, mini_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = sorted(mini_dataset.glob("test/*/*.png"))
+    expected = list(Inspector.load(fitted_file, engine="torch").inspect_many(images))
+    monkeypatch.setattr(Runtime, "several_at_once", property(lambda _: True))
+    inspector = Inspector.load(fitted_file, engine="torch")
+    assert inspector.workers >= 32
+    found = list(inspector.inspect_many(images))
+    assert isinstance(inspector._ready.open(), Batches)
+    np.testing.assert_allclose([one.score for one in found], [one.score for one in expected], rtol=1e-2)
+    assert [one.verdict for one in found] == [one.verdict for one in expected]
+
+
 def test_an_error_reaches_everyone_who_waits() -> None:
     class Broken:
         inputs, usable = frozenset({"x"}), True
