@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--tolerance",
     metavar="X",
     type=click.FloatRange(0, min_open=True),
-    help="How far scores and distances in float32 may differ, as a share. [default: 0.001]",
+    help="How far scores in float32 may differ, as a share; distances ten times as far. [default: 0.001]",
 )
 @signature_option
 @pixel_limit_option

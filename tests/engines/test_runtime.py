@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from goodparts import Inspector
 from goodparts.engines import runtime
 from goodparts.engines.runtime import Runtime, current
 from goodparts.errors import EngineError
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +34,7 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ONNXRuntime", "CPU", "onnxruntime on cpu"),
     ],
 )
+@pytest.mark.skipif(runtime._driver(), reason="there is an NVIDIA GPU here, which auto takes")
 def test_what_is_asked_for_is_used(engine: str | None, device: str | None, expected: str) -> None:
     assert str(Runtime.of(engine, device)) == expected
 
@@ -124,3 +129,35 @@ def test_an_inspector_takes_its_engine_along(fitted_file: Path) -> None:
     image = np.zeros((96, 96, 3), np.uint8)
     copied = pickle.loads(pickle.dumps(inspector))
     assert copied.inspect(image).computed_by == inspector.inspect(image).computed_by
+
+
+def test_inspecting_by_openvino_imports_no_other_engine(fitted_file: Path, mini_dataset: Path) -> None:
+    script = """
+import sys
+from goodparts import Inspector
+inspector = Inspector.load(sys.argv[1], engine="openvino", device="cpu")
+inspector.inspect(sys.argv[2])
+print([name for name in ("torch", "onnxruntime") if name in sys.modules])
+"""
+    image = mini_dataset / "test" / "good" / "000.png"
+    ran = subprocess.run(
+        [sys.executable, "-c", script, fitted_file, image], capture_output=True, text=True, cwd=CHECKOUT
+    )
+    assert ran.stdout.strip() == "[]", ran.stderr
+
+
+@pytest.mark.parametrize("package", ["torch", "onnxruntime"])
+def test_each_engine_is_named_in_its_own_files(package: str) -> None:
+    root = CHECKOUT / "goodparts"
+    naming = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if (isinstance(node, ast.Import) and any(name.name.split(".")[0] == package for name in node.names))
+        or (
+            isinstance(node, ast.ImportFrom)
+            and not node.level
+            and (node.module or "").split(".")[0] == package
+        )
+    }
+    assert all(name == "torch.py" or name.startswith(f"engines/{package}") for name in naming), naming
