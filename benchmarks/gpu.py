@@ -31,9 +31,9 @@ from goodparts.backbones.resnet import build_resnet
 from goodparts.bank import coreset
 from goodparts.engines import torch_coreset
 from goodparts.engines.engine import open_engine
-from goodparts.engines.graph import Graph
-from goodparts.engines.runtime import Runtime
-from goodparts.model.trial import trial_pipeline
+from goodparts.engines.graph import Graph, pipeline_graph
+from goodparts.engines.runtime import Engine, Runtime
+from goodparts.model.trial import trial_halves
 
 H100_BYTES, H100_OPERATIONS = 3.35e12, 9.9e14  # a second; the latter in bfloat16
 BATCHES = (1, 16, 64, 256)
@@ -83,27 +83,40 @@ def inspections(runtime: Runtime, precision: str, seconds: float, peaks: tuple[f
     )
     print("|---|---|---|---|---|---|---|")
     for title, recipe, network, entries in cases(small=peaks is None):
-        graph = trial_pipeline(recipe, entries=(entries,) if entries else (), backbone=network)
-        engine = open_engine(graph, precision=precision, on=runtime)
-        (shape,) = graph.inputs.values()
-        for count in batches:
-            images = np.random.default_rng(0).integers(0, 256, (count, *shape[1:]), dtype=np.uint8)
-            if peaks:
-                torch.cuda.reset_peak_memory_stats()
-            engine({"image": images})
-            took = []
-            while sum(took) < seconds or len(took) < 3:
-                began = time.perf_counter()
-                engine({"image": images})
-                took.append(time.perf_counter() - began)
-            median = float(np.median(took))
-            bounds = ("", "")
-            if peaks:
-                moved, computed = costs(graph, count)
-                bounds = (f"{1000 * moved / peaks[0]:.2f}", f"{1000 * computed / peaks[1]:.2f}")
-            peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if peaks else ""
-            figures = (f"{1000 * median:.2f}", f"{count / median:.0f}", *bounds, peak)
-            print(f"| {title} | {count} | {' | '.join(figures)} |", flush=True)
+        features, search = trial_halves(recipe, entries=(entries,) if entries else (), backbone=network)
+        for part, graph in ((title, pipeline_graph(features, search)), (f"{title}: search alone", search)):
+            engine = open_engine(graph, precision=precision, on=runtime)
+            for count in batches:
+                measure(part, graph, engine, count, seconds, peaks)
+
+
+def measure(
+    title: str, graph: Graph, engine: Engine, count: int, seconds: float, peaks: tuple[float, float] | None
+) -> None:
+    """A row of the table."""
+    rng = np.random.default_rng(0)
+    given: dict[str, Any] = {}
+    for name, shape in graph.inputs.items():
+        if name == "image":
+            given[name] = rng.integers(0, 256, (count, *shape[1:]), dtype=np.uint8)
+        else:
+            given[name] = rng.normal(size=(count, *shape[1:])).astype(np.float32)
+    if peaks:
+        torch.cuda.reset_peak_memory_stats()
+    engine(given)
+    took: list[float] = []
+    while sum(took) < seconds or len(took) < 3:
+        began = time.perf_counter()
+        engine(given)
+        took.append(time.perf_counter() - began)
+    median = float(np.median(took))
+    bounds, peak = ("", ""), ""
+    if peaks:
+        moved, computed = costs(graph, count)
+        bounds = (f"{1000 * moved / peaks[0]:.2f}", f"{1000 * computed / peaks[1]:.2f}")
+        peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
+    figures = (f"{1000 * median:.2f}", f"{count / median:.0f}", *bounds, peak)
+    print(f"| {title} | {count} | {' | '.join(figures)} |", flush=True)
 
 
 def costs(graph: Graph, images: int) -> tuple[float, float]:
@@ -122,6 +135,9 @@ def costs(graph: Graph, images: int) -> tuple[float, float]:
     shapes |= {item.name: list(item.dims) for item in model.graph.initializer}
     constants = sum(value.nbytes for value in graph.constants.values())
     moved = float(constants + sum(len(item.raw_data) for item in model.graph.initializer))
+    moved += sum(
+        4 * float(np.prod(shapes[item.name])) for item in model.graph.input if item.name in graph.inputs
+    )
     operations = 0.0
     for node in model.graph.node:
         made = float(np.prod(shapes.get(node.output[0], [0])))

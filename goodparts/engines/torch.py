@@ -203,7 +203,7 @@ class _Program:
     def _capture(self, inputs: list[torch.Tensor]) -> None:
         """Record the kernels of one run as a CUDA graph: launching them one by one takes longer than they do."""
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.cuda.device(self.device):
                 stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
                 stream.wait_stream(torch.cuda.current_stream(self.device))
                 with torch.cuda.stream(stream):

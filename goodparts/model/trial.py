@@ -31,7 +31,14 @@ _MANY_IMAGES = 200
 def trial_pipeline(
     recipe: Recipe, *, entries: Sequence[int] = (), backbone: Backbone | None = None, seed: int = 0
 ) -> Graph:
-    """The graph from pixels to score that a recipe makes, as if learnt from 200 good images.
+    """The graph from pixels to score that a recipe makes: both of `trial_halves`."""
+    return pipeline_graph(*trial_halves(recipe, entries=entries, backbone=backbone, seed=seed))
+
+
+def trial_halves(
+    recipe: Recipe, *, entries: Sequence[int] = (), backbone: Backbone | None = None, seed: int = 0
+) -> tuple[Graph, Graph]:
+    """The graphs from pixels to patch features and on to score, as if learnt from 200 good images.
 
     Args:
         recipe: the settings.
@@ -66,7 +73,7 @@ def trial_pipeline(
         fusion=_fusion(grids, rng) if len(grids) > 1 else None,
         opset=features.model.opset_import[0].version,
     )
-    return pipeline_graph(features, searched)
+    return features, searched
 
 
 def latency(
