@@ -106,7 +106,7 @@ def test_a_json_line_stands_by_itself(
         assert record["identity"] == Inspector.load(fitted_file).model.identity
         assert record["version"] == __version__
         assert began <= datetime.fromisoformat(record["time"]) <= ended
-    assert ran.err == "2 inspected, 1 unreadable\n"
+    assert ran.err.startswith("2 inspected, 1 unreadable; computed by ")
 
 
 def test_the_line_says_how_many_good_parts_scored_as_high(
