@@ -29,10 +29,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
-import torch.nn.functional as F  # noqa: N812
 from onnx import helper
-from torch import Tensor, nn
+
+try:
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+    from torch import Tensor, nn
+except ImportError as error:
+    raise ImportError("goodparts.torch needs PyTorch: pip install 'goodparts[torch]'") from error
 
 from goodparts.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, read_backbone
 from goodparts.engines.engine import open_engine

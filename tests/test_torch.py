@@ -267,3 +267,11 @@ def test_a_file_or_timm_is_needed(goodparts: Run, home: Path) -> None:
     ran = goodparts("backbone", "add", "mine")
     assert ran.code == 2
     assert "FILE is missing" in ran.err
+
+
+def test_without_pytorch_it_says_what_to_install() -> None:
+    script = "import sys; sys.modules['torch'] = None; import goodparts.torch"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=CHECKOUT)
+    assert ran.stderr.splitlines()[-1] == (
+        "ImportError: goodparts.torch needs PyTorch: pip install 'goodparts[torch]'"
+    )
