@@ -119,6 +119,7 @@ def calibrate(
     titles = (FEW_IMAGES, DECISION, MEANING, FEWER, FEWER_MISSES, EARLIER)
     print_sections(section for section in card(inspector.model) if section.title in titles)
     click.echo(f"\nModel    {path}, identity {inspector.model.identity[:12]}")
+    click.echo(f"Engine   {inspector.runtime.in_words}")
     click.echo(cost(began))
 
 
@@ -190,6 +191,7 @@ def update(
     if before is not None and after is not None:
         _compare(before, after)
     click.echo(f"\nModel    {path}, identity {inspector.model.identity[:12]}")
+    click.echo(f"Engine   {inspector.runtime.in_words}")
     click.echo(cost(began))
 
 
