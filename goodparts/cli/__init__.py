@@ -19,6 +19,7 @@ from goodparts.cli.inspect import evaluate, inspect
 from goodparts.cli.model import calibrate, card_command, export, update
 from goodparts.cli.options import WIDTH
 from goodparts.cli.roi import roi_command
+from goodparts.cli.serve import serve, server
 from goodparts.cli.sign import sign
 from goodparts.cli.streams import StdoutError, complain, watched_streams
 from goodparts.cli.verify import verify
@@ -64,6 +65,8 @@ for command in (
     export,
     verify,
     sign,
+    serve,
+    server,
     check,
     roi_command,
     demo,

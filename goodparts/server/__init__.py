@@ -1,0 +1,1 @@
+"""The service: inspections over HTTP, and a history of them that can be trusted."""

@@ -1,0 +1,365 @@
+"""What is answered, as the OpenAPI document has it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from goodparts.server.faults import Invalid
+from goodparts.server.history.export import time_text
+
+Verdict = Literal["GOOD", "BAD", "RECHECK"]
+Role = Literal["operator", "reviewer", "engineer", "administrator"]
+LONGEST_DETAILS = 16_384  # bytes of JSON
+
+
+def plain(text: str) -> str:
+    """A text that every database takes: ValueError for control characters and half letters."""
+    if any(ord(letter) < 32 or ord(letter) == 127 or 0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+        raise ValueError("must have no control characters")
+    return text
+
+
+Text = Annotated[str, Field(max_length=200), AfterValidator(plain)]
+Identifier = Annotated[str, Field(pattern="^[0-9a-f]{32}$", examples=["019abc0d5e7f7a31b1f3c2d4e5f60718"])]
+
+
+class Json(Response):
+    """JSON of plain letters: whatever somebody once sent can be answered."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """As bytes."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class FaultBody(_Answer):
+    """What went wrong."""
+
+    code: str = Field(examples=["busy"])
+    message: str
+    request: str
+
+
+class FaultAnswer(_Answer):
+    """A request that was not answered as asked."""
+
+    error: FaultBody
+
+
+class RegionAnswer(_Answer):
+    """A connected part of what was found, in pixels of the image that came in."""
+
+    area: int
+    peak: float
+    box: list[int] = Field(description="left, top, right, bottom; right and bottom exclusive")
+    centroid: list[float] = Field(description="x, y")
+
+
+class ZoneAnswer(_Answer):
+    """What was found in a zone of the region of interest."""
+
+    name: str
+    score: float
+    threshold: float
+    bad: bool
+
+
+class Timings(_Answer):
+    """Milliseconds."""
+
+    decode: float
+    wait: float = Field(description="from being accepted to being begun, a model's loading included")
+    inference: float
+
+
+class InspectionAnswer(_Answer):
+    """An inspection."""
+
+    id: Identifier | None = Field(
+        description="null where the history's disk is full and nothing was recorded"
+    )
+    time: str = Field(examples=["2026-11-29T07:15:02.113Z"])
+    model: str
+    model_version: str
+    recipe: str
+    verdict: Verdict
+    score: float
+    threshold: float
+    p_value: float
+    borderline: bool
+    zones: list[ZoneAnswer]
+    regions: list[RegionAnswer]
+    reasons: list[str]
+    width: int
+    height: int
+    part: str | None
+    line: str | None
+    camera: str | None
+    metadata: dict[str, Any]
+    review: Literal["none", "GOOD", "BAD"]
+    image_sha256: str
+    image_kept: bool
+    recorded: bool
+    account: str
+    request: str
+    timings_ms: Timings
+    links: dict[str, str]
+    pictures: dict[str, str] | None = Field(None, description="what `include` asked for, in base64")
+
+
+class ItemAnswer(_Answer):
+    """One image of several: its inspection, or why there is none."""
+
+    inspection: InspectionAnswer | None
+    error: FaultBody | None
+
+
+class BatchAnswer(_Answer):
+    """Images that were handed in together, in their order."""
+
+    items: list[ItemAnswer]
+
+
+class PageAnswer(_Answer):
+    """A page, newest first."""
+
+    items: list[InspectionAnswer]
+    next: str | None = Field(description="where the next page is; null on the last")
+
+
+class ReviewBody(BaseModel):
+    """What is true of a part."""
+
+    model_config = ConfigDict(extra="forbid")
+    label: Literal["GOOD", "BAD"]
+    comment: Annotated[str, Field(max_length=2000), AfterValidator(plain)] = ""
+
+
+class ReviewAnswer(_Answer):
+    """A review."""
+
+    id: Identifier
+    inspection: Identifier
+    time: str
+    account: str
+    label: Literal["GOOD", "BAD"]
+    comment: str
+
+
+class VersionAnswer(_Answer):
+    """A version of a model."""
+
+    version: str
+    active: bool
+    added: str
+    fitted: str
+    recipe: str
+
+
+class ModelAnswer(_Answer):
+    """A model that serves."""
+
+    name: str
+    version: str
+    loaded: bool
+    refused: str | None = Field(description="why its file, as it is now, does not serve")
+    links: dict[str, str]
+
+
+class ModelPageAnswer(ModelAnswer):
+    """A model with its card and versions."""
+
+    card: dict[str, Any]
+    versions: list[VersionAnswer]
+
+
+class ActivateBody(BaseModel):
+    """Which version is to serve."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class EventAnswer(_Answer):
+    """Something that happened."""
+
+    id: Identifier
+    time: str
+    kind: str
+    model: str | None
+    message: str
+
+
+class LoginBody(BaseModel):
+    """Who logs in."""
+
+    model_config = ConfigDict(extra="forbid")
+    account: Annotated[str, Field(max_length=200)]
+    password: Annotated[str, Field(max_length=200)]
+
+
+class IdentityAnswer(_Answer):
+    """Who asks."""
+
+    account: str
+    role: Role
+    permissions: list[str]
+    csrf: str | None = Field(description="send it back as X-CSRF-Token with whatever changes something")
+
+
+class AccountBody(BaseModel):
+    """A new account."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+    password: Annotated[str, Field(min_length=10, max_length=200)]
+    role: Role
+
+
+class AccountChange(BaseModel):
+    """What is to change of an account."""
+
+    model_config = ConfigDict(extra="forbid")
+    password: Annotated[str, Field(min_length=10, max_length=200)] | None = None
+    role: Role | None = None
+    active: bool | None = None
+
+
+class PasswordBody(BaseModel):
+    """A new password of one's own."""
+
+    model_config = ConfigDict(extra="forbid")
+    old: Annotated[str, Field(max_length=200)]
+    new: Annotated[str, Field(min_length=10, max_length=200)]
+
+
+class AccountAnswer(_Answer):
+    """An account."""
+
+    name: str
+    role: Role
+    active: bool
+    created: str
+
+
+class TokenBody(BaseModel):
+    """A new token."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Text
+    scopes: Annotated[list[str], Field(min_length=1, max_length=20)]
+    days: Annotated[int, Field(ge=1, le=366)] = 90
+
+
+class TokenAnswer(_Answer):
+    """A token, without its secret."""
+
+    id: str
+    name: str
+    account: str
+    scopes: list[str]
+    created: str
+    expires: str
+    revoked: bool
+
+
+class NewTokenAnswer(TokenAnswer):
+    """A token with its secret, which nobody can read again."""
+
+    token: str
+
+
+class HealthAnswer(_Answer):
+    """How the service is."""
+
+    status: Literal["ok", "ready", "degraded", "unavailable"]
+
+
+class HeadAnswer(_Answer):
+    """The last entry of the audit chain: keep it elsewhere, and hand it to `goodparts server audit verify --head`."""
+
+    head: str
+
+
+class AuditAnswer(_Answer):
+    """An entry of the audit chain."""
+
+    sequence: int
+    time: str
+    actor: str
+    action: str
+    subject: str
+    details: dict[str, Any]
+    previous: str
+    hash: str
+
+
+def inspection_record(row: Mapping[str, Any], *, recorded: bool = True) -> dict[str, Any]:
+    """A row as it is answered."""
+    place = f"/api/v1/inspections/{row['id']}"
+    links = {"model": f"/api/v1/models/{row['model']}"}
+    if recorded:
+        links["self"] = place
+    if recorded and row["kept"]:
+        links |= {name: f"{place}/{name}" for name in ("image", "heatmap.png", "mask.png", "panel.png")}
+    return {
+        "id": row["id"] if recorded else None,
+        "time": time_text(row["time"]),
+        **{name: row[name] for name in _AS_THEY_ARE},
+        "borderline": bool(row["borderline"]),
+        "zones": json.loads(row["zones"]),
+        "regions": json.loads(row["regions"]),
+        "reasons": json.loads(row["reasons"]),
+        "metadata": json.loads(row["details"]),
+        "image_kept": recorded and bool(row["kept"]),
+        "recorded": recorded,
+        "timings_ms": {name: row[f"{name}_ms"] for name in ("decode", "wait", "inference")},
+        "links": links,
+        "pictures": None,
+    }
+
+
+_AS_THEY_ARE = (
+    "model", "model_version", "recipe", "verdict", "score", "threshold", "p_value", "width", "height", "part", "line",
+    "camera", "review", "image_sha256", "account", "request",
+)  # fmt: skip
+
+
+def read_details(text: str | bytes) -> dict[str, Any]:
+    """Whatever a client wants kept of a part: a JSON object; Invalid for anything else."""
+    if len(text) > LONGEST_DETAILS:
+        raise Invalid(f"metadata: expected at most {LONGEST_DETAILS:,} bytes of JSON")
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise Invalid('metadata: expected a JSON object, such as {"shift": 2}') from None
+    if not isinstance(value, dict):
+        raise Invalid('metadata: expected a JSON object, such as {"shift": 2}')
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def finite(value: Any) -> Any:
+    """A JSON value with null for what is no number."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return value
