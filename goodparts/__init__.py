@@ -17,6 +17,7 @@ from goodparts.engines.telemetry import silence_openvino
 from goodparts.version import __version__
 
 if TYPE_CHECKING:
+    from goodparts.client import Client
     from goodparts.data.dataset import Dataset, TestSample, read_dataset
     from goodparts.decision.drift import Drift
     from goodparts.decision.inspection import Inspection
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRESETS",
+    "Client",
     "Dataset",
     "Drift",
     "Evaluation",
@@ -44,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "PRESETS": "recipe.presets",
+    "Client": "client",
     "Dataset": "data.dataset",
     "Drift": "decision.drift",
     "Evaluation": "evaluation.evaluation",

@@ -87,7 +87,7 @@ def shown() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), list(dict.fromkeys(shown())))
 def test_what_is_shown_can_be_typed(page: str, line: str) -> None:
     words = shlex.split(line.replace("'", ""))
-    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    name = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in COMMANDS), words[0])
     if name.startswith("-"):
         return
     assert name in COMMANDS

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "goodparts"
 ORDER = (  # lowest first; those of one line do not import each other
     "errors version",
     "files parallel progress",
+    "client",
     "recipe",
     "data engines",
     "backbones",

@@ -77,7 +77,9 @@ _place_options = settings_options("data", "database")
 @click.argument("models", type=str, nargs=-1, metavar="[MODEL|FOLDER]...")
 @_config_option
 @settings_options(*(name for name in KEYS if name != "models"))
-@click.option("--example", default="part.png", hidden=True)
+@click.option(
+    "--example", default="part.png", metavar="IMAGE", help="What the printed line for curl hands in."
+)
 def serve(models: tuple[str, ...], config: Path | None, example: str, **changes: Any) -> None:
     """Inspect images over HTTP, and keep a history of it: a folder with a database and the images, or PostgreSQL.
 
