@@ -33,6 +33,7 @@ import psutil
 from goodparts import Inspector, Recipe, parallel, read_dataset
 from goodparts.data.images import read_image
 
+GOODPARTS = (sys.executable, "-m", "goodparts")
 TOKEN = re.compile(r"gp_[0-9a-f]{16}_[A-Za-z0-9_-]{43}")
 
 
@@ -113,24 +114,10 @@ class Service:
     def start(self) -> None:
         """Start it and wait until it is ready."""
         place = ["--database", self.database] if self.database else []
-        log = (self.folder.parent / "log").open("a+")
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "goodparts",
-                "serve",
-                str(self.model),
-                "--data",
-                str(self.folder),
-                "--port",
-                str(self.port),
-                "--least-free",
-                "0",
-                *place,
-            ],
-            stderr=log,
-        )
+        port = ["--port", str(self.port), "--least-free", "0"]
+        command = [*GOODPARTS, "serve", str(self.model), "--data", str(self.folder), *port, *place]
+        with (self.folder.parent / "log").open("a") as log:
+            self.process = subprocess.Popen(command, stderr=log)
         until = time.monotonic() + 60
         while time.monotonic() < until:
             if self.process.poll() is not None:

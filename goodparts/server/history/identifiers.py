@@ -27,6 +27,11 @@ def is_identifier(text: str) -> bool:
     return _PATTERN.fullmatch(text) is not None
 
 
+def time_of(identifier: str) -> int:
+    """When one was made: microseconds since 1970, in whole milliseconds."""
+    return 1000 * (int(identifier, 16) >> 80)
+
+
 def first_of(microseconds: int) -> str:
     """Not larger than any identifier that was made at this time (since 1970) or later, in whole milliseconds."""
     milliseconds = min(max(microseconds // 1000, 0), 2**48 - 1)

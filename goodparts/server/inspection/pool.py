@@ -31,7 +31,7 @@ from goodparts.errors import ImageError, ModelError
 from goodparts.server.faults import Busy, DeadlinePassed, Fault, HistoryFullError, Invalid
 from goodparts.server.history import findings, schema
 from goodparts.server.history.canonical import digest, to_json
-from goodparts.server.history.identifiers import new_identifier
+from goodparts.server.history.identifiers import new_identifier, time_of
 from goodparts.server.inspection.served_models import LoadedModel, ServedModels
 from goodparts.server.logs import REQUEST
 
@@ -225,9 +225,10 @@ class InspectionPool:
         height, width = inspection.anomaly_map.shape
         calibration = model.predictor.model.calibration
         typical = calibration.typical_pixel
+        identifier = new_identifier()
         return {
-            "id": new_identifier(),
-            "time": time.time_ns() // 1000,
+            "id": identifier,
+            "time": time_of(identifier),  # so that what is asked for by time is found by its identifier
             "model": model.name,
             "model_version": model.version,
             "recipe": model.recipe,

@@ -1,0 +1,65 @@
+"""Services for the tests: one on SQLite, one on PostgreSQL, shared by the tests of a module."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from serving import Postgres, Running, postgres_programs, running, settings_for
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL of the tests' own."""
+    programs = postgres_programs()
+    if programs is None:
+        reason = "PostgreSQL is not installed (Debian: apt install postgresql)"
+        if os.environ.get("CI", "").lower() in ("true", "1"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    found = Postgres(programs)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str | None:
+    """Where the history's database is: None for SQLite, an empty database of PostgreSQL."""
+    if request.param == "sqlite":
+        return None
+    found: Postgres = request.getfixturevalue("postgres")
+    return found.new_database()
+
+
+@pytest.fixture(scope="module")
+def live(url: str | None, fitted_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service with the model `disc`, once on each database."""
+    with running(settings_for(fitted_file, tmp_path_factory.mktemp("history"), url)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def lone(fitted_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service with the model `disc`, on SQLite only."""
+    with running(settings_for(fitted_file, tmp_path_factory.mktemp("history"))) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def good_png(mini_dataset: Path) -> bytes:
+    return (mini_dataset / "test" / "good" / "000.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def bad_png(mini_dataset: Path) -> bytes:
+    return (mini_dataset / "test" / "stain" / "000.png").read_bytes()
+
+
+def pixels_of(png: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(png)))
