@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -16,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
-from goodparts.server.app import make_app
+from goodparts.server.run import make_server
 from goodparts.server.service import Service, open_service
 from goodparts.server.settings import Settings
 
@@ -72,15 +72,7 @@ def running(settings: Settings) -> Iterator[Running]:
         service.start()
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            make_app(service),
-            log_config=None,
-            access_log=False,
-            http="httptools",
-            ws="none",
-            proxy_headers=False,
-        )
-        server = uvicorn.Server(config)
+        server = make_server(service)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         wait_until(lambda: server.started)
@@ -162,7 +154,7 @@ class Postgres:
 
     def close(self) -> None:
         """End it, and remove its folder."""
-        self._postmaster().terminate()
+        self._postmaster().send_signal(signal.SIGINT)  # without waiting for those that are connected
         self.process.wait(30)
         shutil.rmtree(self.folder, ignore_errors=True)
 

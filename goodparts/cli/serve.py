@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,8 @@ def migrate(config: Path | None, **place: Any) -> None:
     """Bring the history's database to what this version needs; a copy of an older SQLite file is kept beside it."""
     from goodparts.server.history.database import migrate as run
 
-    click.echo(run(_database(config, place)))
+    with _opened(config, place) as database:
+        click.echo(run(database))
 
 
 @server.group()
@@ -146,7 +148,7 @@ def verify(config: Path | None, heads: tuple[str, ...], files: bool, as_json: bo
         known = [Head.read(text) for text in heads]
     except ValueError as error:
         raise SettingsError(f"--head: {error}") from None
-    with _ready(config, place).snapshot() as connection:
+    with _ready(config, place) as database, database.snapshot() as connection:
         found = run(connection, known=known, row_fault=row_fault)
     if as_json:
         emit(
@@ -241,7 +243,7 @@ def list_accounts(config: Path | None, as_json: bool, **place: Any) -> None:
     """List all accounts."""
     from goodparts.server.access import accounts
 
-    with _ready(config, place).read() as connection:
+    with _ready(config, place) as database, database.read() as connection:
         rows = accounts.every(connection)
     for row in rows:
         if as_json:
@@ -250,36 +252,37 @@ def list_accounts(config: Path | None, as_json: bool, **place: Any) -> None:
             click.echo(f"{row['name']:24} {row['role']:14} {'open' if row['active'] else 'closed'}")
 
 
-def _database(config: Path | None, place: Mapping[str, Any]) -> Database:
+@contextmanager
+def _opened(config: Path | None, place: Mapping[str, Any]) -> Iterator[Database]:
     _require_packages()
     from goodparts.server.history.database import open_database
 
     settings = Settings.load(config, place)
-    return open_database(settings.database, settings.folder)
+    with closing(open_database(settings.database, settings.folder)) as database:
+        yield database
 
 
-def _ready(config: Path | None, place: Mapping[str, Any]) -> Database:
+@contextmanager
+def _ready(config: Path | None, place: Mapping[str, Any]) -> Iterator[Database]:
     """A database that is as this version needs it; nothing is made."""
     from goodparts.server.history.database import LATEST, DatabaseError, revision
 
-    database = _database(config, place)
-    if (found := revision(database)) != LATEST:
-        state = (
-            "there is no history here"
-            if found is None
-            else f"is at step {found}, this version needs {LATEST}"
-        )
-        raise DatabaseError(
-            f"{database.shown}: {state}; give --data or --database, or run `goodparts server migrate`"
-        )
-    return database
+    with _opened(config, place) as database:
+        if (found := revision(database)) != LATEST:
+            state = (
+                f"is at step {found}, this version needs {LATEST}" if found else "there is no history here"
+            )
+            raise DatabaseError(
+                f"{database.shown}: {state}; give --data or --database, or run `goodparts server migrate`"
+            )
+        yield database
 
 
 def _change(config: Path | None, place: Mapping[str, Any], change: Callable[[Any], Any]) -> Any:
     from goodparts.server.faults import Fault
     from goodparts.server.history.writer import transaction
 
-    with transaction(_ready(config, place)) as found:
+    with _ready(config, place) as database, transaction(database) as found:
         try:
             return change(found)
         except Fault as fault:

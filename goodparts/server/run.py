@@ -6,13 +6,16 @@ import logging
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from goodparts.errors import ModelError
 from goodparts.server.logs import log_to
 from goodparts.server.service import FirstStart, Service, open_service
 from goodparts.server.settings import Settings
 
-_LOGGER = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import uvicorn
+
 _GRACEFUL = 60  # seconds that requests in work get when the service stops
 
 
@@ -27,35 +30,41 @@ def serve(settings: Settings, say: Callable[[str], None], *, example: str = "par
     Raises:
         DatabaseError, ModelError, OutputError: it can't begin.
     """
-    import uvicorn
-
-    from goodparts.server.app import make_app
-
     require_files(settings)
     log_to(logging.StreamHandler(), settings.log_format)
     service = open_service(settings)
     try:
         service.start()
-        config = uvicorn.Config(
-            make_app(service),
-            host=settings.host,
-            port=settings.port,
-            ssl_certfile=settings.certificate,
-            ssl_keyfile=settings.key,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=True,
-            proxy_headers=False,
-            http="httptools",
-            ws="none",
-            timeout_graceful_shutdown=_GRACEFUL,
-        )
+        server = make_server(service)
         for line in greeting(service, example):
             say(line)
-        uvicorn.Server(config).run()
+        server.run()
     finally:
         service.close()
+
+
+def make_server(service: Service) -> uvicorn.Server:
+    """What listens for a service that has started, and closes it when it is told to stop."""
+    import uvicorn
+
+    from goodparts.server.app import make_app
+
+    settings = service.settings
+    config = uvicorn.Config(
+        make_app(service),
+        host=settings.host,
+        port=settings.port,
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.key,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        http="httptools",
+        ws="none",
+        timeout_graceful_shutdown=_GRACEFUL,
+    )
+    return uvicorn.Server(config)
 
 
 def require_files(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -32,7 +33,7 @@ class Attempts:
                 self._full.get(key, now) + self._seconds - now - self._burst * self._seconds for key in keys
             )
             if wait > 0:
-                raise TooMany("too many log-ins; try again later", retry_after=max(1, round(wait + 0.5)))
+                raise TooMany("too many log-ins; try again later", retry_after=max(1, math.ceil(wait)))
             for key in keys:
                 self._full[key] = max(now, self._full.pop(key, now)) + self._seconds
             while len(self._full) > _MOST:

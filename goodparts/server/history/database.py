@@ -245,14 +245,24 @@ def require_ready(database: Database) -> str:
 # ---- what a failure means ----------------------------------------------------------------------------
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether a database or disk has no room left."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    original = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(original, sqlite3.Error):
-        return getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    return getattr(original, "sqlstate", None) == _DISK_FULL
+def is_full(error: BaseException | None) -> bool:
+    """Whether a database or disk has no room left; also where that made what came after it fail."""
+    while error is not None:
+        original = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(original, OSError) and original.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            return True
+        if getattr(original, "sqlstate", None) == _DISK_FULL:
+            return True
+        error = error.__context__
+    return False
+
+
+def in_transaction(connection: Connection) -> bool:
+    """Whether a transaction is still open: SQLite ends it by itself when its disk is full or fails."""
+    open_now = getattr(connection.connection.dbapi_connection, "in_transaction", None)
+    return open_now is not False
 
 
 def is_lost(error: BaseException) -> bool:

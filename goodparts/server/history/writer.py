@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from goodparts.server.faults import Busy, HistoryFullError, HistoryUnavailable
 from goodparts.server.history.audit import Chain
-from goodparts.server.history.database import Database, is_full, is_lost
+from goodparts.server.history.database import Database, in_transaction, is_full, is_lost
 
 _LOGGER = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -187,8 +187,8 @@ class Writer:
                         with connection.begin_nested():
                             done.append((change, change.apply(Transaction(connection, chain))))
                     except Exception as error:
-                        if is_lost(error) or is_full(error):
-                            raise
+                        if is_lost(error) or is_full(error) or not in_transaction(connection):
+                            raise  # it takes the whole group with it
                         chain.last = last
                         failed.append((change, error))
                 committing = True
