@@ -37,6 +37,15 @@ def url(request: pytest.FixtureRequest) -> str | None:
     return found.new_database()
 
 
+@pytest.fixture
+def fresh_url(url: str | None, request: pytest.FixtureRequest) -> str | None:
+    """The same for one test alone."""
+    if url is None:
+        return None
+    found: Postgres = request.getfixturevalue("postgres")
+    return found.new_database()
+
+
 @pytest.fixture(scope="module")
 def live(url: str | None, fitted_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service with the model `disc`, once on each database."""
