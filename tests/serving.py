@@ -45,14 +45,15 @@ class Running:
     @contextmanager
     def login(self, name: str = "admin", password: str | None = None) -> Iterator[httpx.Client]:
         """A browser that is logged in, and sends the CSRF token; logged in once for all tests of a service."""
-        with self.http("") as client:
-            if name not in self._browsers:
+        if name not in self._browsers:
+            with self.http("") as client:
                 body = {"account": name, "password": password or self.password}
                 answer = client.post("/api/v1/login", json=body)
                 assert answer.status_code == 200, answer.text
                 self._browsers[name] = (dict(client.cookies), answer.json()["csrf"])
-            cookies, client.headers["X-CSRF-Token"] = self._browsers[name]
-            client.cookies.update(cookies)
+        cookies, csrf = self._browsers[name]
+        with self.http("", cookies=cookies) as client:
+            client.headers["X-CSRF-Token"] = csrf
             yield client
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from goodparts.server.answers import Json
@@ -84,7 +85,19 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code, words = _WORDS.get(error.status_code, ("bad_request", "this request can't be read"))
     record = {"error": {"code": code, "message": words, "request": request.state.request}}
-    return Json(record, status_code=error.status_code, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods_of(request)))
+    return Json(record, status_code=error.status_code, headers=headers)
+
+
+def _methods_of(request: Request) -> set[str]:
+    """What an address takes: of all routes there, not of the first alone."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= set(getattr(route, "methods", None) or ())
+    return found
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
