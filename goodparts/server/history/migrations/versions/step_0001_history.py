@@ -79,7 +79,12 @@ def upgrade() -> None:
         sa.Column("review", sa.String(length=10), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("ix_inspections_borderline", "inspections", ["borderline", "id", "review"], unique=False)
+    op.create_index(
+        "ix_inspections_borderline",
+        "inspections",
+        ["borderline", "id", "model", "verdict", "review"],
+        unique=False,
+    )
     op.create_index("ix_inspections_findings", "inspections", ["findings_sha256"], unique=False)
     op.create_index("ix_inspections_image", "inspections", ["image_sha256"], unique=False)
     op.create_index(
@@ -88,14 +93,32 @@ def upgrade() -> None:
     op.create_index(
         "ix_inspections_model",
         "inspections",
+        ["model", "id", "verdict", "borderline", "review"],
+        unique=False,
+    )
+    op.create_index(
+        "ix_inspections_model_verdict",
+        "inspections",
         ["model", "verdict", "id", "borderline", "review"],
         unique=False,
     )
-    op.create_index("ix_inspections_model_time", "inspections", ["model", "id"], unique=False)
-    op.create_index("ix_inspections_part", "inspections", ["part", "id"], unique=False)
-    op.create_index("ix_inspections_review", "inspections", ["review", "id"], unique=False)
     op.create_index(
-        "ix_inspections_verdict", "inspections", ["verdict", "id", "borderline", "review"], unique=False
+        "ix_inspections_part",
+        "inspections",
+        ["part", "id", "model", "verdict", "borderline", "review"],
+        unique=False,
+    )
+    op.create_index(
+        "ix_inspections_review",
+        "inspections",
+        ["review", "id", "model", "verdict", "borderline"],
+        unique=False,
+    )
+    op.create_index(
+        "ix_inspections_verdict",
+        "inspections",
+        ["verdict", "id", "model", "borderline", "review"],
+        unique=False,
     )
     op.create_table(
         "models",
