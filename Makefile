@@ -5,12 +5,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml constraints.txt $(shell find goodparts -name '*.py' -o -name '*.jinja')
 
-.PHONY: demo test lint fuzz clean
+.PHONY: demo serve test lint fuzz clean
 FUZZ_SECONDS ?= 120
 FUZZ_SEED ?=
 
 demo: $(VENV)/installed  ## install, then the whole main job on rendered parts; the report is demo/results/report.html
 	$(BIN)/goodparts demo --out demo
+
+serve: $(VENV)/server-installed  ## the demo's model as a service: prints the address, a password and a line for curl
+	test -f demo/results/demo.goodparts || $(BIN)/goodparts demo --out demo
+	$(BIN)/goodparts serve demo/results/demo.goodparts --data demo/history --example demo/data/test/good/000.png
 
 test: $(VENV)/test-installed  ## install with what the tests need, then run them
 	$(BIN)/python -m pytest
@@ -27,6 +31,10 @@ $(VENV)/installed: $(SOURCES)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt .
+	touch $@
+
+$(VENV)/server-installed: $(VENV)/installed
+	$(PIP) install -c constraints.txt '.[server]'
 	touch $@
 
 $(VENV)/test-installed: pyproject.toml constraints.txt

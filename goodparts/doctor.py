@@ -10,11 +10,11 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil  # type: ignore[import-untyped]
 
@@ -84,6 +84,18 @@ def examine(*, ask_hub: bool = False, timed: bool = False) -> list[Row]:
         *_backbones(),
         *_hub(ask_hub),
     ]
+
+
+def examine_server(config: Path | None, changes: Mapping[str, Any]) -> list[Row]:
+    """Look at what a service with the settings of a file, and with what was given otherwise, depends on.
+
+    Raises:
+        SettingsError: the file can't be read, or a setting does not fit.
+    """
+    from goodparts.server import checks
+    from goodparts.server.settings import Settings
+
+    return [Row(*check) for check in checks.examine(Settings.load(config, changes))]
 
 
 def _python() -> Iterator[Row]:

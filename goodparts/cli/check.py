@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +17,7 @@ from goodparts.cli.options import (
     workers_option,
 )
 from goodparts.cli.printing import emit, wrapped
+from goodparts.cli.serve import config_option, settings_options
 from goodparts.recipe.recipe import Recipe
 
 
@@ -67,6 +69,15 @@ def doctor(no_timing: bool, as_json: bool) -> int:
     from goodparts.doctor import examine
 
     rows = examine(timed=not no_timing)
+@click.option("--server", is_flag=True, help="Look at what a service needs: port, database, disk, clock.")
+@config_option
+@settings_options("host", "port", "data", "database")
+@json_option
+def doctor(server: bool, config: Path | None, as_json: bool, **changes: Any) -> int:
+    """Say what this machine offers and what to do about each problem. Exit code 2 if something must be mended."""
+    from goodparts.doctor import examine, examine_server
+
+    rows = examine_server(config, changes) if server else examine()
     for row in rows:
         if as_json:
             emit(dataclasses.asdict(row))

@@ -15,6 +15,7 @@ from goodparts.cli.options import Command, json_option
 from goodparts.cli.printing import emit
 from goodparts.cli.streams import complain
 from goodparts.errors import GoodpartsError
+from goodparts.server.checks import missing_packages
 from goodparts.server.settings import KEYS, Settings, SettingsError, default_of
 
 if TYPE_CHECKING:
@@ -22,16 +23,6 @@ if TYPE_CHECKING:
 
     from goodparts.server.history.database import Database
 
-_PACKAGES = (
-    "alembic",
-    "argon2",
-    "fastapi",
-    "httptools",
-    "prometheus_client",
-    "python_multipart",
-    "sqlalchemy",
-    "uvicorn",
-)
 ROLES = ("operator", "reviewer", "engineer", "administrator")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -68,15 +59,15 @@ def _option(name: str) -> Decorator:
     )
 
 
-_config_option = click.option(
+config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="A TOML file with the same settings."
 )
-_place_options = settings_options("data", "database")
+place_options = settings_options("data", "database")
 
 
 @click.command(cls=Command, epilog="\nExample: goodparts serve part.goodparts --data history")
 @click.argument("models", type=str, nargs=-1, metavar="[MODEL|FOLDER]...")
-@_config_option
+@config_option
 @settings_options(*(name for name in KEYS if name != "models"))
 @click.option(
     "--example", default="part.png", metavar="IMAGE", help="What the printed line for curl hands in."
@@ -104,8 +95,8 @@ def server() -> None:
 @server.command(
     cls=Command, epilog="\nExample: goodparts server migrate --database postgresql://user@host/goodparts"
 )
-@_config_option
-@_place_options
+@config_option
+@place_options
 def migrate(config: Path | None, **place: Any) -> None:
     """Bring the history's database to what this version needs; a copy of an older SQLite file is kept beside it."""
     from goodparts.server.history.database import migrate as run
@@ -120,8 +111,8 @@ def audit() -> None:
 
 
 @audit.command(cls=Command, epilog="\nExample: goodparts server audit verify --data history --files")
-@_config_option
-@_place_options
+@config_option
+@place_options
 @click.option(
     "--head", "heads", multiple=True, metavar="N:HASH", help="A head noted earlier; may be given again."
 )
@@ -191,8 +182,8 @@ _role_option = click.option("--role", type=click.Choice(ROLES))
 @click.argument("name")
 @click.option("--role", type=click.Choice(ROLES), default="operator", show_default=True)
 @_password_option
-@_config_option
-@_place_options
+@config_option
+@place_options
 def add_account(name: str, role: str, password_file: Path | None, config: Path | None, **place: Any) -> None:
     """Make an account."""
     from goodparts.server.access import accounts
@@ -205,8 +196,8 @@ def add_account(name: str, role: str, password_file: Path | None, config: Path |
 @account.command(name="password", cls=Command, epilog="\nExample: goodparts server account password admin")
 @click.argument("name")
 @_password_option
-@_config_option
-@_place_options
+@config_option
+@place_options
 def set_password(name: str, password_file: Path | None, config: Path | None, **place: Any) -> None:
     """Give an account a new password; its sessions end."""
     from goodparts.server.access import accounts
@@ -220,8 +211,8 @@ def set_password(name: str, password_file: Path | None, config: Path | None, **p
 @click.argument("name")
 @_role_option
 @click.option("--close/--open", "closed", default=None, help="Whether nobody can log in with it any more.")
-@_config_option
-@_place_options
+@config_option
+@place_options
 def change_account(
     name: str, role: str | None, closed: bool | None, config: Path | None, **place: Any
 ) -> None:
@@ -236,8 +227,8 @@ def change_account(
 
 
 @account.command(name="list", cls=Command, epilog="\nExample: goodparts server account list")
-@_config_option
-@_place_options
+@config_option
+@place_options
 @json_option
 def list_accounts(config: Path | None, as_json: bool, **place: Any) -> None:
     """List all accounts."""
@@ -306,9 +297,7 @@ def _password(file: Path | None) -> str:
 
 
 def _require_packages() -> None:
-    from importlib.util import find_spec
-
-    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+    if missing := missing_packages():
         raise GoodpartsError(
             f"the service needs packages that are not installed ({', '.join(missing)}): pip install 'goodparts[server]'"
         )

@@ -228,6 +228,23 @@ def test_accounts_by_the_command_line(goodparts: Run, lone: Running, tmp_path: P
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_the_doctor_looks_at_what_a_service_needs(goodparts: Run, lone: Running, tmp_path: Path) -> None:
+    port = lone.address.rsplit(":", 1)[1]
+    ran = goodparts(
+        "doctor", "--server", "--data", lone.service.settings.data, "--port", free_port(), "--json"
+    )
+    assert ran.code == 0, ran.out
+    found = {row["name"]: row for row in ran.records}
+    assert found["port"]["status"] == found["database"]["status"] == "ok"
+    assert "a safe write takes" in found["folder of the history"]["value"]
+    ran = goodparts("doctor", "--server", "--data", tmp_path, "--port", port, "--json")
+    assert (ran.code, ran.records[0]["status"]) == (2, "error")
+    assert "not made yet" in ran.records[-1]["value"]
+    ran = goodparts("doctor", "--server", "--database", "postgresql://x@127.0.0.1:1/x", "--json")
+    assert (ran.code, "can't be used" in ran.records[-1]["value"]) == (2, True)
+    assert list(tmp_path.glob("*.sqlite")) == []
+
+
 def test_with_a_certificate_all_is_encrypted(fitted_file: Path, tmp_path: Path, good_png: bytes) -> None:
     certificate, key = self_signed(tmp_path)
     settings = settings_for(fitted_file, tmp_path / "h", certificate=str(certificate), key=str(key))
