@@ -13,8 +13,8 @@ demo: $(VENV)/installed  ## install, then the whole main job on rendered parts; 
 	$(BIN)/goodparts demo --out demo
 
 serve: $(VENV)/server-installed  ## the demo's model as a service: prints the address, a password and a line for curl
-	test -f demo/results/demo.goodparts || $(BIN)/goodparts demo --out demo
-	$(BIN)/goodparts serve demo/results/demo.goodparts --data demo/history --example demo/data/test/good/000.png
+	test -f demo/results/flange.goodparts || $(BIN)/goodparts demo --out demo
+	$(BIN)/goodparts serve demo/results/flange.goodparts --data demo/history --example demo/flange/test/good/000.png
 
 test: $(VENV)/test-installed  ## install with what the tests need, then run them
 	$(BIN)/python -m pytest
