@@ -3,6 +3,7 @@ a trace."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from goodparts.server.access.gate import Gate
@@ -29,6 +31,7 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+_PATIENCE, _DRAINED = 2.0, 64 * 2**20  # seconds and bytes for what is still sent to a request that is refused
 _TLS_ONLY = ("strict-transport-security", "max-age=31536000")
 
 
@@ -67,18 +70,20 @@ class Boundary:
         scope.setdefault("state", {})["request"] = request
         REQUEST.set(request)
         status = 0
+        limited = _Limited(receive, self._limit(scope["path"]))
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if status >= 400 and "expect" not in headers:
+                    await limited.drain()
                 kept = [pair for pair in message.get("headers", []) if pair[0].lower() not in self._own]
                 if not any(name.lower() == b"cache-control" for name, _ in kept):
                     kept.append((b"cache-control", b"no-store"))
                 message = {**message, "headers": [*kept, *self._headers, (b"x-request-id", request.encode())]}
             await send(message)
 
-        limited = _Limited(receive, self._limit(scope["path"]))
         try:
             self._gate.require_origin(scope["method"], headers)
             limited.require(headers.get("content-length"))
@@ -86,6 +91,8 @@ class Boundary:
         except Fault as fault:
             if not status:
                 await _refuse(answer, fault, request)
+        except ClientDisconnect:
+            status = status or 499  # nobody is there any more to be answered
         except Exception:
             _LOGGER.exception("%s %s failed", scope["method"], scope["path"])
             if not status:
@@ -115,6 +122,7 @@ class _Limited:
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive, self._limit, self._received = receive, limit, 0
+        self._whole = False
 
     def require(self, length: str | None) -> None:
         """Raise TooLarge for what says beforehand that it is."""
@@ -124,10 +132,25 @@ class _Limited:
             raise self._fault()
 
     async def __call__(self) -> Message:
-        message = await self._receive()
-        self._received += len(message.get("body", b""))
+        message = await self._take()
         if self._received > self._limit:
             raise self._fault()
+        return message
+
+    async def drain(self) -> None:
+        """Let the rest come, up to a few seconds and megabytes: who still sends would not hear why it is refused."""
+        end = self._received + _DRAINED
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while not self._whole and self._received < end:
+                    await self._take()
+        except TimeoutError:
+            pass
+
+    async def _take(self) -> Message:
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        self._whole = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
     def _fault(self) -> TooLarge:

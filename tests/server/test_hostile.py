@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -24,7 +25,7 @@ from goodparts.server.access.permissions import PERMISSIONS
 from goodparts.server.history.writer import Transaction
 
 PLACE = "/api/v1/models/disc/inspections"
-COUNT = 180
+COUNT = int(os.environ.get("GOODPARTS_MUTATIONS", "180"))
 
 
 @pytest.fixture(scope="module")

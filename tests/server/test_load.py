@@ -88,6 +88,18 @@ def test_a_body_that_does_not_come_gives_its_place_back(fitted_file: Path, tmp_p
         wait_until(lambda: live.service.pool.accepted == 0)
 
 
+def test_who_still_sends_hears_why_it_is_refused(lone: Running) -> None:
+    """A client that sends all it has before it listens, as most do."""
+    for headers in ({}, {"Authorization": f"Bearer {lone.token}"}):
+        connection = http.client.HTTPConnection(lone.address.removeprefix("http://"))
+        place = PLACE if not headers else "/api/v1/models/none/inspections"
+        connection.request("POST", place, b"x" * 20_000_000, headers)
+        answer = connection.getresponse()
+        assert answer.status == (404 if headers else 401)
+        assert "error" in json.loads(answer.read())
+        connection.close()
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_more_bytes_than_may_be_are_refused(
     fitted_file: Path, tmp_path: Path, good_png: bytes, told: bool

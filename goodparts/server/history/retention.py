@@ -12,6 +12,7 @@ import logging
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
@@ -76,7 +77,7 @@ def apply_rules(writer: Writer, blobs: BlobStore, room: Room, rules: Rules) -> i
 def sweep(writer: Writer, blobs: BlobStore, first: int) -> int:
     """Remove files without a row, as a kill between file and row leaves them: those that begin with one byte, 0
     to 255."""
-    old = [(name, path) for name, path in blobs.names(first) if time.time() - path.stat().st_mtime > _SETTLED]
+    old = [(name, path) for name, path in blobs.names(first) if _is_settled(path)]
 
     def apply(transaction: Transaction) -> int:
         count = 0
@@ -87,6 +88,13 @@ def sweep(writer: Writer, blobs: BlobStore, first: int) -> int:
         return count
 
     return writer.submit(Change(apply)).result() if old else 0
+
+
+def _is_settled(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _SETTLED
+    except OSError:  # it went just now
+        return False
 
 
 def _too_much(blobs: BlobStore, room: Room, rules: Rules) -> bool:

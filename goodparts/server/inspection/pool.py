@@ -156,6 +156,7 @@ class InspectionPool:
             async with asyncio.timeout(max(0.0, until - accepted) + _GRACE):
                 row, pictures, recorded = await asyncio.wrap_future(work)
                 if self._buffered:
+                    recorded.add_done_callback(self._count_lost)
                     return Inspected(row, True, pictures)
                 try:
                     await asyncio.wrap_future(recorded)
@@ -168,6 +169,11 @@ class InspectionPool:
                 retry_after=self._retry_after(),
             ) from None
         return Inspected(row, True, pictures)
+
+    def _count_lost(self, recorded: Future[Any]) -> None:
+        if recorded.exception() is not None:
+            self.unrecorded += 1
+            _LOGGER.error("an inspection that was answered could not be recorded: %s", recorded.exception())
 
     def close(self) -> None:
         """Finish what was accepted."""
