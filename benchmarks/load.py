@@ -69,12 +69,13 @@ def main() -> None:
 
 @dataclass
 class Alone:
-    """What this process measures without a service: milliseconds, and images a second."""
+    """What this process measures without a service: milliseconds, images a second, and ms of a core an image."""
 
     decode: float
     inspect: float
     file: float
     folder: float
+    work: float
 
 
 def measure_alone(model: Path, files: list[Path]) -> Alone:
@@ -93,15 +94,15 @@ def measure_alone(model: Path, files: list[Path]) -> Alone:
         decode.append(middle - began)
         inspect.append(end - middle)
         file.append(end - began)
-    rates = []
+    rates, work = [], []
     for _ in range(4):
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         for _ in inspector.inspect_many(some):
             pass
         rates.append(len(some) / (time.perf_counter() - began))
-    return Alone(
-        *(1000 * statistics.median(one) for one in (decode, inspect, file)), statistics.median(rates[1:])
-    )
+        work.append((time.process_time() - worked) / len(some))
+    times = (1000 * statistics.median(one) for one in (decode, inspect, file))
+    return Alone(*times, statistics.median(rates[1:]), 1000 * statistics.median(work[1:]))
 
 
 class Service:
@@ -230,7 +231,13 @@ def put_load(
 def loaded(service: Service, images: list[bytes], options: argparse.Namespace, alone: Alone) -> None:
     one = timed(service, images, 1, min(20.0, options.seconds))[0]
     timed(service, images, options.clients, 10)  # to warm up
+    process, own = psutil.Process(service.process.pid), psutil.Process()
+    before = (sum(process.cpu_times()[:2]), sum(own.cpu_times()[:2]))
     load, memory = timed(service, images, options.clients, options.seconds)
+    after = (sum(process.cpu_times()[:2]), sum(own.cpu_times()[:2]))
+    work, clients = (
+        1000 * (end - start) / len(load.seconds) for start, end in zip(before, after, strict=True)
+    )
     minute = min(60, len(memory) // 2)
     first, last = (statistics.mean(part) / 2**20 for part in (memory[:minute], memory[-minute:]))
     history = service.history()
@@ -247,6 +254,10 @@ def loaded(service: Service, images: list[bytes], options: argparse.Namespace, a
         ("folder, `inspect`", f"{alone.folder:.1f} images/s"),
         (several, f"{rate:.1f} images/s = {rate / alone.folder:.2f} x the folder"),
         (f"{several}: p50, p95, p99", ", ".join(f"{1000 * quantiles[i]:.0f} ms" for i in (49, 94, 98))),
+        (
+            "work an image, in ms of a core: folder, service, clients",
+            f"{alone.work:.1f}, {work:.1f}, {clients:.1f}",
+        ),
         ("statuses, broken connections", f"{dict(load.statuses)}, {load.broken}"),
         ("memory, first minute and last", f"{first:.0f}, {last:.0f} MiB: {100 * (last / first - 1):+.1f} %"),
         (

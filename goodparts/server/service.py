@@ -283,15 +283,15 @@ def open_service(settings: Settings) -> Service:
         OutputError: the folder of the history can't be written.
     """
     folder = settings.folder
+    blobs = BlobStore(folder / "files")
     try:
-        (folder / "files").mkdir(parents=True, exist_ok=True)
+        blobs.make_folders()
         key = sessions.load_key(folder)
     except OSError as error:
         raise output_error(folder, error) from error
     database = open_database(settings.database, folder, durable=settings.durability == "answered")
     if done := require_ready(database):
         _LOGGER.info("%s", done)
-    blobs = BlobStore(folder / "files")
     with transaction(database) as first:
         started = _first_start(first)
     room = records.Room(settings.least_free, retention.stored_bytes(database))

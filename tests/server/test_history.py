@@ -275,6 +275,7 @@ def test_the_command_verifies_and_names_damaged_files(
 
 def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
     blobs, data = BlobStore(tmp_path / "files"), os.urandom(5000)
+    blobs.make_folders()
     name = digest(data)
     assert blobs.read(name) is None
     blobs.write(data, name)

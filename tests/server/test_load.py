@@ -310,7 +310,7 @@ def test_a_full_disk_gives_verdicts_without_storage_and_recovers(
     fitted_file: Path, tmp_path: Path, small_disk: Path, good_png: bytes, bad_png: bytes
 ) -> None:
     data = tmp_path / "history"
-    (data).mkdir()
+    data.mkdir()
     (data / "files").symlink_to(small_disk)
     with running(settings_for(fitted_file, data)) as live, live.http() as http:
         assert http.post(PLACE, content=good_png).json()["image_kept"] is True
@@ -402,7 +402,6 @@ def test_what_a_kill_left_behind_is_swept(lone: Running, good_png: bytes) -> Non
         kept = http.post(PLACE, content=good_png).json()["image_sha256"]
     nobodys = [kept[:2] + "0" * 62, kept[:2] + "f" * 62]
     for name in nobodys:
-        service.blobs.path(name).parent.mkdir(parents=True, exist_ok=True)
         service.blobs.path(name).write_bytes(b"x")
     unfinished = service.blobs.path(kept).with_name("0123-1-1.part")
     unfinished.write_bytes(b"x")

@@ -1,4 +1,4 @@
-"""Files by their content: `ab/cd/<sha256>` below one folder. A file is whole or not there, and never changes."""
+"""Files by their content: `ab/<sha256>` below one folder. A file is whole or not there, and never changes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,25 @@ _numbers = itertools.count()
 
 
 class BlobStore:
-    """Files by the sha256 of what is in them. Written and removed by one thread, read by any."""
+    """Files by the sha256 of what is in them.
+
+    Any thread may write and read; nothing may be removed while somebody writes, and the history's writer sees to that.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def make_folders(self) -> None:
+        """Make the folders in which files will lie, once and for all."""
+        for first in range(256):
+            (self.root / f"{first:02x}").mkdir(parents=True, exist_ok=True)
+        _sync_folder(self.root)
 
     def path(self, sha256: str) -> Path:
         """Where a file is, if it is; ValueError for what is no sha256."""
         if len(sha256) != 64 or not (is_identifier(sha256[:32]) and is_identifier(sha256[32:])):
             raise ValueError("expected a sha256 in hexadecimal digits")
-        return self.root / sha256[:2] / sha256[2:4] / sha256
+        return self.root / sha256[:2] / sha256
 
     def write(self, data: bytes, sha256: str) -> None:
         """Put a file there, if it is not yet; it is on the disk when this returns. OSError where that can't be."""
@@ -36,7 +45,6 @@ class BlobStore:
         with suppress(OSError):
             if place.stat().st_size == len(data):
                 return
-        self._make_folder(place.parent)
         unfinished = place.with_name(f"{sha256[:16]}-{os.getpid()}-{next(_numbers)}{_UNFINISHED}")
         try:
             with unfinished.open("wb") as stream:
@@ -49,13 +57,6 @@ class BlobStore:
                 unfinished.unlink(missing_ok=True)
             raise
         _sync_folder(place.parent)
-
-    def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        for above in (folder.parent, self.root):
-            _sync_folder(above)
 
     def read(self, sha256: str) -> bytes | None:
         """What is in a file; None where it is not there, or is not what it was."""
@@ -82,9 +83,8 @@ class BlobStore:
         left, path)."""
         folder = self.root / f"{first:02x}"
         with suppress(OSError):
-            for below in folder.iterdir():
-                for path in below.iterdir():
-                    yield ("" if path.suffix == _UNFINISHED else path.name), path
+            for path in folder.iterdir():
+                yield ("" if path.suffix == _UNFINISHED else path.name), path
 
 
 def _sync_folder(folder: Path) -> None:

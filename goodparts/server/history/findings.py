@@ -1,4 +1,4 @@
-"""What was found where, packed small: the anomaly map at no more than 256 samples a side, the mask to the pixel.
+"""What was found where, packed small: the anomaly map at no more than 128 samples a side, the mask to the pixel.
 
 The map is smooth, so it is drawn from these samples as well as from all its pixels; the mask is kept exactly. Both
 go into one file of safetensors, compressed; it needs no model to be read again.
@@ -21,7 +21,7 @@ from goodparts.decision.regions import Region
 from goodparts.report import pictures
 from goodparts.report.panel import draw_panel
 
-_SAMPLES = 256  # of the longer side
+_SAMPLES = 128  # of the longer side
 _LARGEST = 256 << 20  # bytes of unpacked findings
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -47,22 +49,20 @@ def record(
     Where the disk has no room for the files the row says that they are not kept. Errors as `Writer.submit`.
     """
 
-    def keep_files() -> None:
-        try:
-            if room.least_free and blobs.free() < room.least_free // 2:
-                raise OSError(28, "less is free than has to stay free")
-            blobs.write(image, row["image_sha256"])
-            blobs.write(findings, row["findings_sha256"])
-            row["kept"] = True
-        except OSError as error:
+    def keep(data: bytes, sha256: str) -> None:
+        if room.least_free and blobs.free() < room.least_free // 2:
+            raise OSError(errno.ENOSPC, "less is free than has to stay free")
+        blobs.write(data, sha256)
+
+    def settle(error: OSError | None) -> None:
+        row["kept"] = error is None
+        if error is not None:
             if not room.degraded:
                 _LOGGER.error("images can't be kept (%s); verdicts go on without", error.strerror or error)
-            room.degraded, row["kept"] = True, False
             room.lost += 1
-        else:
-            if room.degraded:
-                _LOGGER.warning("images are kept again")
-            room.degraded = False
+        elif room.degraded:
+            _LOGGER.warning("images are kept again")
+        room.degraded = error is not None
 
     def apply(transaction: Transaction) -> Row:
         transaction.connection.execute(schema.inspections.insert(), row)
@@ -73,7 +73,8 @@ def record(
         if row["kept"]:
             room.stored += row["image_bytes"] + row["findings_bytes"]
 
-    return writer.submit(Change(apply, keep_files, count))
+    files = (partial(keep, image, row["image_sha256"]), partial(keep, findings, row["findings_sha256"]))
+    return writer.submit(Change(apply, files, settle, count))
 
 
 def review(writer: Writer, inspection: str, *, account: str, label: str, comment: str) -> Future[Row]:

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 GROUP = 64  # changes in a commit, at most
 _PATIENCE = 5.0  # seconds for which a lost database is asked again
 _PAUSE = 0.2
+_BEFORE = 8  # files that are written side by side: a disk makes several safe in the time of one
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,14 @@ class Change(Generic[Result]):
 
     Attributes:
         apply: makes it; called once more where the database was lost before the commit.
-        before: what comes before the transaction begins, such as writing files.
+        before: what comes before the transaction begins, such as writing files; these run side by side.
+        settle: called in the writer's thread when they are done, with the error of the first that failed, or None.
         after: called after the commit.
     """
 
     apply: Callable[[Transaction], Result]
-    before: Callable[[], object] = lambda: None
+    before: tuple[Callable[[], object], ...] = ()
+    settle: Callable[[OSError | None], object] = lambda error: None
     after: Callable[[Result], object] = lambda result: None
     future: Future[Result] = field(default_factory=Future)
 
@@ -75,6 +78,7 @@ class Writer:
     def __init__(self, database: Database, *, waiting: int = 2000) -> None:
         self._database = database
         self._changes: queue.Queue[Change[Any] | None] = queue.Queue(waiting)
+        self._before = ThreadPoolExecutor(_BEFORE, thread_name_prefix="goodparts-files")
         self._thread = threading.Thread(target=self._run, name="goodparts-history", daemon=True)
         self._closed = threading.Lock()
         self._ended = False
@@ -124,6 +128,7 @@ class Writer:
             self._changes.put(None)
         if self._thread.ident is not None:
             self._thread.join()
+        self._before.shutdown()
 
     def _run(self) -> None:
         while True:
@@ -149,7 +154,7 @@ class Writer:
         return group
 
     def _commit(self, group: list[Change[Any]]) -> None:
-        ready = [change for change in group if self._prepare(change)]
+        ready = self._prepare(group)
         until = time.monotonic() + (_PATIENCE if self.available else 0)
         while ready:
             try:
@@ -198,13 +203,22 @@ class Writer:
             raise
         return done, failed
 
-    def _prepare(self, change: Change[Any]) -> bool:
-        try:
-            change.before()
-        except Exception as error:
-            change.future.set_exception(error)
-            return False
-        return True
+    def _prepare(self, group: list[Change[Any]]) -> list[Change[Any]]:
+        """Do what comes before the transaction, of all changes side by side; those that can go on."""
+        begun = [[self._before.submit(step) for step in change.before] for change in group]
+        ready = []
+        for change, steps in zip(group, begun, strict=True):
+            errors = [error for step in steps if (error := step.exception()) is not None]
+            try:
+                for error in errors:
+                    if not isinstance(error, OSError):
+                        raise error
+                change.settle(next((error for error in errors if isinstance(error, OSError)), None))
+            except Exception as error:
+                change.future.set_exception(error)
+            else:
+                ready.append(change)
+        return ready
 
     def _finish(self, change: Change[Any], result: Any) -> None:
         try:
