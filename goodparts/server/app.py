@@ -48,6 +48,7 @@ def make_app(service: Service) -> ASGIApp:
         openapi_url="/api/v1/openapi.json",
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = service
     for routes in (inspections, models, accounts, system):

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import parallel
-from goodparts.data.image_file import open_picture, opened
+from goodparts.data.formats import START, format_of
 from goodparts.data.images import read_image
 from goodparts.data.structure import in_hand
 from goodparts.decision.inspection import Inspection
@@ -220,10 +220,9 @@ class InspectionPool:
         return row, pictures, recorded
 
     def _read(self, image: bytes, model: LoadedModel) -> tuple[str, NDArray[np.uint8]]:
-        with opened(image) as (stream, name):
-            kind = open_picture(stream, name)[1].format
         bits = model.predictor.model.recipe.bit_depth
-        return kind, read_image(image, pixel_limit=self._pixel_limit, bit_depth=bits)
+        pixels = read_image(image, pixel_limit=self._pixel_limit, bit_depth=bits)
+        return format_of(image[:START]) or "", pixels
 
     def _row(
         self, model: LoadedModel, image: bytes, kind: str, inspection: Inspection, packed: bytes, part: Part

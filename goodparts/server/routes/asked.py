@@ -43,6 +43,11 @@ def service_of(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 
+async def asked_service(request: Request) -> Service:
+    """The same for a route; what is not async would go through a thread."""
+    return service_of(request)
+
+
 def needs(permission: str | None) -> Callable[[Request], Awaitable[Identity]]:
     """Who asks, where they may do this; None: whoever is logged in."""
 
@@ -56,7 +61,7 @@ def needs(permission: str | None) -> Callable[[Request], Awaitable[Identity]]:
     return identify
 
 
-def asked_filter(
+async def asked_filter(
     since: Annotated[
         str | None, Query(alias="from", max_length=40, examples=["2026-11-29T06:00:00Z"])
     ] = None,
@@ -80,7 +85,7 @@ def asked_filter(
 
 
 AskedFilter = Annotated[Filter, Depends(asked_filter)]
-AskedService = Annotated[Service, Depends(service_of)]
+AskedService = Annotated[Service, Depends(asked_service)]
 
 
 def _time(name: str, text: str | None) -> int | None:
