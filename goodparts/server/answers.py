@@ -43,6 +43,41 @@ class _Answer(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
+_EXAMPLE: Any = {
+    "id": "01a2262d30d07000b6290385763ffd83",
+    "time": "2026-11-29T07:20:25.552Z",
+    "model": "flange",
+    "model_version": "9727c2a69096fc7c0e05ec5e93843848a1fe1f3ab041dd1a9beab328a2b6a9a7",
+    "recipe": "67df20c0be746beef97c9cfb4d4bba018e30e4ec2c4fa5a614daf9cfcf9bdc0d",
+    "verdict": "BAD",
+    "score": 1.45,
+    "threshold": 1.33,
+    "p_value": 0.032,
+    "borderline": False,
+    "zones": [],
+    "regions": [{"area": 8434, "peak": 1.52, "box": [424, 553, 552, 648], "centroid": [480.8, 595.2]}],
+    "reasons": [],
+    "width": 700,
+    "height": 700,
+    "part": "A-17",
+    "line": "3",
+    "camera": "top",
+    "metadata": {"shift": 2},
+    "review": "none",
+    "image_sha256": "3c6fae948a26562260cd18c62cd7fe099ca6344cad411abfed6fa4cb33140d2e",
+    "image_kept": True,
+    "recorded": True,
+    "account": "line-3",
+    "request": "7ae7542037c55d6d",
+    "timings_ms": {"decode": 12.3, "wait": 0.1, "inference": 18.9},
+    "links": {
+        "self": "/api/v1/inspections/01a2262d30d07000b6290385763ffd83",
+        "model": "/api/v1/models/flange",
+    },
+    "pictures": None,
+}
+
+
 class FaultBody(_Answer):
     """What went wrong."""
 
@@ -86,6 +121,7 @@ class Timings(_Answer):
 class InspectionAnswer(_Answer):
     """An inspection."""
 
+    model_config = ConfigDict(protected_namespaces=(), json_schema_extra={"examples": [_EXAMPLE]})
     id: Identifier | None = Field(
         description="null where the history's disk is full and nothing was recorded"
     )

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from goodparts.errors import ModelError
+from goodparts.errors import GoodpartsError, ModelError
+from goodparts.server.faults import Fault
 from goodparts.server.logs import log_to
 from goodparts.server.service import FirstStart, Service, open_service
 from goodparts.server.settings import Settings
@@ -34,7 +35,10 @@ def serve(settings: Settings, say: Callable[[str], None], *, example: str = "par
     log_to(logging.StreamHandler(), settings.log_format)
     service = open_service(settings)
     try:
-        service.start()
+        try:
+            service.start()
+        except Fault as fault:
+            raise GoodpartsError(f"the service can't begin: {fault}") from fault
         server = make_server(service)
         for line in greeting(service, example):
             say(line)

@@ -20,7 +20,7 @@ from goodparts.server.access import accounts, sessions, tokens
 from goodparts.server.access.attempts import Attempts
 from goodparts.server.access.gate import Gate
 from goodparts.server.access.permissions import ADMINISTRATOR
-from goodparts.server.faults import Fault
+from goodparts.server.faults import Busy, Fault
 from goodparts.server.history import audit, records, retention, schema
 from goodparts.server.history.blobs import BlobStore
 from goodparts.server.history.database import Database, open_database, require_ready
@@ -36,6 +36,7 @@ _LOGGER = logging.getLogger(__name__)
 Result = TypeVar("Result")
 _HOUSEKEEPING = 10.0  # seconds between two looks at disk and age
 _FIRST_TOKEN_DAYS = 30
+_MOST_DRAWINGS = 32
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Service:
         self.watches: dict[str, DriftWatch] = {}
         self._watching = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._drawings = 0  # waiting or in work
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="goodparts-draw")
         self.metrics = Metrics(self._gauges)
         self.models = ServedModels(
@@ -121,8 +123,18 @@ class Service:
         return self.writer.submit(Change(apply))
 
     async def draw(self, make: Callable[[], Result]) -> Result:
-        """Make a picture in the one thread for that, so that looking at the past does not slow the present."""
-        return await asyncio.wrap_future(self._drawing.submit(make))
+        """Make a picture in the one thread for that, so that looking at the past does not slow the present.
+
+        Raises:
+            Busy: more are waiting than may.
+        """
+        if self._drawings >= _MOST_DRAWINGS:
+            raise Busy("too many pictures are asked for at a time; try again later", retry_after=1)
+        self._drawings += 1
+        try:
+            return await asyncio.wrap_future(self._drawing.submit(make))
+        finally:
+            self._drawings -= 1
 
     def tell(self, kind: str, model: str | None, message: str) -> None:
         """Keep an event; where that can't be, the log alone has it."""
@@ -285,6 +297,7 @@ def open_service(settings: Settings) -> Service:
     folder = settings.folder
     blobs = BlobStore(folder / "files")
     try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in it is nobody else's
         blobs.make_folders()
         key = sessions.load_key(folder)
     except OSError as error:

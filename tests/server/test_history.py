@@ -72,7 +72,6 @@ def test_a_change_is_there_when_its_future_is_done(empty: Database, writer: Writ
 
 def test_what_comes_together_is_committed_together(empty: Database) -> None:
     writer, commits = Writer(empty), []
-    threading.Thread(target=lambda: None).start()
     futures = [writer.submit(Change(event(f"{number}"))) for number in range(10)]
 
     def count(found: Transaction) -> None:

@@ -23,7 +23,7 @@ from goodparts.errors import GoodpartsError, ModelError
 from goodparts.files import replacing
 from goodparts.model import file
 from goodparts.model.predictor import Predictor
-from goodparts.server.faults import Conflict, NotFound
+from goodparts.server.faults import Conflict, Fault, NotFound
 from goodparts.server.history import audit, schema
 from goodparts.server.history.canonical import digest, to_json
 from goodparts.server.history.database import Database
@@ -201,7 +201,11 @@ class ServedModels:
         except (GoodpartsError, OSError) as error:
             self._go_on(entry, str(error))
             return
-        self._commit(lambda transaction: self._adopt(transaction, entry.name, loaded, sha256))
+        try:
+            self._commit(lambda transaction: self._adopt(transaction, entry.name, loaded, sha256))
+        except Fault:
+            entry.stamp = None  # once more at the next look
+            raise
         entry.refused = ""
         self._serve(entry, loaded)
         _LOGGER.info("model %s serves version %s", entry.name, loaded.version[:12])
