@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 from serving import Postgres, Running, postgres_programs, running, settings_for
 
 
@@ -68,7 +64,3 @@ def good_png(mini_dataset: Path) -> bytes:
 @pytest.fixture(scope="session")
 def bad_png(mini_dataset: Path) -> bytes:
     return (mini_dataset / "test" / "stain" / "000.png").read_bytes()
-
-
-def pixels_of(png: bytes) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(png)))

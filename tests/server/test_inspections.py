@@ -12,13 +12,17 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import pixels_of
+from numpy.typing import NDArray
 from PIL import Image
 from serving import Running
 
 from goodparts import Inspector
 
 PLACE = "/api/v1/models/disc/inspections"
+
+
+def pixels_of(picture: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(picture)))
 
 
 def post(live: Running, image: bytes, **query: Any) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy.sql.expression import UnaryExpression
+from sqlalchemy.sql.operators import custom_op
 
 from goodparts.server.history import schema
 from goodparts.server.history.database import Database
@@ -14,6 +17,9 @@ from goodparts.server.history.rows import Row, rows_of
 
 MOST = 200
 """Rows of a page, at most."""
+
+_COLUMNS = ("part", "review", "borderline", "model", "verdict")
+_AS_IT_IS: custom_op[Any] = custom_op("+")  # before a column SQLite looks for no index of it
 
 
 @dataclass(frozen=True)
@@ -33,46 +39,48 @@ class Filter:
     review: str | None = None
     borderline: bool | None = None
 
-    def conditions(self) -> Iterator[ColumnElement[bool]]:
-        """As SQL; time is in the identifiers, so every index is in its order."""
+    def conditions(self, sought: Collection[str] = _COLUMNS) -> Iterator[ColumnElement[bool]]:
+        """As SQL; time is in the identifiers, so every index is in its order.
+
+        Args:
+            sought: the columns by which an index may be sought; the others are only compared.
+        """
         columns = schema.inspections.c
         if self.since is not None:
             yield columns.id >= first_of(self.since)
         if self.until is not None:
             yield columns.id < first_of(self.until)
-        for name in ("model", "verdict", "part", "review", "borderline"):
+        for name in _COLUMNS:
             if (value := getattr(self, name)) is not None:
-                yield columns[name] == value
+                column = columns[name]
+                yield (column if name in sought else UnaryExpression(column, operator=_AS_IT_IS)) == value
 
 
 def page(connection: Connection, wanted: Filter, *, before: str | None = None, limit: int = 50) -> list[Row]:
     """Rows, newest first; those before an identifier, where one is given."""
     table = schema.inspections
-    found = select(table.c.id).where(*wanted.conditions()).order_by(table.c.id.desc()).limit(limit)
+    sought = sought_in_sqlite(wanted) if connection.dialect.name == "sqlite" else _COLUMNS
+    found = select(table.c.id).where(*wanted.conditions(sought)).order_by(table.c.id.desc()).limit(limit)
     if before is not None:
         found = found.where(table.c.id < before)
-    if (index := index_of(wanted)) is not None:
-        found = found.with_hint(table, f"INDEXED BY {index}", "sqlite")
     keys = list(connection.execute(found).scalars())  # of an index alone
     rows = rows_of(connection, select(table).where(table.c.id.in_(keys)))
     return sorted(rows, key=lambda row: str(row["id"]), reverse=True)
 
 
-def index_of(wanted: Filter) -> str | None:
-    """The index in which the fewest entries are passed over; None: that of the identifiers.
+def sought_in_sqlite(wanted: Filter) -> tuple[str, ...]:
+    """The columns of the index in which the fewest entries are passed over.
 
     SQLite knows of each column how many values it has, and not that few inspections are reviewed or borderline and most
-    are GOOD; PostgreSQL counts, and needs no word of ours.
+    are GOOD, so it is told; PostgreSQL counts.
     """
-    rare = {
-        "part": wanted.part is not None,
-        "review": wanted.review not in (None, schema.NONE),
-        "borderline": wanted.borderline is True,
-        "model_verdict": wanted.model is not None and wanted.verdict is not None,
-        "verdict": wanted.verdict is not None,
-        "model": wanted.model is not None,
-    }
-    return next((f"ix_inspections_{name}" for name, chosen in rare.items() if chosen), None)
+    if wanted.part is not None:
+        return ("part",)
+    if wanted.review not in (None, schema.NONE):
+        return ("review",)
+    if wanted.borderline is True:
+        return ("borderline",)
+    return ("model", "verdict")
 
 
 def every(database: Database, wanted: Filter, *, at_once: int = 500) -> Iterator[Row]:
