@@ -17,6 +17,7 @@ import json
 import os
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--database")
     parser.add_argument("--kill", type=int, default=0)
     parser.add_argument("--restart-command", help="run at each kill, in a shell")
-    parser.add_argument("--port", type=int, default=8799)
+    parser.add_argument("--port", type=int, help="[default: one that is free]")
     options = parser.parse_args()
     files = [sample.path for sample in read_dataset(options.data).test]
     with tempfile.TemporaryDirectory() as folder:
@@ -56,15 +57,23 @@ def main() -> None:
         if model is None:
             model = Inspector(Recipe()).fit(options.data).save(Path(folder) / "part.goodparts")
         alone = None if options.kill else measure_alone(model, files)
-        service = Service(model, Path(folder) / "history", options.database, options.port)
-        service.start()
+        service = Service(model, Path(folder) / "history", options.database, options.port or free_port())
         images = [path.read_bytes() for path in files]
-        if options.kill:
-            killed(service, images, options)
-        else:
-            assert alone is not None
-            loaded(service, images, options, alone)
-        service.stop()
+        try:
+            service.start()
+            if alone is None:
+                killed(service, images, options)
+            else:
+                loaded(service, images, options, alone)
+        finally:
+            service.stop()
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 @dataclass
