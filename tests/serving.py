@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -26,6 +27,9 @@ UNPRIVILEGED = "nobody"
 """PostgreSQL does not run as root; whom it runs as then."""
 
 
+_CONTEXT = ssl.create_default_context()  # made once: reading all certificates takes longer than most tests
+
+
 @dataclass
 class Running:
     """A service, and a way to ask it."""
@@ -40,7 +44,7 @@ class Running:
         """Asks with a token; the first one (inspect, read) unless another is given, "" for none."""
         token = self.token if token is None else token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.Client(base_url=self.address, headers=headers, timeout=30, **options)
+        return httpx.Client(base_url=self.address, headers=headers, timeout=30, verify=_CONTEXT, **options)
 
     @contextmanager
     def login(self, name: str = "admin", password: str | None = None) -> Iterator[httpx.Client]:
