@@ -112,11 +112,10 @@ class Writer:
         with self._closed:
             if self._ended:
                 raise HistoryUnavailable("the service is stopping", retry_after=5)
-            try:
-                self._changes.put_nowait(change)
-            except queue.Full:
-                raise Busy("the history is behind; try again later", retry_after=5) from None
+            if self._changes.full():  # nobody else puts anything in while this lock is held
+                raise Busy("the history is behind; try again later", retry_after=5)
             change.future.set_running_or_notify_cancel()  # whoever waits may leave; it is made nevertheless
+            self._changes.put_nowait(change)
         return change.future
 
     def stop(self) -> None:
