@@ -128,19 +128,25 @@ class Service:
         command = [*GOODPARTS, "serve", str(self.model), "--data", str(self.folder), *port, *place]
         with (self.folder.parent / "log").open("a") as log:
             self.process = subprocess.Popen(command, stderr=log)
+        self.wait()
+        if not self.token:
+            found = TOKEN.search((self.folder.parent / "log").read_text())
+            assert found is not None
+            self.token = found[0]
+
+    def wait(self) -> None:
+        """Wait until it says that it is ready."""
         until = time.monotonic() + 60
         while time.monotonic() < until:
             if self.process.poll() is not None:
                 raise SystemExit((self.folder.parent / "log").read_text()[-3000:])
             try:
                 if self.ask("GET", "/readyz")[0] == 200:
-                    break
+                    return
             except OSError:
-                time.sleep(0.1)
-        if not self.token:
-            found = TOKEN.search((self.folder.parent / "log").read_text())
-            assert found is not None
-            self.token = found[0]
+                pass
+            time.sleep(0.1)
+        raise SystemExit("the service is not ready after a minute")
 
     def ask(self, method: str, place: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -309,7 +315,8 @@ def killed(service: Service, images: list[bytes], options: argparse.Namespace) -
         time.sleep(every)
         if options.restart_command:
             subprocess.run(options.restart_command, shell=True, check=True)
-            time.sleep(3)
+            service.wait()
+            time.sleep(1)  # of load on what was started again
         else:
             os.kill(service.process.pid, signal.SIGKILL)
             service.process.wait()
