@@ -182,8 +182,9 @@ def test_without_a_model_nothing_begins(fitted_file: Path, tmp_path: Path) -> No
     (tmp_path / "none").mkdir()
     for number, (path, words) in enumerate(((damaged, "damaged"), (tmp_path / "none", "no model"))):
         service = open_service(settings_for(path, tmp_path / str(number)))
-        with pytest.raises(ModelError, match=words):
+        with pytest.raises(ModelError, match=words) as caught:
             service.start()
+        assert str(path) in str(caught.value)
         service.close()
 
 

@@ -183,7 +183,7 @@ class ServedModels:
 
     def _take(self, entry: Entry, stamp: Stamp) -> None:
         """Read a model's file and have it serve, or say why it can't."""
-        entry.stamp = stamp
+        entry.stamp, sha256 = stamp, ""
         try:
             data = entry.source.read_bytes()
             sha256 = digest(data)
@@ -199,7 +199,8 @@ class ServedModels:
             path = self._keep(data, sha256)
             loaded = self._load(entry.name, path)
         except (GoodpartsError, OSError) as error:
-            self._go_on(entry, str(error))
+            kept = str(self._kept / f"{sha256}{file.SUFFIX}") if sha256 else ""
+            self._go_on(entry, str(error).replace(kept, str(entry.source)) if kept else str(error))
             return
         try:
             self._commit(lambda transaction: self._adopt(transaction, entry.name, loaded, sha256))
