@@ -108,7 +108,7 @@ async def inspect(
     camera: Annotated[Text | None, Query()] = None,
     include: Annotated[list[Include] | None, Query(max_length=4)] = None,
     deadline: Annotated[
-        float | None, Query(gt=0, le=3600, description="seconds; the service's own if longer")
+        float | None, Query(ge=0.1, le=3600, description="seconds; the service's own if longer")
     ] = None,
 ) -> Response:
     """Inspect an image; it is in the history when this is answered.
@@ -145,7 +145,7 @@ async def inspect_batch(
     model: ModelName,
     identity: Annotated[Identity, Depends(needs("inspect"))],
     include: Annotated[list[Include] | None, Query(max_length=4)] = None,
-    deadline: Annotated[float | None, Query(gt=0, le=3600)] = None,
+    deadline: Annotated[float | None, Query(ge=0.1, le=3600)] = None,
 ) -> Response:
     """Inspect several images; `info` is a JSON list then, one entry an image. One that fails does not end the others.
 
