@@ -102,6 +102,16 @@ def _scratch(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
 
 
 @pytest.fixture(scope="session")
+def good_png(mini_dataset: Path) -> bytes:
+    return (mini_dataset / "test" / "good" / "000.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def bad_png(mini_dataset: Path) -> bytes:
+    return (mini_dataset / "test" / "stain" / "000.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
 def mini_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small ONNX backbone with random weights, the same at every run. Read only.
 

@@ -174,6 +174,16 @@ class PageAnswer(_Answer):
     next: str | None = Field(description="where the next page is; null on the last")
 
 
+class CountsAnswer(_Answer):
+    """What came at one place: a model, and the line and camera that clients name."""
+
+    model: str
+    line: str
+    camera: str
+    counts: dict[str, int] = Field(description="by verdict")
+    last: InspectionAnswer
+
+
 class ReviewBody(BaseModel):
     """What is true of a part."""
 

@@ -22,8 +22,14 @@ from goodparts.server.logs import REQUEST
 _LOGGER = logging.getLogger("goodparts.server.requests")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SMALL = 64 * 1024  # bytes of a request that brings no image
+_CLOSED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_POLICY = b"content-security-policy"
+_OF_DATA = f"default-src 'none'; {_CLOSED}".encode()
+_OF_PAGES = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    f"{_CLOSED}"
+).encode()
 _HEADERS = {
-    "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -50,7 +56,7 @@ class Boundary:
         self._app, self._gate, self._max_bytes, self._observe = app, gate, max_bytes, observe
         headers = {**_HEADERS, **({_TLS_ONLY[0]: _TLS_ONLY[1]} if tls else {})}
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
-        self._own = {name for name, _ in self._headers}
+        self._own = {_POLICY, *(name for name, _ in self._headers)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; others (lifespan) go through as they are, and web sockets are refused."""
@@ -81,7 +87,8 @@ class Boundary:
                 kept = [pair for pair in message.get("headers", []) if pair[0].lower() not in self._own]
                 if not any(name.lower() == b"cache-control" for name, _ in kept):
                     kept.append((b"cache-control", b"no-store"))
-                message = {**message, "headers": [*kept, *self._headers, (b"x-request-id", request.encode())]}
+                own = [*self._headers, (_POLICY, _policy(kept)), (b"x-request-id", request.encode())]
+                message = {**message, "headers": [*kept, *own]}
             await send(message)
 
         try:
@@ -114,7 +121,13 @@ class Boundary:
             )
 
     def _limit(self, path: str) -> int:
-        return self._max_bytes if path.endswith(("/inspections", "/batches")) else SMALL
+        return self._max_bytes if path.endswith(("/inspections", "/batches", "/images")) else SMALL
+
+
+def _policy(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """What a browser may do with an answer: a page loads this service's scripts, styles and images, data nothing."""
+    kinds = (value for name, value in headers if name.lower() == b"content-type")
+    return _OF_PAGES if next(kinds, b"").startswith(b"text/html") else _OF_DATA
 
 
 class _Limited:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +69,15 @@ def make_server(service: Service) -> uvicorn.Server:
         ws="none",
         timeout_graceful_shutdown=_GRACEFUL,
     )
-    return uvicorn.Server(config)
+
+    class Server(uvicorn.Server):
+        """Ends the pages' streams first: they would never end by themselves."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            service.feed.close()
+            await super().shutdown(sockets)
+
+    return Server(config)
 
 
 def require_files(settings: Settings) -> None:

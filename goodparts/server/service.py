@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import select
@@ -27,6 +26,7 @@ from goodparts.server.history.database import Database, open_database, require_r
 from goodparts.server.history.identifiers import new_identifier
 from goodparts.server.history.writer import Change, Transaction, Writer, transaction
 from goodparts.server.inspection.drift_watch import RECENT, DriftWatch
+from goodparts.server.inspection.feed import Feed
 from goodparts.server.inspection.pool import InspectionPool
 from goodparts.server.inspection.served_models import LoadedModel, ServedModels
 from goodparts.server.metrics import Metrics, Value
@@ -75,6 +75,7 @@ class Service:
         self._threads: list[threading.Thread] = []
         self._drawings = 0  # waiting or in work
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="goodparts-draw")
+        self.feed = Feed()
         self.metrics = Metrics(self._gauges)
         self.models = ServedModels(
             settings.models,
@@ -87,7 +88,7 @@ class Service:
         )
         self.pool = InspectionPool(
             self.models,
-            partial(records.record, self.writer, self.blobs, self.room),
+            self._record,
             self._observe,
             workers=settings.workers,
             queue=settings.queue,
@@ -107,6 +108,7 @@ class Service:
     def close(self) -> None:
         """Finish what was accepted, commit it, and let go of everything."""
         self.stopping.set()
+        self.feed.close()
         self.pool.close()
         self._drawing.shutdown(wait=True, cancel_futures=True)
         for thread in self._threads:
@@ -171,6 +173,15 @@ class Service:
         )
         with self.database.read() as connection:
             return [tuple(row) for row in reversed(connection.execute(last).all())]
+
+    def _record(self, row: dict[str, Any], image: bytes, findings: bytes) -> Future[Any]:
+        recorded = records.record(self.writer, self.blobs, self.room, row, image, findings)
+        recorded.add_done_callback(self._tell_watchers)
+        return recorded
+
+    def _tell_watchers(self, recorded: Future[Any]) -> None:
+        if not recorded.cancelled() and recorded.exception() is None:
+            self.feed.tell(recorded.result())
 
     def _observe(self, model: LoadedModel, row: dict[str, Any], inspection: Inspection) -> None:
         metrics, name = self.metrics, model.name

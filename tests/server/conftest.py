@@ -65,13 +65,3 @@ def lone(fitted_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A service with the model `disc`, on SQLite only."""
     with running(settings_for(fitted_file, tmp_path_factory.mktemp("history"))) as found:
         yield found
-
-
-@pytest.fixture(scope="session")
-def good_png(mini_dataset: Path) -> bytes:
-    return (mini_dataset / "test" / "good" / "000.png").read_bytes()
-
-
-@pytest.fixture(scope="session")
-def bad_png(mini_dataset: Path) -> bytes:
-    return (mini_dataset / "test" / "stain" / "000.png").read_bytes()

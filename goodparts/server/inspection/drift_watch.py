@@ -68,6 +68,11 @@ class DriftWatch:
             reports = self._drift.add(score, statistics)
             return tuple(Notice(report.quantity, str(report)) for report in reports)
 
+    def levels(self) -> dict[str, float]:
+        """How far each quantity is on the way to being told, 0 to 1."""
+        with self._lock:
+            return {} if self._drift is None else dict(self._drift.levels)
+
     def figures(self) -> dict[str, Any]:
         """What the last parts look like.
 

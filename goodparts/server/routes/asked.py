@@ -74,8 +74,8 @@ async def asked_filter(
 ) -> Filter:
     """Which inspections are meant."""
     return Filter(
-        since=_time("from", since),
-        until=_time("to", until),
+        since=None if since is None else time_of_text("from", since),
+        until=None if until is None else time_of_text("to", until),
         model=model,
         verdict=verdict,
         part=part,
@@ -88,10 +88,8 @@ AskedFilter = Annotated[Filter, Depends(asked_filter)]
 AskedService = Annotated[Service, Depends(asked_service)]
 
 
-def _time(name: str, text: str | None) -> int | None:
-    """Microseconds since 1970 of a time of ISO 8601; in UTC where it does not say."""
-    if text is None:
-        return None
+def time_of_text(name: str, text: str) -> int:
+    """Microseconds since 1970 of a time of ISO 8601, in UTC where it does not say; Invalid, which names the field."""
     try:
         found = datetime.fromisoformat(text.replace(" ", "+"))
         found = found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -208,7 +208,7 @@ async def inspection(
     service: AskedService, inspection: InspectionId, _: Annotated[Identity, Depends(needs("read"))]
 ) -> Response:
     """One inspection."""
-    return Json(inspection_record(await run_in_threadpool(_row, service, inspection)))
+    return Json(inspection_record(await run_in_threadpool(row_of_inspection, service, inspection)))
 
 
 _PICTURE: dict[int | str, dict[str, Any]] = {
@@ -232,8 +232,8 @@ async def image(
     """The image file as it came in."""
 
     def read() -> Response:
-        row = _row(service, inspection)
-        data, kind = _kept(service, row)[0], _TYPES.get(row["image_type"], "application/octet-stream")
+        row = row_of_inspection(service, inspection)
+        data, kind = kept_files(service, row)[0], _TYPES.get(row["image_type"], "application/octet-stream")
         return _picture(data, kind, f"{inspection}{suffix_of(row)}")
 
     return await run_in_threadpool(read)
@@ -254,8 +254,8 @@ async def picture(
     """What was found: as a heatmap over the image, as a mask, or as a panel of all of it."""
 
     def draw() -> bytes:
-        row = _row(service, inspection)
-        data, found = _kept(service, row)
+        row = row_of_inspection(service, inspection)
+        data, found = kept_files(service, row)
         if picture == "panel":
             panel = panel_of(service.blobs, row, service.settings.pixel_limit)
             if panel is None:
@@ -408,12 +408,13 @@ def _item(result: Inspected | BaseException, request: Request) -> dict[str, Any]
     return {"inspection": None, "error": error}
 
 
-def _row(service: Service, identifier: str) -> dict[str, Any]:
+def row_of_inspection(service: Service, identifier: str) -> dict[str, Any]:
+    """The row of an inspection; NotFound."""
     with service.database.read() as connection:
         return records.one(connection, identifier)
 
 
-def _kept(service: Service, row: Mapping[str, Any]) -> tuple[bytes, bytes]:
+def kept_files(service: Service, row: Mapping[str, Any]) -> tuple[bytes, bytes]:
     """The files of an inspection, whole; Gone."""
     if not row["kept"]:
         raise Gone("its image is kept no more, or could not be kept")
