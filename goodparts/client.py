@@ -188,7 +188,9 @@ class Client:
         """The image of an inspection as it came in, or a PNG of what was found on it."""
         return self._ask("GET", f"/api/v1/inspections/{quote(identifier, safe='')}/{kind}").content
 
-    def review(self, identifier: str, label: Literal["GOOD", "BAD"], comment: str = "") -> None:
+    def review(
+        self, identifier: str, label: Literal["GOOD", "BAD", "UNSURE", "none"], comment: str = ""
+    ) -> None:
         """Say what is true of a part."""
         body = {"label": label, "comment": comment}
         self._ask("POST", f"/api/v1/inspections/{quote(identifier, safe='')}/reviews", json=body)

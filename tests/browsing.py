@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 from playwright.sync_api import Browser, Page
-from serving import Running
+from serving import Running, wait_until
 
 from goodparts.server.access import accounts
 
@@ -86,3 +86,9 @@ def hand_in(service: Running, png: bytes, /, **about: str) -> dict[str, Any]:
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
+
+
+def drawn(page: Page, selector: str) -> None:
+    """Wait until all pictures there are loaded (the page's policy lets no function wait within it)."""
+    every = f"[...document.querySelectorAll({selector!r})]"
+    wait_until(lambda: page.evaluate(f"{every}.length > 0 && {every}.every(one => one.naturalWidth > 0)"))

@@ -14,6 +14,9 @@ from goodparts.server.faults import Invalid
 from goodparts.server.history.export import time_text
 
 Verdict = Literal["GOOD", "BAD", "RECHECK"]
+Label = Literal["GOOD", "BAD", "UNSURE", "none"]
+Pixel = Annotated[int, Field(ge=0, le=1_000_000)]
+Box = tuple[Pixel, Pixel, Pixel, Pixel]
 Role = Literal["operator", "reviewer", "engineer", "administrator"]
 LONGEST_DETAILS = 16_384  # bytes of JSON
 
@@ -143,7 +146,7 @@ class InspectionAnswer(_Answer):
     line: str | None
     camera: str | None
     metadata: dict[str, Any]
-    review: Literal["none", "GOOD", "BAD"]
+    review: Label
     image_sha256: str
     image_kept: bool
     recorded: bool
@@ -184,12 +187,32 @@ class CountsAnswer(_Answer):
     last: InspectionAnswer
 
 
+class NearestAnswer(_Answer):
+    """What a place was compared with."""
+
+    good_image: str = Field(description="its name, as the model learnt it")
+    here: bool = Field(description="whether that image is still kept on this machine")
+    box: list[int] = Field(description="around the place, in pixels of the image")
+    good_box: list[int] | None = Field(
+        description="around the nearest good patch, in pixels of the good image"
+    )
+    value: float | None = Field(description="of the map at the place")
+    pixel_threshold: float = Field(description="above it the place is bad")
+    links: dict[str, str]
+
+
 class ReviewBody(BaseModel):
     """What is true of a part."""
 
     model_config = ConfigDict(extra="forbid")
-    label: Literal["GOOD", "BAD"]
+    label: Label = Field(description="UNSURE: somebody else has to look; none: takes back what was said")
     comment: Annotated[str, Field(max_length=2000), AfterValidator(plain)] = ""
+    defect_class: Annotated[str, Field(pattern="^([A-Za-z0-9_][A-Za-z0-9_. -]{0,63})?$")] = Field(
+        "", description="what is wrong with a bad part"
+    )
+    regions: Annotated[list[Box], Field(max_length=50)] = Field(
+        [], description="where: left, top, right, bottom in pixels of the image"
+    )
 
 
 class ReviewAnswer(_Answer):
@@ -199,8 +222,10 @@ class ReviewAnswer(_Answer):
     inspection: Identifier
     time: str
     account: str
-    label: Literal["GOOD", "BAD"]
+    label: Label
     comment: str
+    defect_class: str
+    regions: list[list[int]]
 
 
 class VersionAnswer(_Answer):
@@ -211,6 +236,8 @@ class VersionAnswer(_Answer):
     added: str
     fitted: str
     recipe: str
+    author: str | None = Field(description="who made it here; null: it came as a file")
+    note: str
 
 
 class ModelAnswer(_Answer):

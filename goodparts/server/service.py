@@ -27,6 +27,7 @@ from goodparts.server.history.identifiers import new_identifier
 from goodparts.server.history.writer import Change, Transaction, Writer, transaction
 from goodparts.server.inspection.drift_watch import RECENT, DriftWatch
 from goodparts.server.inspection.feed import Feed
+from goodparts.server.inspection.nearest import NearestGood
 from goodparts.server.inspection.pool import InspectionPool
 from goodparts.server.inspection.served_models import LoadedModel, ServedModels
 from goodparts.server.metrics import Metrics, Value
@@ -76,6 +77,7 @@ class Service:
         self._drawings = 0  # waiting or in work
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="goodparts-draw")
         self.feed = Feed()
+        self.nearest = NearestGood(self.settings.pixel_limit)
         self.metrics = Metrics(self._gauges)
         self.models = ServedModels(
             settings.models,

@@ -51,3 +51,9 @@ def visit(chromium: Browser, line: Running) -> Iterator[Visit]:
         assert one.elsewhere == []
         harmless = re.compile(r"Failed to load resource|net::ERR")  # refused requests, which tests provoke
         assert [fault for fault in one.faults if not harmless.search(fault)] == []
+
+
+@pytest.fixture(scope="session")
+def mini_dataset_train(mini_dataset: Path) -> list[bytes]:
+    """The files of its good images to learn from, in order."""
+    return [path.read_bytes() for path in sorted((mini_dataset / "train" / "good").iterdir())]

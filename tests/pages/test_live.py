@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from browsing import Visit, hand_in
+from browsing import Visit, drawn, hand_in
 from playwright.sync_api import expect
 from serving import Running
 
@@ -22,7 +22,7 @@ def test_results_appear_by_themselves(visit: Visit, line: Running, good_png: byt
     expect(tile.locator(".counts")).to_contain_text("50.0 %")
     expect(tile.locator(".caption")).to_contain_text("A-2")
     expect(tile.locator(".regions rect")).not_to_have_count(0)
-    page.wait_for_function("document.querySelector('.picture .over').naturalWidth > 0")
+    drawn(page, ".picture .over")
     page.get_by_label("How much of the map").fill("100")
     assert page.locator(".picture .over").evaluate("map => map.style.opacity") == "1"
     assert visitor.violations() == []

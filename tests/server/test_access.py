@@ -31,6 +31,8 @@ MATRIX = (
     ("GET", f"/api/v1/inspections/{NONE}/reviews", "read"),
     ("POST", f"/api/v1/inspections/{NONE}/reviews", "review"),
     ("GET", f"/api/v1/inspections/{NONE}/view.jpg", "read"),
+    ("GET", f"/api/v1/inspections/{NONE}/nearest?x=1&y=1", "read"),
+    ("GET", f"/api/v1/models/disc/good.jpg?name=1&version={NONE}{NONE}", "read"),
     ("GET", "/api/v1/counts?from=2026-11-29", "read"),
     ("GET", "/api/v1/export", "export"),
     ("GET", "/api/v1/models", "read"),
@@ -100,7 +102,9 @@ def test_every_address_is_in_the_matrix(live: Running) -> None:
         (method, place.replace("{inspection}", NONE).replace("{picture}", "panel")) for method, place in told
     }
     told = {(method, place.replace("{token}", "0123456789abcdef")) for method, place in told}
-    assert told == {(method, place.split("?")[0]) for method, place, _ in MATRIX} - {("GET", "/api/v1/openapi.json")}
+    assert told == {(method, place.split("?")[0]) for method, place, _ in MATRIX} - {
+        ("GET", "/api/v1/openapi.json")
+    }
 
 
 @pytest.mark.parametrize(("method", "place", "needed"), MATRIX)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Table
 
-from goodparts.server.history.schema import MUTABLE
+from goodparts.server.history.schema import LATER, MUTABLE
 
 
 def to_json(value: object) -> str:
@@ -24,5 +24,9 @@ def digest(text: str | bytes) -> str:
 
 def row_digest(table: Table, row: Mapping[str, Any]) -> str:
     """sha256 over all of a row that never changes."""
-    values = {column.name: row[column.name] for column in table.columns if column.name not in MUTABLE}
+    values = {
+        column.name: row[column.name]
+        for column in table.columns
+        if column.name not in MUTABLE and (column.name not in LATER or row[column.name] is not None)
+    }
     return digest(to_json([table.name, values]))

@@ -21,7 +21,7 @@ from goodparts.errors import GoodpartsError
 
 _LOGGER = logging.getLogger(__name__)
 FILE_NAME = "history.sqlite"
-FIRST, LATEST = "0001", "0002"
+FIRST, LATEST = "0001", "0003"
 _PATIENCE = 30  # seconds that a program waits for another one that writes
 _WRITERS = 0x676F6F64  # the number under which PostgreSQL lets one transaction write at a time
 _DISK_FULL = "53100"  # PostgreSQL's code

@@ -19,7 +19,7 @@ from goodparts.server.history.rows import Row, row_of, rows_of
 from goodparts.server.history.writer import Change, Transaction, Writer
 
 _LOGGER = logging.getLogger(__name__)
-LABELS = ("GOOD", "BAD")
+LABELS = ("GOOD", "BAD", "UNSURE", schema.NONE)
 
 
 @dataclass
@@ -77,8 +77,22 @@ def record(
     return writer.submit(Change(apply, files, settle, count))
 
 
-def review(writer: Writer, inspection: str, *, account: str, label: str, comment: str) -> Future[Row]:
-    """Have somebody's word on an inspection recorded; NotFound where there is none of that name."""
+def review(
+    writer: Writer,
+    inspection: str,
+    *,
+    account: str,
+    label: str,
+    comment: str,
+    defect_class: str | None = None,
+    regions: str | None = None,
+) -> Future[Row]:
+    """Have somebody's word on an inspection recorded; NotFound where there is none of that name.
+
+    Args:
+        label: one of LABELS; `none` takes back what was said before.
+        regions: JSON, the boxes that were drawn.
+    """
     row: dict[str, Any] = {
         "id": new_identifier(),
         "inspection": inspection,
@@ -86,6 +100,8 @@ def review(writer: Writer, inspection: str, *, account: str, label: str, comment
         "account": account,
         "label": label,
         "comment": comment,
+        "defect_class": defect_class or None,
+        "regions": regions,
     }
 
     def apply(transaction: Transaction) -> Row:

@@ -63,6 +63,8 @@ inspections = Table(
     Column("review", String(10), nullable=False),
 )
 MUTABLE = frozenset({"kept", "review"})
+LATER = frozenset({"defect_class", "regions"})
+"""Columns that came later: where they are empty a row has the digest that it always had."""
 
 # A page is found in one of these alone: what else it asks for stands in the index, too (`pages` chooses).
 _of = inspections.c
@@ -84,8 +86,10 @@ reviews = Table(
     Column("inspection", IDENTIFIER, nullable=False, index=True),
     Column("time", BigInteger, nullable=False),
     Column("account", String(200), nullable=False),
-    Column("label", String(10), nullable=False),  # GOOD or BAD
+    Column("label", String(10), nullable=False),  # GOOD, BAD, UNSURE, or none: an earlier word is taken back
     Column("comment", Text, nullable=False),
+    Column("defect_class", String(64)),
+    Column("regions", Text),  # JSON: boxes that somebody drew
 )
 
 accounts = Table(
@@ -138,6 +142,8 @@ versions = Table(
     Column("recipe", String(64), nullable=False),
     Column("added", BigInteger, nullable=False),
     Column("fitted", String(64), nullable=False),
+    Column("author", String(200)),  # who made it here; none: it came as a file
+    Column("note", Text),
 )
 
 audit = Table(

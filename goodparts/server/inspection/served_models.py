@@ -12,6 +12,7 @@ import logging
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,15 +23,20 @@ from sqlalchemy import select
 from goodparts.errors import GoodpartsError, ModelError
 from goodparts.files import replacing
 from goodparts.model import file
+from goodparts.model.model import Model
 from goodparts.model.predictor import Predictor
 from goodparts.server.faults import Conflict, Fault, NotFound
 from goodparts.server.history import audit, schema
 from goodparts.server.history.canonical import digest, to_json
 from goodparts.server.history.database import Database
+from goodparts.server.history.identifiers import new_identifier
 from goodparts.server.history.rows import row_of, rows_of
 from goodparts.server.history.writer import Transaction
 
 _LOGGER = logging.getLogger(__name__)
+_HERE = ""
+"""What `source_sha256` is of a model that was learnt here rather than read from a file."""
+_LOOKED_AT = 3  # versions that do not serve, in memory
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Commit = Callable[[Callable[[Transaction], Any]], Any]
 """Has a change made, and waits until it is committed."""
@@ -52,7 +58,7 @@ class Entry:
     """A name under which a model serves.
 
     Attributes:
-        source: the file that is watched.
+        source: the file that is watched; None for a model that was learnt here.
         stamp: of the file when it was last read.
         version: which one serves.
         loaded: it, where it is in memory.
@@ -60,7 +66,7 @@ class Entry:
     """
 
     name: str
-    source: Path
+    source: Path | None
     stamp: Stamp | None = None
     version: str = ""
     loaded: LoadedModel | None = None
@@ -92,6 +98,8 @@ class ServedModels:
         self._changing = threading.RLock()
         self._loading = threading.Lock()
         self._unsettled: dict[Path, Stamp] = {}
+        self._looking = threading.Lock()
+        self._looked_at: OrderedDict[tuple[str, str], LoadedModel] = OrderedDict()
 
     # ---- asked by requests
 
@@ -143,6 +151,7 @@ class ServedModels:
         with self._changing:
             for name, path in self._files():
                 entry = self._entries.setdefault(name, Entry(name, path))
+                entry.source = path
                 try:
                     stamp = _stamp(path)
                 except OSError as error:  # what serves goes on
@@ -155,7 +164,8 @@ class ServedModels:
                     self._unsettled[path] = stamp  # somebody may still write it
                     continue
                 self._unsettled.pop(path, None)
-                self._take(entry, stamp)
+                self._take(entry, path, stamp)
+            self._restore()
 
     def activate(self, name: str, version: str, actor: str) -> None:
         """Have another version serve, until its file changes.
@@ -165,27 +175,91 @@ class ServedModels:
             Conflict: its file is not what it was.
         """
         with self._changing:
-            entry = self.entry(name)
             try:
                 loaded = self._load(name, self._path_of(name, version))
             except ModelError:
                 raise Conflict("the kept file of that version is damaged or gone") from None
 
             def apply(transaction: Transaction) -> None:
-                table = schema.models
-                transaction.connection.execute(
-                    table.update().where(table.c.name == name).values(active=version)
-                )
+                _set_active(transaction, name, version)
                 transaction.chain.append(actor, "model.activated", name, {"version": version})
 
             self._commit(apply)
-            self._serve(entry, loaded)
+            self._serve(self._entries.setdefault(name, Entry(name, None)), loaded)
 
-    def _take(self, entry: Entry, stamp: Stamp) -> None:
+    def add(self, name: str, model: Model, actor: str, *, action: str, note: str, activate: bool) -> str:
+        """Keep a version that was made here, and have it serve if that is wanted; gives its identity.
+
+        Raises:
+            Conflict: it is there already; or only signed models may serve here, and this one is not.
+        """
+        with self._changing:
+            try:
+                loaded, sha256 = self._kept_anew(name, model)
+            except ModelError:
+                raise Conflict(
+                    "this service takes signed models only: sign the version elsewhere and hand it in as a file"
+                ) from None
+            if any(row["version"] == loaded.version for row in self.versions(name)):
+                raise Conflict("this very version is there already")
+
+            def apply(transaction: Transaction) -> None:
+                self._insert_version(transaction, name, loaded, sha256, actor, note)
+                details = {"version": loaded.version, "file": sha256, "note": note, "serves": activate}
+                transaction.chain.append(actor, action, name, details)
+                if activate:
+                    _set_active(transaction, name, loaded.version)
+
+            self._commit(apply)
+            if activate:
+                self._serve(self._entries.setdefault(name, Entry(name, None)), loaded)
+            return loaded.version
+
+    def version(self, name: str, version: str) -> LoadedModel:
+        """Any version of a model, to look at or to measure with; the last few asked for stay in memory.
+
+        Raises:
+            NotFound: there is none.
+            Conflict: its file is not what it was.
+        """
+        entry = self._entries.get(name)
+        with self._looking:
+            try:
+                if entry is not None and entry.version == version:
+                    return self.get(name)
+                if (name, version) not in self._looked_at:
+                    path = self._path_of(name, version)
+                    self._looked_at[name, version] = self._load(name, path, engines=False)
+            except ModelError:
+                raise Conflict("the kept file of that version is damaged or gone") from None
+            self._looked_at.move_to_end((name, version))
+            while len(self._looked_at) > _LOOKED_AT:
+                self._looked_at.popitem(last=False)
+            return self._looked_at[name, version]
+
+    def _kept_anew(self, name: str, model: Model) -> tuple[LoadedModel, str]:
+        unfinished = self._kept / f"{new_identifier()}.unfinished{file.SUFFIX}"
+        self._kept.mkdir(parents=True, exist_ok=True)
+        try:
+            file.save(model, unfinished)
+            data = unfinished.read_bytes()
+        finally:
+            unfinished.unlink(missing_ok=True)
+        sha256 = digest(data)
+        return self._load(name, self._keep(data, sha256)), sha256
+
+    def _restore(self) -> None:
+        """Have models that were learnt here serve again after a start."""
+        with self._database.read() as connection:
+            rows = rows_of(connection, select(schema.models).where(schema.models.c.source_sha256 == _HERE))
+        for row in rows:
+            self._entries.setdefault(row["name"], Entry(row["name"], None, version=row["active"]))
+
+    def _take(self, entry: Entry, source: Path, stamp: Stamp) -> None:
         """Read a model's file and have it serve, or say why it can't."""
         entry.stamp, sha256 = stamp, ""
         try:
-            data = entry.source.read_bytes()
+            data = source.read_bytes()
             sha256 = digest(data)
             known = self._known(entry.name)
             if known is not None and known["source_sha256"] == sha256:
@@ -227,21 +301,32 @@ class ServedModels:
         connection.execute(
             versions.delete().where(versions.c.model == name, versions.c.version == loaded.version)
         )
-        connection.execute(
-            versions.insert(),
-            {
-                "model": name,
-                "version": loaded.version,
-                "file_sha256": sha256,
-                "recipe": loaded.recipe,
-                "added": audit.now(),
-                "fitted": str(loaded.predictor.model.fit_record.fitted)[:64],
-            },
-        )
+        self._insert_version(transaction, name, loaded, sha256)
         connection.execute(models.delete().where(models.c.name == name))
         connection.execute(models.insert(), {"name": name, "active": loaded.version, "source_sha256": sha256})
         details = {"version": loaded.version, "file": sha256}
         transaction.chain.append("goodparts", "model.taken", name, details)
+
+    def _insert_version(
+        self,
+        transaction: Transaction,
+        name: str,
+        loaded: LoadedModel,
+        sha256: str,
+        author: str | None = None,
+        note: str | None = None,
+    ) -> None:
+        row = {
+            "model": name,
+            "version": loaded.version,
+            "file_sha256": sha256,
+            "recipe": loaded.recipe,
+            "added": audit.now(),
+            "fitted": str(loaded.predictor.model.fit_record.fitted)[:64],
+            "author": author,
+            "note": note,
+        }
+        transaction.connection.execute(schema.versions.insert(), row)
 
     def _serve(self, entry: Entry, loaded: LoadedModel) -> None:
         with entry.lock:
@@ -258,15 +343,16 @@ class ServedModels:
             _LOGGER.info("model %s leaves memory", entry.name)
             entry.loaded = None
 
-    def _load(self, name: str, path: Path) -> LoadedModel:
+    def _load(self, name: str, path: Path, *, engines: bool = True) -> LoadedModel:
         with self._loading:
             model = replace(
                 file.load(path, self._signature), path=None
             )  # whom it serves need not know where it lies
             model.calibration.threshold  # noqa: B018  (an error now rather than at the first image)
             predictor = Predictor(model)
-            predictor.open(latency=True)
-            predictor.open()
+            if engines:
+                predictor.open(latency=True)
+                predictor.open()
         recipe = digest(to_json({**model.recipe.product, "backbone": model.backbone.name, "roi": ""}))
         return LoadedModel(name, model.identity, recipe, predictor)
 
@@ -305,7 +391,7 @@ class ServedModels:
         for name, entry in self._entries.items():
             if name in given and not entry.version:
                 raise ModelError(entry.refused)
-        if not self.names():
+        if self._paths and not self.names():
             raise ModelError(
                 f"{', '.join(map(str, self._paths)) or 'models'}: no model; expected files ending in {file.SUFFIX}, "
                 "or folders of them"
@@ -320,6 +406,16 @@ def name_of(path: Path) -> str:
         if _NAME.fullmatch(name)
         else f"model-{hashlib.sha256(path.name.encode('utf-8', 'replace')).hexdigest()[:8]}"
     )
+
+
+def _set_active(transaction: Transaction, name: str, version: str) -> None:
+    table = schema.models
+    changed = transaction.connection.execute(
+        table.update().where(table.c.name == name).values(active=version)
+    )
+    if not changed.rowcount:
+        row = {"name": name, "active": version, "source_sha256": _HERE}
+        transaction.connection.execute(table.insert(), row)
 
 
 def _stamp(path: Path) -> Stamp:

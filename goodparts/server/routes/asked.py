@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from goodparts.server.access.permissions import Identity
-from goodparts.server.answers import FaultAnswer, Text, Verdict
+from goodparts.server.answers import FaultAnswer, Label, Text, Verdict
 from goodparts.server.faults import Invalid
 from goodparts.server.history.pages import Filter
 from goodparts.server.service import Service
@@ -69,7 +69,7 @@ async def asked_filter(
     model: Annotated[Text | None, Query()] = None,
     verdict: Annotated[Verdict | None, Query()] = None,
     part: Annotated[Text | None, Query()] = None,
-    review: Annotated[Literal["none", "GOOD", "BAD"] | None, Query()] = None,
+    review: Annotated[Label | None, Query()] = None,
     borderline: Annotated[bool | None, Query()] = None,
 ) -> Filter:
     """Which inspections are meant."""

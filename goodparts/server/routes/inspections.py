@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -29,6 +30,7 @@ from goodparts.server.answers import (
 )
 from goodparts.server.faults import Fault, Gone, Invalid, NotFound
 from goodparts.server.history import findings, records
+from goodparts.server.history.canonical import to_json
 from goodparts.server.history.export import export, panel_of, suffix_of, time_text
 from goodparts.server.history.pages import MOST, Filter, page
 from goodparts.server.inspection.pool import Inspected, Part, Slot
@@ -285,7 +287,13 @@ async def review(
 ) -> Response:
     """Say what is true of a part. The last word counts; earlier ones stay."""
     future = records.review(
-        service.writer, inspection, account=identity.name, label=body.label, comment=body.comment
+        service.writer,
+        inspection,
+        account=identity.name,
+        label=body.label,
+        comment=body.comment,
+        defect_class=body.defect_class,
+        regions=to_json([list(box) for box in body.regions]) if body.regions else None,
     )
     return Json(_review(await asyncio.wrap_future(future)), status_code=201)
 
@@ -437,5 +445,7 @@ def _picture(data: bytes, kind: str, name: str) -> Response:
 def _review(row: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: row[name] for name in ("id", "inspection", "account", "label", "comment")},
+        "defect_class": row["defect_class"] or "",
+        "regions": json.loads(row["regions"] or "[]"),
         "time": time_text(row["time"]),
     }

@@ -94,6 +94,8 @@ def _page(service: Service, name: str) -> dict[str, Any]:
             "added": time_text(row["added"]),
             "fitted": row["fitted"],
             "recipe": row["recipe"],
+            "author": row["author"],
+            "note": row["note"] or "",
         }
         for row in service.models.versions(name)
     ]

@@ -8,6 +8,8 @@ const goodparts = (() => {
   const language = document.documentElement.lang;
   const SYMBOLS = { GOOD: "✓", BAD: "✕", RECHECK: "?", UNSURE: "?", none: "–" };
 
+  // Dates and numbers as this viewer writes them, in the language of the page.
+  const locale = (navigator.languages || []).find((name) => name.slice(0, 2) === language) || language;
   const text = (pattern, values = {}) => pattern.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 
   // An element: make("p", {class: "x", text: "words"}, child, ...)
@@ -25,7 +27,7 @@ const goodparts = (() => {
   }
 
   const number = (value, digits = 3) =>
-    Number(value).toLocaleString(language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+    Number(value).toLocaleString(locale, { minimumFractionDigits: digits, maximumFractionDigits: digits });
   const percent = (value, digits = 1) => `${number(100 * value, digits)} %`;
   const bytes = (value) => {
     const units = ["B", "kB", "MB", "GB", "TB"];
@@ -34,7 +36,7 @@ const goodparts = (() => {
     return `${number(value, place ? 1 : 0)} ${units[place]}`;
   };
   const when = (iso, short = false) =>
-    new Date(iso).toLocaleString(language, short ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "medium" });
+    new Date(iso).toLocaleString(locale, short ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "medium" });
   const timeOf = (iso, short = false) => make("time", { datetime: iso, text: when(iso, short) });
 
   function verdict(word, size = "") {

@@ -50,7 +50,7 @@
       this.verdict.replaceChildren(verdict(record.verdict, "huge"));
       this.score.replaceChildren(make("span", { text: `${texts.score} ` }), make("strong", { text: number(record.score) }),
         make("span", { class: "soft", text: `  ${text(texts.threshold, { value: number(record.threshold) })}` }),
-        record.borderline ? make("span", { class: "chip", text: texts.borderline }) : null);
+        ...(record.borderline ? [make("span", { class: "chip", text: texts.borderline })] : []));
       const end = 2 * record.threshold || 1;
       one("i", this.bar).style.width = `${Math.min(100, Math.max(0, 100 * record.score / end))}%`;
       this.bar.dataset.verdict = record.verdict;
