@@ -187,6 +187,13 @@ class CountsAnswer(_Answer):
     last: InspectionAnswer
 
 
+class DefectClassAnswer(_Answer):
+    """A class of defect."""
+
+    name: str
+    reviews: int
+
+
 class NearestAnswer(_Answer):
     """What a place was compared with."""
 

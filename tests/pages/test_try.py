@@ -22,6 +22,7 @@ def test_an_image_is_dropped_and_a_place_compared(visit: Visit, line: Running, b
     visitor = visit()
     page = visitor.login("olga")
     page.get_by_role("link", name="Try").click()
+    page.wait_for_load_state()
     expect(page.get_by_text("Nothing handed in yet")).to_be_visible()
     page.evaluate(DROP, ["stain.png", "image/png", base64.b64encode(bad_png).decode()])
     expect(page.locator("#verdict .verdict")).to_have_text("✕BAD")

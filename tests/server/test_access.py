@@ -33,6 +33,8 @@ MATRIX = (
     ("GET", f"/api/v1/inspections/{NONE}/view.jpg", "read"),
     ("GET", f"/api/v1/inspections/{NONE}/nearest?x=1&y=1", "read"),
     ("GET", f"/api/v1/models/disc/good.jpg?name=1&version={NONE}{NONE}", "read"),
+    ("GET", "/api/v1/defect-classes", "read"),
+    ("GET", "/api/v1/disagreements", "read"),
     ("GET", "/api/v1/counts?from=2026-11-29", "read"),
     ("GET", "/api/v1/export", "export"),
     ("GET", "/api/v1/models", "read"),

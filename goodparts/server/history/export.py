@@ -1,11 +1,13 @@
 """Export: a range of the history as a ZIP, member by member, while it is sent.
 
-    mvtec     MODEL/test/good/ID.png, MODEL/test/bad/ID.png, found/MODEL/ID_mask.png, inspections.csv
+    mvtec     MODEL/test/good/ID.png, MODEL/test/CLASS/ID.png, MODEL/ground_truth/CLASS/ID_mask.png,
+              found/MODEL/ID_mask.png, inspections.csv
     report    report.html, inspections.csv, panels/ID.png of every part that is not GOOD, or was reviewed
 
-In the layout of MVTec AD a part lies where its last review says, else where its verdict does. A mask that the
-model found is no truth, so masks lie apart. What is not kept any more, and what nobody can call good or bad
-(RECHECK), stands in left_out.csv.
+In the layout of MVTec AD a part lies where its last review says, else where its verdict does; CLASS is the class of
+defect that the reviewer named, else `bad`. What a reviewer drew is ground truth; a mask that the model found is none,
+so those lie apart. What is not kept any more, and what nobody can call good or bad (RECHECK, UNSURE), stands in
+left_out.csv.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import csv
 import html
 import io
 import itertools
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,12 +24,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import IO, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from goodparts.data.formats import SUFFIXES
 from goodparts.data.images import read_image
 from goodparts.server.history import audit, findings, schema
 from goodparts.server.history.blobs import BlobStore
 from goodparts.server.history.database import Database
 from goodparts.server.history.pages import Filter, every
+from goodparts.server.history.records import reviews_of
 from goodparts.server.history.zip_stream import stream_zip
 
 Layout = Literal["mvtec", "report"]
@@ -67,15 +74,39 @@ def _parts(
         label = row["verdict"] if row["review"] == schema.NONE else row["review"]
         image = blobs.read(row["image_sha256"]) if row["kept"] else None
         if label not in ("GOOD", "BAD") or image is None:
-            reason = "not kept" if label in ("GOOD", "BAD") else "can't be judged, and not reviewed"
+            reason = "not kept" if label in ("GOOD", "BAD") else _UNDECIDED.get(label, "not reviewed")
             left_out.write(f"{row['id']},{reason}\n".encode())
             continue
-        yield f"{row['model']}/test/{label.lower()}/{row['id']}{suffix_of(row)}", (image,)
+        name, drawn = ("good", []) if label == "GOOD" else _said(database, row)
+        yield f"{row['model']}/test/{name}/{row['id']}{suffix_of(row)}", (image,)
+        if drawn:
+            mask = findings.mask_png(_mask_of(drawn, row))
+            yield f"{row['model']}/ground_truth/{name}/{row['id']}_mask.png", (mask,)
         if row["verdict"] == "BAD" and (found := blobs.read(row["findings_sha256"])) is not None:
             yield (
                 f"found/{row['model']}/{row['id']}_mask.png",
                 (findings.mask_png(findings.unpack(found)[1]),),
             )
+
+
+_UNDECIDED = {"RECHECK": "can't be judged, and not reviewed", "UNSURE": "the reviewer was unsure"}
+
+
+def _said(database: Database, row: Row) -> tuple[str, list[list[int]]]:
+    """The class and boxes of a bad part's last review."""
+    if row["review"] == schema.NONE:
+        return "bad", []
+    with database.read() as connection:
+        last = reviews_of(connection, row["id"])[-1]
+    name = (last["defect_class"] or "").strip(". ").lower()
+    return name if name not in ("", "good") else "bad", json.loads(last["regions"] or "[]")
+
+
+def _mask_of(boxes: list[list[int]], row: Row) -> NDArray[np.bool_]:
+    mask = np.zeros((row["height"], row["width"]), dtype=bool)
+    for left, top, right, bottom in boxes:
+        mask[top:bottom, left:right] = True
+    return mask
 
 
 def _report(

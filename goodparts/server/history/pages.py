@@ -20,6 +20,7 @@ MOST = 200
 
 _COLUMNS = ("part", "review", "borderline", "model", "verdict")
 _AS_IT_IS: custom_op[Any] = custom_op("+")  # before a column SQLite looks for no index of it
+REVIEWED = "reviewed"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Filter:
 
     Attributes:
         since, until: microseconds since 1970, to whole milliseconds; `until` is exclusive.
-        review: GOOD, BAD, or none for those that nobody has reviewed.
+        review: GOOD, BAD, UNSURE, none for those that nobody has reviewed, or reviewed for all others.
     """
 
     since: int | None = None
@@ -51,9 +52,15 @@ class Filter:
         if self.until is not None:
             yield columns.id < first_of(self.until)
         for name in _COLUMNS:
-            if (value := getattr(self, name)) is not None:
-                column = columns[name]
-                yield (column if name in sought else UnaryExpression(column, operator=_AS_IT_IS)) == value
+            if (value := getattr(self, name)) is None:
+                continue
+            column: ColumnElement[Any] = columns[name]
+            if name not in sought:
+                column = UnaryExpression(column, operator=_AS_IT_IS)
+            if name == "review" and value == REVIEWED:
+                yield column.in_(("GOOD", "BAD", "UNSURE"))
+            else:
+                yield column == value
 
 
 def page(connection: Connection, wanted: Filter, *, before: str | None = None, limit: int = 50) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import Depends, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
@@ -69,7 +69,7 @@ async def asked_filter(
     model: Annotated[Text | None, Query()] = None,
     verdict: Annotated[Verdict | None, Query()] = None,
     part: Annotated[Text | None, Query()] = None,
-    review: Annotated[Label | None, Query()] = None,
+    review: Annotated[Label | Literal["reviewed"] | None, Query()] = None,
     borderline: Annotated[bool | None, Query()] = None,
 ) -> Filter:
     """Which inspections are meant."""
