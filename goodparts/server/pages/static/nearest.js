@@ -20,7 +20,7 @@ function nearestGood(look, place, recordOf) {
     try {
       const found = await get(`/api/v1/inspections/${record.id}/nearest?x=${x}&y=${y}`);
       if (turn !== asked) return;
-      const shown = [make("figure", {}, make("img", { src: found.links.image, alt: "" }), make("figcaption", { text: text(texts.place, { x, y }) }))];
+      const shown = [make("figure", {}, make("img", { src: found.links.image, alt: "" }), make("figcaption", { text: text(texts.touched, { x, y }) }))];
       if (found.here) {
         const [left, top, right, bottom] = found.good_box;
         const words = text(texts.nearest, { name: found.good_image, x: Math.round((left + right) / 2), y: Math.round((top + bottom) / 2) });
@@ -30,7 +30,7 @@ function nearestGood(look, place, recordOf) {
       if (!found.here) words.push(make("p", { text: text(texts.not_here, { name: found.good_image }) }));
       if (found.value !== null) {
         const times = found.value / found.pixel_threshold;
-        words.push(make("p", { text: text(texts.times, { value: number(times, 2), above: times > 1 ? texts.above : texts.below }) }));
+        words.push(make("p", { text: text(texts.times_limit, { value: number(times, 2), above: times > 1 ? texts.above : texts.below }) }));
       }
       place.replaceChildren(make("div", { class: "pair" }, ...shown), ...words);
     } catch (error) {
