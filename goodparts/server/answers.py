@@ -264,6 +264,55 @@ class ModelPageAnswer(ModelAnswer):
     versions: list[VersionAnswer]
 
 
+class ReviewedPartAnswer(_Answer):
+    """A part that somebody has reviewed, as a version scores it."""
+
+    inspection: Identifier
+    part: str | None
+    label: Literal["GOOD", "BAD"]
+    score: float
+
+
+class ReviewedPartsAnswer(_Answer):
+    """Reviewed parts, newest first."""
+
+    model: str
+    version: str
+    threshold: float
+    parts: list[ReviewedPartAnswer]
+    left_out: int = Field(description="whose image is kept no more, so that this version can't score it")
+
+
+class DecisionAnswer(ReviewedPartsAnswer):
+    """What a threshold rests on."""
+
+    rule: str
+    zones: int
+    good_scores: list[float] = Field(description="of good images, none compared with itself; ascending")
+    good_images: int
+    source: str = Field(description="held_out, separate, or copies of a single image")
+    certified: bool = Field(description="whether these images had no part in the memory bank")
+    confidence: float
+    bounds: list[float] = Field(
+        description="the false-reject rate that is not exceeded when so many of them are rejected: none, 1, 2, ..."
+    )
+
+
+class ThresholdBody(BaseModel):
+    """Another threshold."""
+
+    model_config = ConfigDict(extra="forbid")
+    threshold: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    reason: Annotated[str, Field(min_length=3, max_length=500), AfterValidator(plain)]
+
+
+class NewVersionAnswer(_Answer):
+    """A version that serves from now on."""
+
+    version: str
+    before: str = Field(description="the one until now: activate it to go back")
+
+
 class ActivateBody(BaseModel):
     """Which version is to serve."""
 

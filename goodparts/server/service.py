@@ -29,6 +29,7 @@ from goodparts.server.inspection.drift_watch import RECENT, DriftWatch
 from goodparts.server.inspection.feed import Feed
 from goodparts.server.inspection.nearest import NearestGood
 from goodparts.server.inspection.pool import InspectionPool
+from goodparts.server.inspection.reviewed import ReviewedParts
 from goodparts.server.inspection.served_models import LoadedModel, ServedModels
 from goodparts.server.metrics import Metrics, Value
 from goodparts.server.settings import Settings
@@ -88,6 +89,7 @@ class Service:
             require_signature=settings.require_signature,
             tell=self._tell_of_model,
         )
+        self.reviewed = ReviewedParts(self.models, self.database, self.blobs, settings.pixel_limit)
         self.pool = InspectionPool(
             self.models,
             self._record,

@@ -7,7 +7,9 @@ from playwright.sync_api import expect
 from serving import Running
 
 
-def test_a_part_is_found_and_all_is_told(visit: Visit, line: Running, good_png: bytes, bad_png: bytes) -> None:
+def test_a_part_is_found_and_all_is_told(
+    visit: Visit, line: Running, good_png: bytes, bad_png: bytes
+) -> None:
     visitor = visit()
     page = visitor.login("olga")
     page.goto("/history")
