@@ -313,6 +313,56 @@ class NewVersionAnswer(_Answer):
     before: str = Field(description="the one until now: activate it to go back")
 
 
+class TableAnswer(_Answer):
+    """A table of words."""
+
+    head: list[str]
+    rows: list[list[str]]
+
+
+class SectionAnswer(_Answer):
+    """A part of a model's card."""
+
+    title: str
+    lines: list[str]
+    table: TableAnswer | None
+    badge: str
+    folded: bool
+
+
+class CardAnswer(_Answer):
+    """A model's card in sentences, in English."""
+
+    model: str
+    version: str
+    threshold: float | None
+    good_images: int
+    sections: list[SectionAnswer]
+
+
+class SystemAnswer(_Answer):
+    """How a service is, for people."""
+
+    version: str
+    running_seconds: float
+    database: Literal["SQLite", "PostgreSQL"]
+    available: bool
+    stored_bytes: int
+    free_bytes: int
+    degraded: bool
+    images_lost: int
+    unrecorded: int
+    queue: int
+    queue_limit: int
+    workers: int
+    waiting_changes: int
+    watchers: int
+    models: int
+    models_loaded: int
+    processor: str
+    cores: int
+
+
 class ActivateBody(BaseModel):
     """Which version is to serve."""
 

@@ -72,6 +72,7 @@ class Service:
     def __post_init__(self) -> None:
         """Models and queue, which tell this service what happens to them."""
         settings = self.settings
+        self.began = time.monotonic()
         self.watches: dict[str, DriftWatch] = {}
         self._watching = threading.Lock()
         self._threads: list[threading.Thread] = []

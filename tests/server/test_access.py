@@ -43,6 +43,8 @@ MATRIX = (
     ("POST", "/api/v1/models/disc/activate", "models"),
     ("POST", "/api/v1/models/disc/threshold", "models"),
     ("GET", "/api/v1/models/disc/decision", "read"),
+    ("GET", "/api/v1/models/disc/card", "read"),
+    ("GET", "/api/v1/system", "read"),
     ("GET", "/api/v1/models/disc/reviewed", "read"),
     ("GET", "/api/v1/me", None),
     ("POST", "/api/v1/me/password", None),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from goodparts.errors import ModelError
-from goodparts.report.card import card_record
+from goodparts.report.card import card, card_record
 from goodparts.server.access.permissions import Identity
-from goodparts.server.answers import ActivateBody, Json, ModelAnswer, ModelPageAnswer, finite
+from goodparts.server.answers import ActivateBody, CardAnswer, Json, ModelAnswer, ModelPageAnswer, finite
 from goodparts.server.faults import Conflict
 from goodparts.server.history.export import time_text
 from goodparts.server.routes.asked import AskedService, ModelName, faults, needs
@@ -47,6 +48,31 @@ async def drift(
             raise Conflict("this model can't be loaded any more") from None
 
     return Json(await run_in_threadpool(read))
+
+
+@router.get("/models/{model}/card", response_model=CardAnswer, responses=faults(404, 409))
+async def read_card(
+    service: AskedService,
+    model: ModelName,
+    _: Annotated[Identity, Depends(needs("read"))],
+    version: Annotated[
+        str | None, Query(pattern="^[0-9a-f]{64}$", description="without: the one that serves")
+    ] = None,
+) -> Response:
+    """What a version can be trusted with, in sentences."""
+
+    def read() -> dict[str, Any]:
+        known = version or service.models.entry(model).version
+        found = service.models.version(model, known).predictor.model
+        return {
+            "model": model,
+            "version": known,
+            "threshold": found.calibration.decision.threshold,
+            "good_images": found.provenance.good_images,
+            "sections": [asdict(section) for section in card(found)],
+        }
+
+    return Json(finite(await run_in_threadpool(read)))
 
 
 @router.post("/models/{model}/activate", response_model=ModelPageAnswer, responses=faults(404, 409))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -13,12 +16,13 @@ from starlette.responses import Response
 
 from goodparts.server import metrics
 from goodparts.server.access.permissions import Identity
-from goodparts.server.answers import AuditAnswer, EventAnswer, HeadAnswer, HealthAnswer, Json
+from goodparts.server.answers import AuditAnswer, EventAnswer, HeadAnswer, HealthAnswer, Json, SystemAnswer
 from goodparts.server.history import audit, schema
 from goodparts.server.history.export import time_text
 from goodparts.server.history.pages import MOST
 from goodparts.server.history.rows import rows_of
 from goodparts.server.routes.asked import AskedService, faults, needs
+from goodparts.version import __version__
 
 router = APIRouter(tags=["system"])
 
@@ -57,6 +61,35 @@ async def read_metrics(service: AskedService, _: Annotated[Identity, Depends(nee
     """Latencies, verdicts, queue, storage and drift, for Prometheus."""
     text = await run_in_threadpool(service.metrics.text)
     return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+@router.get("/api/v1/system", response_model=SystemAnswer, responses=faults())
+async def system(service: AskedService, _: Annotated[Identity, Depends(needs("read"))]) -> Response:
+    """Disk, database, queue and processor."""
+
+    def read() -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "running_seconds": round(time.monotonic() - service.began, 1),
+            "database": "SQLite" if service.database.path else "PostgreSQL",
+            "available": bool(service.writer.available),
+            "stored_bytes": service.room.stored,
+            "free_bytes": service.blobs.free(),
+            "degraded": service.room.degraded,
+            "images_lost": service.room.lost,
+            "unrecorded": service.pool.unrecorded,
+            "queue": service.pool.accepted,
+            "queue_limit": service.pool.limit,
+            "workers": service.pool.workers,
+            "waiting_changes": service.writer.waiting,
+            "watchers": service.feed.watchers,
+            "models": len(service.models.names()),
+            "models_loaded": service.models.loaded,
+            "processor": platform.machine(),
+            "cores": os.cpu_count() or 1,
+        }
+
+    return Json(await run_in_threadpool(read))
 
 
 @router.get("/api/v1/events", response_model=list[EventAnswer], responses=faults())
