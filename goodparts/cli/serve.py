@@ -75,12 +75,11 @@ place_options = settings_options("data", "database")
 def serve(models: tuple[str, ...], config: Path | None, example: str, **changes: Any) -> None:
     """Inspect images over HTTP, and keep a history of it: a folder with a database and the images, or PostgreSQL.
 
-    Each model serves under the name of its file, and is taken up anew when the file changes. At the first start an
-    administrator's password and a token are made and shown, once.
+    Each model serves under the name of its file, and is taken up anew when the file changes; without one, the first is
+    learnt in a page of the service. At the first start an administrator's password and a token are made and shown,
+    once.
     """
     settings = Settings.load(config, {**changes, "models": models or None})
-    if not settings.models:
-        raise SettingsError("models: expected one or more model files, or folders of them")
     _require_packages()
     from goodparts.server.run import serve as run
 

@@ -363,6 +363,54 @@ class SystemAnswer(_Answer):
     cores: int
 
 
+class JobAnswer(_Answer):
+    """A model that learns, or did."""
+
+    kind: Literal["fit", "update"]
+    account: str
+    state: Literal["running", "done", "failed", "stopped"]
+    stage: str
+    done: int
+    total: int
+    left: float | None = Field(description="seconds that this stage still takes, about")
+    seconds: float
+    version: str | None = Field(description="what came of it: activate it, or leave it")
+    before: str | None
+    message: str
+    images: int
+
+
+class LearningAnswer(_Answer):
+    """What there is to learn from."""
+
+    model: str
+    serves: bool
+    images: int = Field(description="that came in and were not learnt from yet")
+    bytes: int
+    reviewed_good: int
+    presets: list[str]
+    job: JobAnswer | None
+
+
+class FindingAnswer(_Answer):
+    """Something about the images that somebody should know."""
+
+    severity: Literal["error", "warning", "note"]
+    kind: str
+    message: str
+    paths: list[str]
+
+
+class LearnBody(BaseModel):
+    """How to learn."""
+
+    model_config = ConfigDict(extra="forbid")
+    preset: Annotated[str, Field(max_length=40)] | None = Field(
+        None, description="learns a model anew; null: the version that serves learns on"
+    )
+    reviewed: bool = Field(False, description="whether parts that were reviewed as good join")
+
+
 class ActivateBody(BaseModel):
     """Which version is to serve."""
 

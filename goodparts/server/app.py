@@ -21,7 +21,17 @@ from goodparts.server.faults import Fault, HistoryFullError, HistoryUnavailable,
 from goodparts.server.history.database import is_lost
 from goodparts.server.middleware import Boundary, fault_headers, fault_record
 from goodparts.server.pages import addresses
-from goodparts.server.routes import accounts, deciding, inspections, live, models, reviewing, system, views
+from goodparts.server.routes import (
+    accounts,
+    deciding,
+    inspections,
+    learning,
+    live,
+    models,
+    reviewing,
+    system,
+    views,
+)
 from goodparts.server.service import Service
 from goodparts.version import __version__
 
@@ -52,7 +62,18 @@ def make_app(service: Service) -> ASGIApp:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = service
-    for routes in (inspections, views, reviewing, live, models, deciding, accounts, system, addresses):
+    for routes in (
+        inspections,
+        views,
+        reviewing,
+        live,
+        models,
+        deciding,
+        learning,
+        accounts,
+        system,
+        addresses,
+    ):
         app.include_router(routes.router)
     app.add_exception_handler(Fault, _on_fault)
     app.add_exception_handler(HTTPException, _on_http_exception)

@@ -93,13 +93,18 @@ def greeting(service: Service, example: str) -> list[str]:
     """What a person is told when the service begins."""
     settings = service.settings
     names = service.models.names()
+    shown = (
+        f"models: {', '.join(names)}"
+        if names
+        else f"no model yet: learn the first at {settings.address}/learn"
+    )
     lines = [
-        f"Address  {settings.address}  (models: {', '.join(names)})",
+        f"Address  {settings.address}  ({shown})",
         f"History  {service.database.shown}, images in {Path(settings.data) / 'files'}",
     ]
     token = "$GOODPARTS_TOKEN"
     if service.first is not None:
-        lines += _first(service.first)
+        lines += _first(service.first, with_line=bool(names))
         token = service.first.token
     if not settings.login:
         lines.append("Login    none is asked for: whoever uses this machine may do everything")
@@ -109,6 +114,8 @@ def greeting(service: Service, example: str) -> list[str]:
             "reverse proxy before it"
         )
     bearer = f'-H "Authorization: Bearer {token}" ' if settings.login else ""
+    if not names:
+        return lines
     path = example if shlex.quote(example) == example else f"'{example}'"
     lines.append(
         f"Try      curl {bearer}--data-binary @{path} {settings.address}/api/v1/models/{names[0]}/inspections"
@@ -116,8 +123,9 @@ def greeting(service: Service, example: str) -> list[str]:
     return lines
 
 
-def _first(first: FirstStart) -> list[str]:
+def _first(first: FirstStart, *, with_line: bool) -> list[str]:
+    token = "the one in the line below" if with_line else first.token
     return [
         f"Account  admin, password {first.password}  (shown this once)",
-        "Token    the one in the line below may inspect and read for 30 days; shown this once, too",
+        f"Token    {token} may inspect and read for 30 days; shown this once, too",
     ]

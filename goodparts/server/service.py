@@ -27,6 +27,7 @@ from goodparts.server.history.identifiers import new_identifier
 from goodparts.server.history.writer import Change, Transaction, Writer, transaction
 from goodparts.server.inspection.drift_watch import RECENT, DriftWatch
 from goodparts.server.inspection.feed import Feed
+from goodparts.server.inspection.learning import Learning
 from goodparts.server.inspection.nearest import NearestGood
 from goodparts.server.inspection.pool import InspectionPool
 from goodparts.server.inspection.reviewed import ReviewedParts
@@ -91,6 +92,9 @@ class Service:
             tell=self._tell_of_model,
         )
         self.reviewed = ReviewedParts(self.models, self.database, self.blobs, settings.pixel_limit)
+        self.learning = Learning(
+            settings.folder, self.models, pixel_limit=settings.pixel_limit, tell=self._tell_of_model
+        )
         self.pool = InspectionPool(
             self.models,
             self._record,
@@ -114,6 +118,7 @@ class Service:
         """Finish what was accepted, commit it, and let go of everything."""
         self.stopping.set()
         self.feed.close()
+        self.learning.close()
         self.pool.close()
         self._drawing.shutdown(wait=True, cancel_futures=True)
         for thread in self._threads:

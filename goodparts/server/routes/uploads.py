@@ -22,11 +22,13 @@ class Upload:
 
     Attributes:
         images: the bytes of each.
+        names: of their files, where a form has them.
         info: the text of the field `info`, JSON; None where there is none.
     """
 
     images: list[bytes] = field(default_factory=list)
     info: bytes | None = None
+    names: list[str] = field(default_factory=list)
 
 
 async def read_upload(request: Request, *, most: int, seconds: float) -> Upload:
@@ -67,7 +69,8 @@ async def _read_form(request: Request, boundary: bytes, most: int) -> Upload:
     parser.finalize()
     if not form.ended:
         raise Invalid("the form is not whole: its last boundary is missing")
-    return Upload([bytes(image) for image in form.images], None if form.info is None else bytes(form.info))
+    info = None if form.info is None else bytes(form.info)
+    return Upload([bytes(image) for image in form.images], info, form.names)
 
 
 class _Form:
@@ -75,6 +78,7 @@ class _Form:
 
     def __init__(self, most: int) -> None:
         self.images: list[bytearray] = []
+        self.names: list[str] = []
         self.info: bytearray | None = None
         self.ended = False
         self._most, self._parts = most, 0
@@ -102,11 +106,13 @@ class _Form:
 
     def named(self) -> None:
         disposition = dict(self._head).get(b"content-disposition", b"")
-        name = parse_options_header(disposition)[1].get(b"name", b"")
+        options = parse_options_header(disposition)[1]
+        name = options.get(b"name", b"")
         if name == b"image":
             if len(self.images) == self._most:
                 raise Invalid(f"expected at most {self._most} image{'s' * (self._most > 1)}")
             self.images.append(self._target)
+            self.names.append(options.get(b"filename", b"image").decode("utf-8", "replace"))
         elif name == b"info" and self.info is None:
             self.info = self._target
         else:

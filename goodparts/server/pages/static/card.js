@@ -2,7 +2,7 @@
 // A model's card, and two versions beside each other on the same reviewed parts.
 const modelCard = (() => {
   const { make, text, texts, number, get, verdict } = goodparts;
-  const tableOf = (table) => make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...table.head.map((word) => make("th", { scope: "col", text: word })))),
+  const tableOf = (table) => make("div", { class: "scroll", tabindex: 0 }, make("table", {}, make("thead", {}, make("tr", {}, ...table.head.map((word) => make("th", { scope: "col", text: word })))),
     make("tbody", {}, ...table.rows.map((row) => make("tr", {}, ...row.map((word) => make("td", { text: word })))))));
 
   async function show(place, model, version) {
@@ -31,10 +31,10 @@ const modelCard = (() => {
     const row = (name, ...cells) => make("tr", {}, make("th", { scope: "row", text: name }), ...cells.map((cell) => make("td", { class: "number", text: cell })));
     const changed = parts.filter((pair) => said(pair[0], 0) !== said(pair[1], 1));
     place.replaceChildren(
-      make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, make("td"), ...names.map((name) => make("th", { scope: "col", class: "number", text: name })))),
+      make("div", { class: "scroll", tabindex: 0 }, make("table", {}, make("thead", {}, make("tr", {}, make("td"), ...names.map((name) => make("th", { scope: "col", class: "number", text: name })))),
         make("tbody", {}, row(texts.threshold, number(found[0].threshold), number(found[1].threshold)), row(texts.missed, wrong("BAD", 0), wrong("BAD", 1)), row(texts.rejected, wrong("GOOD", 0), wrong("GOOD", 1))))),
       make("h3", { text: text(texts.changed, { n: changed.length }) }),
-      ...(changed.length ? [make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...[texts.part, texts.reviewed, ...names].map((word) => make("th", { scope: "col", text: word })))),
+      ...(changed.length ? [make("div", { class: "scroll", tabindex: 0 }, make("table", {}, make("thead", {}, make("tr", {}, ...[texts.part, texts.reviewed_as, ...names].map((word) => make("th", { scope: "col", text: word })))),
         make("tbody", {}, ...changed.slice(0, 100).map((pair) => make("tr", {}, make("td", {}, make("a", { href: `/inspections/${pair[0].inspection}`, text: pair[0].part || pair[0].inspection.slice(0, 12) })), make("td", {}, verdict(pair[0].label)), make("td", {}, verdict(said(pair[0], 0)), ` ${number(pair[0].score)}`), make("td", {}, verdict(said(pair[1], 1)), ` ${number(pair[1].score)}`))))))] : []));
   }
   return { show, compare };
