@@ -22,6 +22,7 @@ def test_every_language_has_every_text_with_the_same_gaps() -> None:
                 for key, gaps in leaves(one, f"{path}.{name}").items()
             }
         assert isinstance(value, str)
+        assert not hasattr(dict, path.rsplit(".", 1)[-1]), f"{path}: a template would find the dictionary's own"
         assert value.strip(), path
         return {path: sorted(re.findall(r"\{\w+\}", value))}
 
@@ -54,6 +55,7 @@ def test_pages_are_strict_and_light(line: Running) -> None:
             assert "unsafe" not in policy
             assert "script-src 'self';" in policy
             assert " style=" not in answer.text
+            assert "built-in method" not in answer.text
             assert not re.search(r"<script(?![^>]*(src=|application/json))| on[a-z]+=", answer.text)
             loaded = [answer.text.encode()]
             for address in re.findall(r'(?:src|href)="(/static/[^"]+)"', answer.text):

@@ -12,7 +12,7 @@ PERMISSIONS = {
     "metrics": "read /metrics",
     "review": "say of an inspection what is true",
     "export": "take a range of the history away",
-    "models": "choose which version of a model serves",
+    "models": "learn models, set thresholds, choose which version serves",
     "audit": "see the audit chain",
     "administer": "accounts, and the tokens of others",
 }
