@@ -15,6 +15,7 @@ from goodparts.cli.backbone import backbone
 from goodparts.cli.benchmark import benchmark
 from goodparts.cli.check import check, doctor, recipe_command
 from goodparts.cli.fit import demo, fit, run
+from goodparts.cli.fleet import fleet
 from goodparts.cli.inspect import evaluate, inspect
 from goodparts.cli.model import calibrate, card_command, export, update
 from goodparts.cli.options import WIDTH
@@ -74,6 +75,7 @@ for command in (
     recipe_command,
     backbone,
     benchmark,
+    fleet,
 ):
     cli.add_command(command)
 

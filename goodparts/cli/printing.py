@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from goodparts.cli.streams import complain
 from goodparts.errors import OutputError
 from goodparts.files import JsonRecord
 from goodparts.recipe.values import size_text
+from goodparts.scale.memory import peak_memory
 from goodparts.version import __version__
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def print_evaluation(
                 "hints": list(hints(inspector.model, evaluation.trade_offs)),
                 "findings": finding_records(findings),
                 "seconds": round(time.perf_counter() - began, 3),
-                "peak_memory_mib": round(_peak_memory() / 2**20),
+                "peak_memory_mib": round(peak_memory() / 2**20),
             }
         )
         return
@@ -183,19 +183,7 @@ def print_sections(sections: Iterable[Section]) -> None:
 
 def cost(began: float) -> str:
     """Time since `began` (of `time.perf_counter`) and the largest memory so far."""
-    return f"Took     {time.perf_counter() - began:.1f} s, peak memory {_peak_memory() / 2**30:.2f} GiB"
-
-
-def _peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return f"Took     {time.perf_counter() - began:.1f} s, peak memory {peak_memory() / 2**30:.2f} GiB"
 
 
 def inspection_line(found: Inspection, calibration: Calibration) -> str:

@@ -27,18 +27,22 @@ class Job(Generic[Result]):
         call: the work, a callable that can be pickled: a function of a module, or a `partial` of one. So must be what
             it returns.
         memory: bytes that it takes at most, roughly, the program's own included.
+        affinity: jobs with the same one share something that takes a while to make (a compiled model, say): a worker
+            whose processes stay goes on with those of its last job.
     """
 
     name: str
     call: Callable[[], Result]
     memory: int = 0
+    affinity: str = ""
 
 
 class WorkerDiedError(GoodpartsError):
     """The worker of a job ended without a result; `exit_code` says how."""
 
-    def __init__(self, exit_code: int | None) -> None:
-        super().__init__(f"its process ended early with exit code {exit_code}")
+    def __init__(self, exit_code: int | None, where: str = "") -> None:
+        how = f" with exit code {exit_code}" if exit_code is not None or not where else f" on {where}"
+        super().__init__(f"its process ended early{how}")
         self.exit_code = exit_code
 
 
@@ -46,8 +50,8 @@ class Executor(Protocol):
     """Runs jobs side by side."""
 
     @property
-    def workers(self) -> int:
-        """Threads that each job should use, so that those side by side share the cores."""
+    def workers(self) -> int | None:
+        """Threads that each job should use, so that those side by side share the cores; None: all of its machine's."""
 
     def run(
         self, jobs: Sequence[Job[Result]]

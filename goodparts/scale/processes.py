@@ -68,12 +68,12 @@ class Processes:
                 for ready in wait(list(running)):
                     assert isinstance(ready, Connection)
                     ended = running.pop(ready)
-                    found = _receive(ready, ended.process)
+                    found = receive(ready, ended.process)
                     ready.close()
                     ended.process.join()
                     yield ended.job, found
         finally:
-            _stop([each.process for each in running.values()])
+            stop([each.process for each in running.values()])
 
 
 def _start(job: Job[Any], slot: int, slots: int, workers: int) -> tuple[Connection, SpawnProcess]:
@@ -87,7 +87,7 @@ def _start(job: Job[Any], slot: int, slots: int, workers: int) -> tuple[Connecti
     return ours, process
 
 
-def _receive(connection: Connection, process: SpawnProcess) -> Any:
+def receive(connection: Connection, process: SpawnProcess) -> Any:
     """What a process sent: the result of its job, or an exception."""
     try:
         return connection.recv()
@@ -96,7 +96,7 @@ def _receive(connection: Connection, process: SpawnProcess) -> Any:
         return WorkerDiedError(process.exitcode)
 
 
-def _stop(processes: list[SpawnProcess]) -> None:
+def stop(processes: list[SpawnProcess]) -> None:
     """End the processes; each removes what it has half done, unless it takes longer than `GRACE` seconds."""
     for process in processes:
         if sys.platform == "win32":  # the console has told it, too, and there is no gentler way
@@ -113,9 +113,9 @@ def _stop(processes: list[SpawnProcess]) -> None:
 
 
 def _work(connection: Connection, job: Job[Any], slot: int, slots: int, workers: int) -> None:
-    _interrupt_once()
+    interrupt_once()
     try:
-        _take_share(slot, slots)
+        take_share(slot, slots)
         try:
             with threadpool_limits(limits=workers):
                 connection.send(job.call())
@@ -127,11 +127,11 @@ def _work(connection: Connection, job: Job[Any], slot: int, slots: int, workers:
         connection.close()
 
 
-def _interrupt_once() -> None:
+def interrupt_once() -> None:
     """The first signal to stop unwinds this process, in silence; any further one must not disturb that."""
     stopped = False
 
-    def stop(number: int, frame: Any) -> None:
+    def unwind(number: int, frame: Any) -> None:
         nonlocal stopped
         if not stopped:
             stopped = True
@@ -139,10 +139,10 @@ def _interrupt_once() -> None:
             raise KeyboardInterrupt
 
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)
+        signal.signal(each, unwind)
 
 
-def _take_share(slot: int, slots: int) -> None:
+def take_share(slot: int, slots: int) -> None:
     """Keep to the cores of this slot, where the system lets a process choose (not on macOS)."""
     process = psutil.Process()
     if hasattr(process, "cpu_affinity"):

@@ -1,0 +1,1 @@
+"""Many products and many images on whatever machines there are, nothing done twice."""
