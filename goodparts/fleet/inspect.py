@@ -22,7 +22,7 @@ from goodparts.errors import DatasetError, GoodpartsError, ModelError
 from goodparts.files import write_text
 from goodparts.fleet.attempts import in_words, inspect_shards
 from goodparts.fleet.images import ImageFile, list_image_files
-from goodparts.fleet.manifest import Manifest, Row
+from goodparts.fleet.manifest import Known, Manifest, Row
 from goodparts.fleet.plan import SUFFIX, Product, read_products
 from goodparts.fleet.shard import Shard, cut, model_key, read_shard, row_of, shard_path
 from goodparts.fleet.summary import Summary
@@ -179,13 +179,13 @@ def _look(product: Product, models: Path, manifest: Manifest, options: Options) 
     except (DatasetError, ModelError) as error:
         summary.error = str(error)
         return _Work(summary, path, [], [])
-    known = manifest.of_product(product.name)
+    known = manifest.known(product.name)
     key = model_key(summary.identity)
     return _Work(summary, path, files, list(missing_of(files, known, key, options)))
 
 
 def missing_of(
-    files: Sequence[ImageFile], known: Mapping[str, Row], key: str, options: Options
+    files: Sequence[ImageFile], known: Mapping[str, Known], key: str, options: Options
 ) -> Iterator[tuple[ImageFile, str]]:
     """Images that are to be inspected, each with the sha256 of what the same model has judged under its name."""
     for image in files:

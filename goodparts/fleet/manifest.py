@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS results (
     changed INTEGER NOT NULL, content TEXT NOT NULL, model TEXT NOT NULL, shard TEXT NOT NULL, tries INTEGER NOT NULL,
     verdict TEXT, score REAL, threshold REAL, p_value REAL, borderline INTEGER, regions INTEGER, reasons TEXT,
     error TEXT);
-CREATE INDEX IF NOT EXISTS results_of_product ON results (product, name);
+CREATE INDEX IF NOT EXISTS results_of_product ON results (product);
 CREATE TABLE IF NOT EXISTS shards (name TEXT PRIMARY KEY, product TEXT NOT NULL, images INTEGER NOT NULL,
     seconds REAL NOT NULL, memory INTEGER NOT NULL, written TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS products (
@@ -60,6 +60,16 @@ class Row(NamedTuple):
     regions: int | None = None
     reasons: str | None = None
     error: str | None = None
+
+
+class Known(NamedTuple):
+    """As much of the last row of an image as says whether it is to be inspected; `verdict` None: it was set aside."""
+
+    size: int
+    changed: int
+    model: str
+    content: str
+    verdict: str | None
 
 
 class ShardRow(NamedTuple):
@@ -154,6 +164,12 @@ class Manifest:
             f"SELECT {','.join(Row._fields)} FROM results WHERE product = ? ORDER BY row", (product,)
         )
         return {row[1]: Row._make(row) for row in rows}
+
+    def known(self, product: str) -> dict[str, Known]:
+        """The same, but no more of it than says what is to be inspected."""
+        columns = ",".join(("name", *Known._fields))
+        rows = self._rows(f"SELECT {columns} FROM results WHERE product = ? ORDER BY row", (product,))
+        return {name: Known._make(rest) for name, *rest in rows}
 
     def products(self) -> dict[str, ProductRow]:
         """The last row of each product that has come to something as a whole."""

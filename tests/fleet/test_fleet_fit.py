@@ -64,7 +64,7 @@ def test_images_that_cannot_be_read_are_left_out(
     shutil.rmtree(plant / "disc" / "train" / "good")
     run = fit_fleet(str(plant), tmp_path / "models", recipe, pool)
     disc, few = run.fitted
-    assert "no training images" in disc.error or "no images" in disc.error
+    assert "has no folder `good`" in disc.error
     assert few.good_images == 7
     assert [str(broken) in error for error in few.left_out] == [True]
     assert fit_fleet(str(plant), tmp_path / "models", recipe, pool).fitted[1].kept
@@ -87,7 +87,7 @@ def test_evaluation(plant: Path, models: Path, tmp_path: Path, pool: WorkerPool,
     shutil.copy(plant / "disc" / "test" / "stain" / "001.png", plant / "disc" / "test" / "stain" / "000.png")
     assert not evaluate_fleet(models, str(plant), out, pool).evaluated[0].kept
     (models / "disc.goodparts").unlink()
-    assert "no such file" in evaluate_fleet(models, str(plant), out, pool).evaluated[0].error
+    assert "no such model" in evaluate_fleet(models, str(plant), out, pool).evaluated[0].error
 
 
 def test_the_commands(plant: Path, tmp_path: Path, recipe_file: Path, goodparts: Run) -> None:

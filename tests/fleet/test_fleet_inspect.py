@@ -22,7 +22,7 @@ from goodparts.errors import ModelError, OutputError
 from goodparts.fleet.attempts import inspect_shards
 from goodparts.fleet.images import ImageFile
 from goodparts.fleet.inspect import FleetRun, Options, inspect_fleet, missing_of
-from goodparts.fleet.manifest import Manifest, Row
+from goodparts.fleet.manifest import Known, Manifest
 from goodparts.fleet.report import write_report
 from goodparts.fleet.shard import Shard, cut, read_shard
 from goodparts.scale.places import open_place
@@ -115,10 +115,10 @@ def test_starting_again_does_what_is_missing(
 
 def test_what_makes_an_image_missing() -> None:
     image = ImageFile("a.png", "/x/a.png", 10, 20)
-    row = Row("disc", "a.png", 10, 20, "sha", "model/1", "shard", 1, verdict="GOOD")
-    aside = row._replace(verdict=None, error="damaged")
+    row = Known(10, 20, "model/1", "sha", "GOOD")
+    aside = row._replace(verdict=None)
 
-    def missing(known: Row | None, key: str = "model/1", **options: bool) -> list[str]:
+    def missing(known: Known | None, key: str = "model/1", **options: bool) -> list[str]:
         rows = {} if known is None else {"a.png": known}
         return [known for _, known in missing_of([image], rows, key, Options(**options))]
 

@@ -1,0 +1,194 @@
+"""A fleet of products: what handing out work costs, and whether kills change anything.
+
+python benchmarks/fleet.py                # 8 products, 40 images each to learn from, 60 to inspect
+python benchmarks/fleet.py --products 40 --good 60 --images 500 --kill-every 20
+
+Products are rendered discs, each with a ring pattern of its own; every tenth image has a red stain. One process that
+inspects product after product is what the others are held against. Tables are compared row by row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from goodparts import Inspector
+from goodparts.fleet.fit import fit_fleet
+from goodparts.fleet.inspect import FleetRun, Options, inspect_fleet
+from goodparts.recipe.recipe import Recipe
+from goodparts.scale.places import open_place
+
+GIB = 2**30
+
+
+def disc(rng: np.random.Generator, product: int, side: int, bad: bool) -> Image.Image:
+    y, x = np.mgrid[:side, :side].astype(float)
+    center_y, center_x = side / 2 + rng.uniform(-1, 1, 2)
+    radius = np.hypot(y - center_y, x - center_x) * 96 / side
+    grey = 25 + np.clip(36 - radius, 0, 1) * (115 + 20 * np.cos(radius * (0.3 + 0.01 * product)))
+    pixels = grey[..., None] * rng.uniform(0.95, 1.05) * (1, 0.92, 0.8) + rng.normal(0, 3, (side, side, 1))
+    if bad:
+        at = side / 2 + rng.uniform(-0.15, 0.15, 2) * side
+        pixels[np.hypot(y - at[0], x - at[1]) < side / 14] = (230, 30, 20)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def render(root: Path, products: int, good: int, images: int, side: int) -> None:
+    for product in range(products):
+        rng = np.random.default_rng(product)
+        for folder, count in (("plant", good), ("archive", images)):
+            place = root / folder / f"product{product:03d}"
+            place.mkdir(parents=True)
+            for index in range(count):
+                bad = folder == "archive" and index % 10 == 3
+                disc(rng, product, side, bad).save(place / f"{index:05d}.png", compress_level=1)
+
+
+def alone(models: Path, archive: Path) -> tuple[float, dict[tuple[str, str], tuple[str, float]]]:
+    """One process, product after product: seconds, and verdict and score of each image."""
+    began = time.perf_counter()
+    found = {}
+    for model in sorted(models.glob("*.goodparts")):
+        paths = sorted((archive / model.stem).iterdir())
+        inspector = Inspector.load(model)
+        for path, inspection in zip(paths, inspector.inspect_many(paths), strict=True):
+            found[model.stem, path.name] = inspection.verdict, inspection.score
+    return time.perf_counter() - began, found
+
+
+def table(out: Path) -> dict[tuple[str, str], tuple[str, float]]:
+    with (out / "results.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    found = {(row["product"], row["name"]): (row["verdict"], float(row["score"])) for row in rows}
+    assert len(found) == len(rows), "an image is there twice"
+    return found
+
+
+def workers() -> list[psutil.Process]:
+    """The processes that inspect: of a cluster not those that watch over them."""
+    below = psutil.Process().children(recursive=True)
+    return [child for child in below if "spawn_main" in " ".join(child.cmdline()) and not child.children()]
+
+
+class Killer(threading.Thread):
+    """Kills one worker every so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.seconds, self.killed, self.over = seconds, 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(self.seconds):
+            if found := workers():
+                os.kill(found[self.killed % len(found)].pid, signal.SIGKILL)
+                self.killed += 1
+
+
+def fleet(
+    on: str, root: Path, name: str, shard: int, kill_every: float = 0
+) -> tuple[float, float, FleetRun, int]:
+    """Seconds to open the workers, seconds of the rest, what it came to, and how many workers were killed."""
+    began = time.perf_counter()
+    with open_place(on, memory=GIB) as place:
+        opened = time.perf_counter()
+        killer = Killer(kill_every)
+        if kill_every:
+            killer.start()
+        options = Options(shard=shard, memory=place.memory_limit)
+        run = inspect_fleet(root / "models", str(root / "archive"), root / name, place, options)
+        killer.over.set()
+        ended = time.perf_counter()
+    return opened - began, ended - opened, run, killer.killed
+
+
+def killed_client(root: Path, shard: int, after: float) -> tuple[int, FleetRun]:
+    """Images that were finished when the client was killed, and what the second run came to."""
+    out = root / "again"
+    command = [
+        sys.executable,
+        "-m",
+        "goodparts",
+        "fleet",
+        "inspect",
+        str(root / "models"),
+        str(root / "archive"),
+    ]
+    command += ["--out", str(out), "--shard", str(shard), "--on", "processes:2", "--memory-per-worker", "1G"]
+    client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(after)
+    client.kill()
+    client.wait()
+    finished = sum(len(path.read_text().splitlines()) - 1 for path in out.glob("shards/*/*.jsonl"))
+    return finished, fleet("processes:2", root, "again", shard)[2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--products", type=int, default=8)
+    parser.add_argument("--good", type=int, default=40)
+    parser.add_argument("--images", type=int, default=60, help="to inspect, of each product")
+    parser.add_argument("--side", type=int, default=96)
+    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--shard", type=int, default=30)
+    parser.add_argument("--kill-every", type=float, default=3.0)
+    parser.add_argument("--on", nargs="*", default=["processes:1", "processes:2", "dask:local:2"])
+    parser.add_argument("--kill-on", nargs="*", default=["processes:2", "dask:local:2"])
+    given = parser.parse_args()
+    root = Path(tempfile.mkdtemp(prefix="fleet-"))
+    try:
+        render(root, given.products, given.good, given.images, given.side)
+        recipe = Recipe(image_size=given.image_size)
+        with open_place("processes:2", memory=int(1.5 * GIB)) as place:
+            fits = fit_fleet(str(root / "plant"), root / "models", recipe, place)
+        assert not fits.failed
+        count = given.products * given.images
+        print(
+            f"{given.products} products x {given.good} good images fitted in {fits.seconds:.1f} s (processes:2)"
+        )
+        seconds, expected = alone(root / "models", root / "archive")
+        print(
+            f"\n{count} images\n\n| | start, s | inspect, s | images/s | against one process | differ | killed |"
+        )
+        print("|---|---|---|---|---|---|---|", flush=True)
+        print(f"| one process, all cores | | {seconds:.1f} | {count / seconds:.1f} | | | |", flush=True)
+        runs = [(on, 0.0) for on in given.on] + [(on, given.kill_every) for on in given.kill_on]
+        for number, (on, kill) in enumerate(runs):
+            start, took, run, killed = fleet(on, root, f"out{number}", given.shard, kill)
+            found = table(root / f"out{number}")
+            differ = (
+                sum(found.get(key) != value for key, value in expected.items()) + len(found) - len(expected)
+            )
+            what = f"{on}, one killed every {kill:g} s" if kill else on
+            print(
+                f"| {what} | {start:.1f} | {took:.1f} | {count / took:.1f} | {100 * (took / seconds - 1):+.0f} % "
+                f"| {differ} | {killed} ({len(run.deaths)} shards tried again) |",
+                flush=True,
+            )
+        finished, run = killed_client(root, given.shard, 3 + seconds / 2)
+        differ = sum(table(root / "again").get(key) != value for key, value in expected.items())
+        print(
+            f"\nThe client killed with {finished} of {count} images finished: the second run took {run.before} of them "
+            f"as they are and inspected {run.images - run.before}; {differ} rows differ"
+        )
+        print(f"largest memory of a worker {run.memory / GIB:.2f} GiB")
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
