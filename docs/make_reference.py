@@ -105,8 +105,8 @@ def commands_page() -> str:
     parts.append("## Flags of the recipe\n")
     parts.append(
         _paragraph(
-            "Of `run`, `fit`, `demo`, `benchmark` and `roi`; [the recipe](recipe.md) explains them. A switch has a "
-            "`--no-` form, for a recipe that turns it on."
+            "Of `run`, `fit`, `fleet fit`, `demo`, `benchmark` and `roi`; [the recipe](recipe.md) explains them. A "
+            "switch has a `--no-` form, for a recipe that turns it on."
         )
     )
     for section in SECTIONS:

@@ -2,7 +2,7 @@
 
 As many points are chosen of each part as of all in the end. The union is a composable coreset (Indyk et al., PODS
 2014): the covering radius of two rounds is at most four times the least that so many centres can have (Malkomes et al.,
-NeurIPS 2015, section 3), where that of one greedy choice is at most twice. With one part it is the greedy choice itself.
+NeurIPS 2015, section 3), where that of one greedy choice is at most twice. With one part it is that one greedy choice.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ def test_csv(tmp_path: Path) -> None:
 
 
 def test_parquet(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import parquet
+
     with table_writer(tmp_path, "parquet") as add:
         for _ in range(10_001):
             add(JUDGED)
