@@ -173,6 +173,8 @@ def _look(product: Product, models: Path, manifest: Manifest, options: Options) 
     summary = Summary(product.name, str(path))
     try:
         files = list_image_files(product.images)
+        if not files:  # no part was made
+            return _Work(summary, path, [], [])
         if not path.is_file():
             raise ModelError(f"{path}: no such model; fit it (`goodparts fleet fit`), or name it in the plan")
         summary.identity = str(file.read_manifest(path)["identity"])

@@ -21,7 +21,6 @@ from goodparts.version import __version__
 PAGE = "report.html"
 SUMMARY = "summary.json"
 _PICTURES = 150  # in all
-_OF_PRODUCT = 3
 _SIDE = 216  # pixels of a picture
 _DEATHS = 20  # that are told one by one
 
@@ -113,10 +112,8 @@ def _in_a_sentence(run: FleetRun) -> str:
 def _notes(run: FleetRun) -> list[str]:
     notes = [f"{summary.product}: {summary.error}" for summary in run.failed]
     if run.set_aside:
-        notes.append(
-            f"{run.set_aside:,} images could not be inspected and were set aside; --retry tries them again once what "
-            "is wrong with them is mended"
-        )
+        some = "1 image" if run.set_aside == 1 else f"{run.set_aside:,} images"
+        notes.append(f"{some} could not be inspected, tried twice; once that is mended, --retry tries again")
     told = [f"A worker ended early: {death}" for death in run.deaths[:_DEATHS]]
     if len(run.deaths) > _DEATHS:
         told.append(f"and {len(run.deaths) - _DEATHS} more times")
@@ -153,7 +150,7 @@ def _product(summary: Summary, cards: list[dict[str, str]]) -> dict[str, Any]:
 def _worst(summary: Summary, left: int, pixel_limit: int | None) -> list[dict[str, str]]:
     cards: list[dict[str, str]] = []
     for multiple, row, file in summary.worst:
-        picture = _picture(file, pixel_limit) if len(cards) < min(_OF_PRODUCT, left) else ""
+        picture = _picture(file, pixel_limit) if len(cards) < left else ""
         cards.append(
             {
                 "name": row.name,

@@ -13,7 +13,7 @@ from goodparts.decision.inspection import BAD, RECHECK
 from goodparts.fleet.images import ImageFile
 from goodparts.fleet.manifest import Row
 
-WORST = 5
+WORST = 3
 
 
 @dataclass

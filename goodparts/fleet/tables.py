@@ -37,7 +37,7 @@ _BATCH = 10_000  # rows that are in memory at a time
 
 @contextmanager
 def table_writer(out: Path, format: str) -> Iterator[Callable[[Row], object]]:
-    """What takes rows one after the other; the table takes the place of an earlier one when the block ends well.
+    """What takes rows one after the other; the table takes the place of earlier ones when the block ends well.
 
     Raises:
         GoodpartsError: Parquet is asked for, and PyArrow is not installed.
@@ -46,6 +46,7 @@ def table_writer(out: Path, format: str) -> Iterator[Callable[[Row], object]]:
     if format == "parquet":
         with _parquet(out / "results.parquet") as add:
             yield add
+        (out / "results.csv").unlink(missing_ok=True)
         return
     with replacing(out / "results.csv") as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=False)
@@ -54,6 +55,7 @@ def table_writer(out: Path, format: str) -> Iterator[Callable[[Row], object]]:
         yield lambda row: writer.writerow(["" if value is None else value for value in cells(row)])
         text.flush()
         text.detach()
+    (out / "results.parquet").unlink(missing_ok=True)
 
 
 def cells(row: Row) -> list[Any]:

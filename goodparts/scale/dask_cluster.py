@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from distributed import Client, LocalCluster
 
 _LOOK = 1.0  # seconds after which somebody looks again which workers there are
-_START = 60  # seconds that a scheduler has to answer
+_START = 20  # seconds that a scheduler has to answer
 _MISSING = "Dask's packages are not installed; pip install 'goodparts[cluster]', or take --on processes"
 
 

@@ -298,7 +298,8 @@ def test_products_without_a_model_or_folder_do_not_stop_the_others(
     models: Path, archive: Path, tmp_path: Path, pool: WorkerPool
 ) -> None:
     (models / "plate.goodparts").write_bytes(b"no model")
-    (archive / "unknown").mkdir()
+    (archive / "nothing").mkdir()
+    shutil.copytree(archive / "plate", archive / "unknown")
     run = inspect_fleet(models, str(archive), tmp_path / "out", pool, SMALL)
     assert [summary.product for summary in run.failed] == ["plate", "unknown"]
     assert run.summaries[0].images == 12

@@ -50,10 +50,12 @@ def test_csv(tmp_path: Path) -> None:
 def test_parquet(tmp_path: Path) -> None:
     from pyarrow import parquet
 
+    (tmp_path / "results.csv").write_text("of an earlier run")
     with table_writer(tmp_path, "parquet") as add:
         for _ in range(10_001):
             add(JUDGED)
         add(ASIDE)
+    assert not (tmp_path / "results.csv").exists()
     rows = parquet.read_table(tmp_path / "results.parquet").to_pylist()
     assert len(rows) == 10_002
     assert tuple(rows[0]) == COLUMNS
