@@ -119,9 +119,15 @@ class DaskCluster:
         last: dict[str, str] = {}
         try:
             while waiting or running:
+                addresses = self._addresses()
+                for future, (job, address) in list(running.items()):
+                    if address not in addresses and not future.done():
+                        del running[future]
+                        future.release()  # else it would wait for that very worker
+                        yield job, WorkerDiedError(None, address)
                 taken = {address for _, address in running.values()}
-                for address in self._addresses() if waiting else ():
-                    if address in taken or not waiting:
+                for address in addresses:
+                    if not waiting or address in taken:
                         continue
                     job = waiting.take(last.get(address), {each.affinity for each, _ in running.values()})
                     last[address] = job.affinity
@@ -131,6 +137,8 @@ class DaskCluster:
                 try:
                     future = finished.get(timeout=_LOOK)
                 except queue.Empty:
+                    continue
+                if future not in running:
                     continue
                 job, _ = running.pop(future)
                 found = self._result_of(future)
@@ -157,13 +165,12 @@ class DaskCluster:
 
     def _addresses(self) -> list[str]:
         """Of the workers that there are now."""
+        if self._client.status != "running":
+            raise _gone("the connection to it was lost")
         try:
             return sorted(self._client.ncores())
         except Exception as error:
-            raise GoodpartsError(
-                f"the scheduler does not answer any more ({error}); start it and the same command again: it goes on "
-                "from what is finished"
-            ) from None
+            raise _gone(error) from None
 
     def _submit(self, job: Job[Any], address: str) -> Any:
         return self._client.submit(
@@ -173,7 +180,6 @@ class DaskCluster:
             key=f"{job.name}-{uuid.uuid4().hex[:8]}",
             pure=False,
             workers=[address],
-            allow_other_workers=True,  # where that one is gone meanwhile
         )
 
     def _result_of(self, future: Any) -> Any:
@@ -181,16 +187,20 @@ class DaskCluster:
         from distributed.scheduler import KilledWorker
 
         if future.status in ("cancelled", "lost"):
-            raise GoodpartsError(
-                "the connection to the scheduler was lost; start the same command again: it goes on from what is "
-                "finished"
-            )
+            raise _gone(f"a job is {future.status}")
         try:
             return future.result(timeout=_START)
         except KilledWorker as error:
             return WorkerDiedError(None, str(error.last_worker.address))
         except Exception as error:  # whoever asked for the job decides what becomes of it
             return error
+
+
+def _gone(why: object) -> GoodpartsError:
+    return GoodpartsError(
+        f"the scheduler does not answer any more ({why}); start it and then the same command again: it goes on "
+        "from what is finished"
+    )
 
 
 def _distributed() -> tuple[Any, Any]:
