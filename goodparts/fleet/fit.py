@@ -27,7 +27,7 @@ from goodparts.model import file
 from goodparts.preprocessing.roi_file import roi_hash
 from goodparts.progress import Progress, silent
 from goodparts.recipe.recipe import Recipe
-from goodparts.scale.executor import Executor, Job
+from goodparts.scale.executor import Executor, Job, WorkerDiedError
 from goodparts.scale.memory import peak_memory
 from goodparts.version import __version__
 
@@ -161,7 +161,10 @@ def fit_fleet(
                     done[job.name] = _of_row(row, kept=False)
                 else:
                     path = next(p for p in products if p.name == job.name).model_in(models)
-                    done[job.name] = Fitted(job.name, str(path), error=in_words(found))
+                    assert isinstance(found, Exception)
+                    hint = "; if memory ran out, take fewer workers, or more --memory-per-worker"
+                    error = f"{in_words(found)}{hint if isinstance(found, WorkerDiedError) else ''}"
+                    done[job.name] = Fitted(job.name, str(path), error=error)
                 progress("fit", count, len(jobs))
     run.fitted = [done[product.name] for product in products]
     run.seconds = time.perf_counter() - began
