@@ -161,10 +161,9 @@ def fit_fleet(
                     done[job.name] = _of_row(row, kept=False)
                 else:
                     path = next(p for p in products if p.name == job.name).model_in(models)
-                    assert isinstance(found, Exception)
                     hint = "; if memory ran out, take fewer workers, or more --memory-per-worker"
-                    error = f"{in_words(found)}{hint if isinstance(found, WorkerDiedError) else ''}"
-                    done[job.name] = Fitted(job.name, str(path), error=error)
+                    why = f"{in_words(found)}{hint if isinstance(found, WorkerDiedError) else ''}"
+                    done[job.name] = Fitted(job.name, str(path), error=why)
                 progress("fit", count, len(jobs))
     run.fitted = [done[product.name] for product in products]
     run.seconds = time.perf_counter() - began
