@@ -11,6 +11,7 @@ alone is another, by its bytes.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -134,7 +135,8 @@ def inspect_fleet(
             run.summaries.append(found.summary)
             run.images += len(found.files)
             run.before += len(found.files) - len(found.missing)
-        shards = [shard for one in work for shard in _shards(one, options)]
+        name = uuid.uuid4().hex
+        shards = [shard for one in work for shard in _shards(one, options, name)]
         began = time.perf_counter()
         _inspect(executor, shards, manifest, out, run, progress)
         run.seconds = time.perf_counter() - began
@@ -201,7 +203,7 @@ def missing_of(
             yield image, row.content
 
 
-def _shards(work: _Work, options: Options) -> Iterator[Shard]:
+def _shards(work: _Work, options: Options, run: str) -> Iterator[Shard]:
     return cut(
         work.missing,
         options.shard,
@@ -210,6 +212,7 @@ def _shards(work: _Work, options: Options) -> Iterator[Shard]:
         identity=work.summary.identity,
         pixel_limit=options.pixel_limit,
         memory=options.memory,
+        run=run,
     )
 
 

@@ -102,27 +102,31 @@ class ProductRow(NamedTuple):
 
 
 class Manifest:
-    """The manifest of a folder; use it in a `with` block, in one thread.
+    """The manifest of a folder; use it in a `with` block, in one thread. Nobody else can open it meanwhile.
 
     Args:
         path: of the file, which is made where it is not there.
 
     Raises:
-        OutputError: it can't be opened or written, is none, or of another format.
+        OutputError: it can't be opened or written, is none, is of another format, or somebody else has it open.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(path)
             self._file = sqlite3.connect(path, timeout=10, isolation_level=None)
             with closing(self._file.execute("PRAGMA user_version")) as found:
                 (written,) = found.fetchone()
             if written not in (0, FORMAT):
+                self.__exit__()
                 raise OutputError(f"{path}: written by another version of goodparts; take another --out")
             self._file.execute("PRAGMA synchronous = FULL")
             self._file.executescript(f"{_TABLES}{_GROWS}PRAGMA user_version = {FORMAT};")
         except (sqlite3.Error, OSError) as error:
+            if hasattr(self, "_file"):
+                self.__exit__()
             raise self._failed(error) from error
 
     def __enter__(self) -> Self:
@@ -130,6 +134,7 @@ class Manifest:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+        self._lock.close()
 
     def add(self, shard: ShardRow, rows: Sequence[Row]) -> None:
         """Add a shard and its rows, all or none; one that is there already is passed over."""
@@ -195,6 +200,21 @@ class Manifest:
             f"{self.path}: the manifest can't be used ({error}). If it is damaged, move it away: it is made anew from "
             "the shards beside it"
         )
+
+
+def _locked(path: Path) -> sqlite3.Connection:
+    """What keeps others out for as long as it is open; a process that dies lets go of it."""
+    lock = sqlite3.connect(path.with_suffix(".lock"), timeout=0, isolation_level=None)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        lock.close()
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        raise OutputError(
+            f"{path.parent}: another command is at work there just now; wait until it is over, or take another --out"
+        ) from None
+    return lock
 
 
 def _marks(values: Iterable[object]) -> str:

@@ -44,6 +44,7 @@ class Shard:
         known: of each image sha256 of the bytes that this very model judged before; empty: none.
         pixel_limit: files of more pixels are refused; None: 100 million.
         memory: bytes that its worker should take at most; 0: as many as it likes.
+        run: what tells the run that inspects them from all others.
     """
 
     product: str
@@ -53,11 +54,12 @@ class Shard:
     known: tuple[str, ...]
     pixel_limit: int | None = None
     memory: int = 0
+    run: str = ""
 
     @property
     def name(self) -> str:
-        """What its file is called: the same images and model give the same name."""
-        digest = hashlib.sha256(f"{self.product}\0{model_key(self.identity)}\n".encode())
+        """What its file is called: no other shard of any run has the same name."""
+        digest = hashlib.sha256(f"{self.run}\0{self.product}\0{model_key(self.identity)}\n".encode())
         for image in self.images:
             digest.update(f"{image.name}\0{image.size}\0{image.changed}\n".encode())
         return digest.hexdigest()[:20]
@@ -82,11 +84,12 @@ def cut(
     identity: str,
     pixel_limit: int | None = None,
     memory: int = 0,
+    run: str = "",
 ) -> Iterator[Shard]:
     """Shards of at most so many of these images, each given with the `known` of a shard."""
     for first in range(0, len(images), size):
         files, known = zip(*images[first : first + size], strict=True)
-        yield Shard(product, str(model), identity, files, known, pixel_limit, memory)
+        yield Shard(product, str(model), identity, files, known, pixel_limit, memory, run)
 
 
 def shard_path(out: Path, product: str, name: str) -> Path:

@@ -142,7 +142,7 @@ def test_images_that_cannot_be_read_are_set_aside(
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
     os.mkfifo(archive / "plate" / "pipe.png")
-    run = inspect_fleet(models, str(archive), out, pool, SMALL)
+    run = inspect_fleet(models, str(archive), out, pool, Options(shard=1))
     row = rows_of(out)["disc", "good/003.png"]
     assert row["verdict"] == ""
     assert str(broken) in row["error"]
@@ -150,13 +150,13 @@ def test_images_that_cannot_be_read_are_set_aside(
     assert "pipe" in rows_of(out)["plate", "pipe.png"]["error"]
     assert run.set_aside == 2
     assert run.summaries[0].images == 12
-    assert inspect_fleet(models, str(archive), out, pool, SMALL).before == 19
+    assert inspect_fleet(models, str(archive), out, pool, Options(shard=1)).before == 19
 
     mtime = broken.stat().st_mtime_ns
     broken.write_bytes(whole)
     os.utime(broken, ns=(mtime, mtime))
     (archive / "plate" / "pipe.png").unlink()
-    mended = inspect_fleet(models, str(archive), out, pool, Options(shard=4, retry=True))
+    mended = inspect_fleet(models, str(archive), out, pool, Options(shard=1, retry=True))
     assert (mended.before, mended.set_aside) == (17, 0)
     assert rows_of(out)["disc", "good/003.png"]["verdict"]
 
@@ -286,6 +286,7 @@ def test_a_manifest_that_is_lost_is_made_anew(
 ) -> None:
     out = tmp_path / "out"
     inspect_fleet(models, str(archive), out, pool, SMALL)
+    inspect_fleet(models, str(archive), out, pool, Options(shard=4, verify=True))
     before = rows_of(out)
     (out / "manifest.sqlite").unlink()
     (out / "shards" / "disc" / "other.jsonl").write_text("{}\n")

@@ -66,6 +66,14 @@ def test_products(tmp_path: Path) -> None:
         }
 
 
+def test_nobody_else_writes_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.sqlite"
+    with Manifest(path), pytest.raises(OutputError, match="another command is at work there"):
+        Manifest(path)
+    with Manifest(path) as manifest:
+        assert manifest.shards() == set()
+
+
 def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "manifest.sqlite"
     path.write_bytes(b"something else entirely" * 100)
