@@ -88,7 +88,10 @@ def serve(models: tuple[str, ...], config: Path | None, example: str, **changes:
 
 @click.group()
 def server() -> None:
-    """Beside a service: its database, accounts, and the proof that its history is whole."""
+    """Beside a service: its database, accounts, and the proof that its history is whole.
+
+    Example: goodparts server audit verify --data history
+    """
 
 
 @server.command(
@@ -106,7 +109,10 @@ def migrate(config: Path | None, **place: Any) -> None:
 
 @server.group()
 def audit() -> None:
-    """The audit chain: every change of the history, each entry with the hash of the one before."""
+    """The audit chain: every change of the history, each entry with the hash of the one before.
+
+    Example: goodparts server audit verify --data history --files
+    """
 
 
 @audit.command(cls=Command, epilog="\nExample: goodparts server audit verify --data history --files")
@@ -164,7 +170,10 @@ def verify(config: Path | None, heads: tuple[str, ...], files: bool, as_json: bo
 
 @server.group()
 def account() -> None:
-    """Accounts, without a running service or beside one."""
+    """Accounts, without a running service or beside one.
+
+    Example: goodparts server account add mary --role reviewer
+    """
 
 
 _password_option = click.option(
