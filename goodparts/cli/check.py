@@ -60,24 +60,18 @@ def check(data: Path, workers: int | None, pixel_limit: int | None, strict: bool
 
 @click.command(cls=Command, epilog="\nExample: goodparts doctor")
 @click.option("--no-timing", is_flag=True, help="Do not time the default pipeline on each engine and device.")
-@json_option
-def doctor(no_timing: bool, as_json: bool) -> int:
-    """Say what this machine offers, how fast, and what to do about each problem.
-
-    Exit code 2 if something must be mended.
-    """
-    from goodparts.doctor import examine
-
-    rows = examine(timed=not no_timing)
 @click.option("--server", is_flag=True, help="Look at what a service needs: port, database, disk, clock.")
 @config_option
 @settings_options("host", "port", "data", "database")
 @json_option
-def doctor(server: bool, config: Path | None, as_json: bool, **changes: Any) -> int:
-    """Say what this machine offers and what to do about each problem. Exit code 2 if something must be mended."""
+def doctor(no_timing: bool, server: bool, config: Path | None, as_json: bool, **changes: Any) -> int:
+    """Say what this machine offers, how fast, and what to do about each problem.
+
+    Exit code 2 if something must be mended.
+    """
     from goodparts.doctor import examine, examine_server
 
-    rows = examine_server(config, changes) if server else examine()
+    rows = examine_server(config, changes) if server else examine(timed=not no_timing)
     for row in rows:
         if as_json:
             emit(dataclasses.asdict(row))

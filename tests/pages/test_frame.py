@@ -22,7 +22,9 @@ def test_every_language_has_every_text_with_the_same_gaps() -> None:
                 for key, gaps in leaves(one, f"{path}.{name}").items()
             }
         assert isinstance(value, str)
-        assert not hasattr(dict, path.rsplit(".", 1)[-1]), f"{path}: a template would find the dictionary's own"
+        assert not hasattr(dict, path.rsplit(".", 1)[-1]), (
+            f"{path}: a template would find the dictionary's own"
+        )
         assert value.strip(), path
         return {path: sorted(re.findall(r"\{\w+\}", value))}
 
