@@ -75,7 +75,7 @@ def running(settings: Settings) -> Iterator[Running]:
     server = thread = None
     try:
         service.start()
-        listening = socket.socket()
+        listening = socket.socket(proto=socket.IPPROTO_TCP)  # else answers wait 40 ms for an ACK
         listening.bind(("127.0.0.1", 0))
         server = make_server(service)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -195,7 +195,11 @@ TAMPERINGS = {
     "UPDATE tokens SET expires = expires + 1": "was changed",
     "DELETE FROM accounts WHERE name = 'mary'": "is gone",
     "UPDATE audit SET previous = hash WHERE sequence = 2": "does not carry",
-    "INSERT INTO reviews SELECT 'x', inspection, time, account, label, comment FROM reviews": "never made",
+    "INSERT INTO reviews SELECT 'x', inspection, time, account, label, comment, defect_class, regions FROM reviews": (
+        "never made"
+    ),
+    "UPDATE reviews SET defect_class = 'dent'": "was changed",
+    "UPDATE reviews SET regions = '[[1,2,3,4]]'": "was changed",
 }
 
 

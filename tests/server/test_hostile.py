@@ -251,4 +251,4 @@ def test_the_openapi_document_is_kept_to(live: Running, tmp_path: Path) -> None:
     given = ["-H", f"Authorization: Bearer {token}"]
     ran = subprocess.run([*command, *options, *given], capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr
-    assert "29 total" in ran.stdout
+    assert "46 total" in ran.stdout
