@@ -225,7 +225,7 @@ def read_zip(answer: httpx.Response) -> zipfile.ZipFile:
 def test_there_is_nothing_elsewhere(live: Running) -> None:
     with live.http() as http:
         for place in (
-            "/",
+            "/nothing",
             "/docs",
             "/api/v1/inspections/../../etc/passwd",
             f"/api/v1/inspections/{'0' * 32}",
