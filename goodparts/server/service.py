@@ -93,7 +93,11 @@ class Service:
         )
         self.reviewed = ReviewedParts(self.models, self.database, self.blobs, settings.pixel_limit)
         self.learning = Learning(
-            settings.folder, self.models, pixel_limit=settings.pixel_limit, tell=self._tell_of_model
+            settings.folder,
+            self.models,
+            pixel_limit=settings.pixel_limit,
+            least_free=settings.least_free,
+            tell=self._tell_of_model,
         )
         self.pool = InspectionPool(
             self.models,

@@ -60,7 +60,7 @@ def test_a_lost_connection_is_told_and_comes_back(visit: Visit, line: Running, g
     expect(tile.locator(".counts div").first).to_contain_text("2")
 
 
-def test_a_stream_ends_with_the_session_and_the_service(visit: Visit, line: Running) -> None:
+def test_who_is_logged_out_watches_no_more(visit: Visit, line: Running) -> None:
     visitor = visit()
     page = visitor.login("olga")
     page.wait_for_selector("#tiles:not([aria-busy])")

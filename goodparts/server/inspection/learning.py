@@ -104,6 +104,7 @@ class Learning:
 
     Args:
         folder: of the history.
+        least_free: bytes that stay free on its disk.
         tell: called with (kind, model, message) when a version was learnt.
     """
 
@@ -113,10 +114,11 @@ class Learning:
         models: ServedModels,
         *,
         pixel_limit: int,
+        least_free: int,
         tell: Callable[[str, str, str], None],
     ) -> None:
         self._folder, self._models, self._tell = folder, models, tell
-        self._pixel_limit = pixel_limit
+        self._pixel_limit, self._least_free = pixel_limit, least_free
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._thread: threading.Thread | None = None
@@ -129,12 +131,18 @@ class Learning:
         return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
 
     def add_image(self, model: str, name: str, data: bytes) -> None:
-        """One more image; the same one twice is one. Conflict where there are too many, or one learns from them."""
+        """One more image; the same one twice is one.
+
+        Raises:
+            Conflict: there are too many, there is no room for it, or the model learns just now.
+        """
         self._require_idle(model)
         folder = self._new(model)
         folder.mkdir(parents=True, exist_ok=True)
         if len(self.new_images(model)) >= MOST_IMAGES:
             raise Conflict(f"at most {MOST_IMAGES:,} images can be learnt from in a page")
+        if shutil.disk_usage(folder).free < self._least_free:
+            raise Conflict("the disk has too little room for more images")
         clean = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name.replace("\\", "/")).name)[-80:].lstrip(".-")
         path = (
             folder
@@ -266,7 +274,7 @@ def presets() -> list[str]:
     return [name for name, package in PRESETS.items() if package is None or find_spec(package) is not None]
 
 
-def finding_record(finding: Finding, folder: Path | None = None) -> dict[str, Any]:
+def finding_record(finding: Finding) -> dict[str, Any]:
     """A finding as JSON takes it, with the names of files alone."""
     return {**asdict(finding), "paths": [path.name for path in finding.paths[:20]]}
 
