@@ -162,7 +162,7 @@ def fleet_fit(
 @click.option(
     "--shard",
     metavar="N",
-    type=click.IntRange(1, 100_000),
+    type=click.IntRange(1),
     default=64,
     show_default=True,
     help="Images that a worker takes at a time, and the most that are lost with it.",
