@@ -117,6 +117,18 @@ class DaskCluster:
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         running: dict[Any, tuple[Job[Any], str]] = {}
         last: dict[str, str] = {}
+
+        def hand_out(addresses: Sequence[str]) -> None:
+            taken = {address for _, address in running.values()}
+            for address in addresses:
+                if not waiting or address in taken:
+                    continue
+                job = waiting.take(last.get(address), {each.affinity for each, _ in running.values()})
+                last[address] = job.affinity
+                future = self._submit(job, address)
+                running[future] = job, address
+                future.add_done_callback(finished.put)
+
         try:
             while waiting or running:
                 addresses = self._addresses()
@@ -125,24 +137,18 @@ class DaskCluster:
                         del running[future]
                         future.release()  # else it would wait for that very worker
                         yield job, WorkerDiedError(None, address)
-                taken = {address for _, address in running.values()}
-                for address in addresses:
-                    if not waiting or address in taken:
-                        continue
-                    job = waiting.take(last.get(address), {each.affinity for each, _ in running.values()})
-                    last[address] = job.affinity
-                    future = self._submit(job, address)
-                    running[future] = job, address
-                    future.add_done_callback(finished.put)
+                hand_out(addresses)
                 try:
                     future = finished.get(timeout=_LOOK)
                 except queue.Empty:
                     continue
                 if future not in running:
                     continue
-                job, _ = running.pop(future)
+                job, address = running.pop(future)
                 found = self._result_of(future)
                 future.release()
+                if not isinstance(found, WorkerDiedError):
+                    hand_out([address])  # before the caller takes its time
                 yield job, found
         finally:
             if running:

@@ -71,7 +71,7 @@ class WorkerPool:
                         self._forget(ready)
                     if job is not None:
                         worker.job, worker.last = None, job.affinity
-                        running -= 1
+                        running += self._hand_out(waiting) - 1  # before the caller takes its time
                         yield job, found
         finally:
             busy = {end: worker for end, worker in self._workers.items() if worker.job is not None}
