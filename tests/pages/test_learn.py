@@ -11,6 +11,7 @@ from browsing import PASSWORD, Visit, hand_in, with_accounts
 from playwright.sync_api import expect
 from serving import Running, running, wait_until
 
+from goodparts.server.run import greeting
 from goodparts.server.settings import Settings
 
 
@@ -23,6 +24,7 @@ def empty(tmp_path: Path) -> Iterator[Running]:
 
 
 def test_a_first_model_is_learnt_in_the_page(visit: Visit, empty: Running, mini_dataset: Path) -> None:
+    assert "no model yet: learn the first at" in greeting(empty.service, "part.png")[0]
     visitor = visit(service=empty)
     page = visitor.login("egon")
     page.get_by_role("link", name="Learn a model").click()

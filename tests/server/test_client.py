@@ -158,7 +158,6 @@ def test_the_printed_line_works(fitted_file: Path, tmp_path: Path, good_png: byt
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "models: expected"),
         (["none.goodparts"], "no such model"),
         (["x", "--port", "99999"], "port"),
         (["x", "--no-login", "--host", "0.0.0.0"], "this machine only"),
