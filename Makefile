@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SOURCES := pyproject.toml constraints.txt $(shell find goodparts -name '*.py' -o -name '*.jinja')
+SOURCES := pyproject.toml constraints.txt $(shell find goodparts -name '*.py' -o -name '*.jinja' -o -path '*/pages/*')
 
 .PHONY: demo serve test lint fuzz clean
 FUZZ_SECONDS ?= 120
