@@ -164,15 +164,15 @@ const goodparts = (() => {
     const shown = {
       element: frame, image, map, drawing,
       opacity(value) { map.style.opacity = value; },
-      show(record, withMap = true) {
+      show(record, size = side) {
         frame.classList.toggle("gone", !record.image_kept);
         frame.style.aspectRatio = `${record.width} / ${record.height}`;
         frame.style.setProperty("--ratio", record.width / record.height);
         drawing.setAttribute("viewBox", `0 0 ${record.width} ${record.height}`);
         drawing.replaceChildren();
         if (!record.image_kept) { image.removeAttribute("src"); map.removeAttribute("src"); return; }
-        image.src = view(record.id, "image", side);
-        if (withMap) map.src = view(record.id, "heatmap", side); else map.removeAttribute("src");
+        image.src = view(record.id, "image", size);
+        map.src = view(record.id, "heatmap", size);
         if (regions) {
           for (const { box: [left, top, right, bottom] } of record.regions.slice(0, 50)) {
             const place = { x: left, y: top, width: right - left, height: bottom - top, rx: 4, "vector-effect": "non-scaling-stroke" };

@@ -32,7 +32,7 @@
       this.cells = {};
       for (const [name, word] of [["total", texts.total], ["GOOD", texts.good], ["BAD", texts.bad], ["RECHECK", texts.recheck], ["rate", texts.rejected]]) {
         this.cells[name] = make("dd");
-        this.table.append(make("div", {}, make("dt", { text: SYMBOLS[name] ? `${SYMBOLS[name]} ${word}` : word }), this.cells[name]));
+        this.table.append(make("div", { class: `of-${name}` }, make("dt", { text: SYMBOLS[name] ? `${SYMBOLS[name]} ${word}` : word }), this.cells[name]));
       }
       this.title = make("button", { type: "button", class: "plain title", "aria-label": text(texts.tile, { place: this.name }), text: this.name, onclick: () => showAlone(alone === this.key ? null : this.key) });
       this.element = make("section", { class: "tile card", "aria-label": this.name }, make("h2", {}, this.title),
@@ -66,7 +66,7 @@
         if (!this.element.isConnected || this.element.hidden || document.hidden) return;
         this.drawn = Date.now();
         this.drawnOf = this.shown;
-        this.picture.show(this.shown);
+        this.picture.show(this.shown, visible() <= 4 ? 900 : 400);
         this.say();
       }, Math.max(0, pause));
       this.say();
@@ -87,7 +87,8 @@
     if (!tiles.has(key)) {
       const tile = new Tile(about);
       tiles.set(key, tile);
-      const after = [...tiles.values()].filter((other) => other.name > tile.name).sort((a, b) => (a.name < b.name ? -1 : 1))[0];
+      const order = (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true });
+      const after = [...tiles.values()].filter((other) => order(other, tile) > 0).sort(order)[0];
       grid.insertBefore(tile.element, after ? after.element : null);
       arrange();
     }
@@ -96,7 +97,7 @@
   function arrange() {
     if (alone && !tiles.has(alone)) { if (tiles.size) alone = null; }
     for (const tile of tiles.values()) tile.element.hidden = alone !== null && tile.key !== alone;
-    grid.dataset.count = visible() === 1 ? "one" : visible() <= 4 ? "few" : "many";
+    grid.dataset.count = visible() === 1 ? "one" : visible() <= 4 ? "few" : visible() <= 12 ? "many" : "wall";
     one("#every").hidden = alone === null;
     one("#empty").hidden = tiles.size > 0;
   }
