@@ -35,7 +35,10 @@ _GIB = {"m": 2**20, "g": 2**30, "t": 2**40}
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def fleet() -> None:
-    """Fit, inspect and evaluate many products, on one machine or many; what is done already is not done again."""
+    """Fit, inspect and evaluate many products, on one machine or many; what is done already is not done again.
+
+    Example: goodparts fleet inspect models archive --out results
+    """
 
 
 def _bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
