@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -228,7 +229,24 @@ def many(mini_dataset: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def goodparts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def loggers_as_before() -> Iterator[None]:
+    """What a command has logged, and where to, is over with the test."""
+    loggers = [logging.getLogger(name) for name in ("goodparts", "uvicorn.error", "alembic")]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+@pytest.fixture
+def goodparts(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    loggers_as_before: None,
+) -> Run:
     """Run a command in this process, in a folder of its own."""
     from goodparts.cli import main
     from goodparts.cli.options import WIDTH

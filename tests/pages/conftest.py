@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, sync_playwright
 from serving import Running, running, settings_for
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, without a window."""
+    """Debian's Chromium, without a window; Playwright's event loop ends with it, since other tests have their own."""
     program = shutil.which("chromium")
     if program is None:
         reason = "Chromium is not installed (Debian: apt install chromium)"
