@@ -126,11 +126,11 @@ def _one_depth(
     """The scores of all runs, by image."""
     several = list(runs())
     if len(several) == 1:
-        yield from several[0].score(good, recipe, None, workers, progress)
+        yield from several[0].score(good, recipe, workers, progress)
         return
     found = []
     for run in several:
-        with closing(run.score(good, recipe, None, workers, silent)) as scored:
+        with closing(run.score(good, recipe, workers, silent)) as scored:
             for held_out in scored:
                 found.append(held_out)
                 progress("calibration", len(found), len(good))
@@ -157,7 +157,7 @@ def score_by_folds(
     finest = good.depths[0]
     done = 0
     for run in _folds(finest, recipe, folds):
-        with closing(run.score(finest, recipe, None, workers, silent)) as scored:
+        with closing(run.score(finest, recipe, workers, silent)) as scored:
             for held_out in scored:
                 done += 1
                 progress("calibration", done, len(good))
@@ -198,7 +198,7 @@ def score_against(
         progress: called with (stage, done, total), of images or of their tiles.
         first_image: index that the first of these images has among the bank's image ids.
     """
-    return _Run((bank,), (only_for,), images, first_image).score(good, recipe, None, workers, progress)
+    return _Run((bank,), (only_for,), images, first_image).score(good, recipe, workers, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,11 +234,11 @@ class _Run:
         )
 
     def score(
-        self, good: GoodFeatures, recipe: Recipe, fusion: Fusion | None, workers: int, progress: Progress
+        self, good: GoodFeatures, recipe: Recipe, workers: int, progress: Progress
     ) -> Generator[HeldOutScore]:
-        """The scores of its images, in order."""
+        """The scores of its images against the only depth there is, in order; of several, see `_Measuring`."""
         preprocessor = good.preprocessor
-        engine = self.engine(good, recipe, fusion)
+        engine = self.engine(good, recipe, None)
         steps = parallel.StepCounter(len(self.images) * len(preprocessor.searched_tiles))
 
         def score_one(index: int) -> HeldOutScore:

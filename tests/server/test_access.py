@@ -358,5 +358,5 @@ def test_only_the_trusted_proxy_says_who_asks(fitted_file: Path, tmp_path: Path)
 def test_passwords_and_tokens_are_not_kept_as_they_are(lone: Running) -> None:
     kept = b"".join(path.read_bytes() for path in lone.service.settings.folder.glob("history.sqlite*"))
     assert lone.password.encode() not in kept
-    assert lone.token.rsplit("_", 1)[-1].encode() not in kept
+    assert lone.token.split("_", 2)[2].encode() not in kept  # the secret may have such lines, too
     assert b"$argon2id$" in kept

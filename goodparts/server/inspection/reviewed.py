@@ -18,6 +18,7 @@ from sqlalchemy import select
 from goodparts.data.images import read_image
 from goodparts.errors import GoodpartsError
 from goodparts.model.model import Model
+from goodparts.server.faults import Fault
 from goodparts.server.history import schema
 from goodparts.server.history.blobs import BlobStore
 from goodparts.server.history.database import Database
@@ -107,7 +108,7 @@ class ReviewedParts:
         if (name, version) not in self._kinds:
             try:
                 self._kind_of(name, self._models.version(name, version))
-            except Exception:
+            except Fault:  # there is no such file any more, or it is damaged
                 self._kinds[name, version] = "gone"
         return self._kinds[name, version]
 

@@ -25,7 +25,7 @@ from goodparts.server.answers import (
     TokenAnswer,
     TokenBody,
 )
-from goodparts.server.faults import NotAllowed, NotFound, NotLoggedIn
+from goodparts.server.faults import Invalid, NotAllowed, NotFound, NotLoggedIn
 from goodparts.server.history.export import time_text
 from goodparts.server.history.writer import Transaction
 from goodparts.server.routes.asked import AskedService, faults, needs
@@ -204,7 +204,7 @@ async def _change(service: Service, identity: Identity, name: str, **changes: An
 def _account(service: Service, name: str) -> Any:
     try:
         accounts.require_name(name)
-    except Exception:
+    except Invalid:
         return None
     with service.database.read() as connection:
         return accounts.get(connection, name)
