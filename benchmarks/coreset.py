@@ -26,7 +26,7 @@ from goodparts import parallel
 from goodparts.backbones.backbone import cut_down, with_layers
 from goodparts.backbones.catalogue import load_backbone
 from goodparts.bank import coreset
-from goodparts.bank.sampling import ProjectedPoints
+from goodparts.bank.projected_points import ProjectedPoints
 from goodparts.data.good_images import GoodImages
 from goodparts.data.images import read_image
 from goodparts.features.extract import Extractor, extract

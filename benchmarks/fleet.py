@@ -1,16 +1,20 @@
 """A fleet of products: what handing out work costs, and whether kills change anything.
 
 python benchmarks/fleet.py                # 8 products, 40 images each to learn from, 60 to inspect
-python benchmarks/fleet.py --products 40 --good 60 --images 500 --kill-every 20
+python benchmarks/fleet.py --products 40 --good 60 --images 500 --side 256 --recipe fast --image-size 0 --kill-every 20
+python benchmarks/fleet.py --on --kill-on --scaling 3        # one worker with a core of its own, and two
 
 Products are rendered discs, each with a ring pattern of its own; every tenth image has a red stain. One process that
-inspects product after product is what the others are held against. Tables are compared row by row.
+inspects product after product is what the others are held against. Tables are compared row by row. With `--folder` the
+images, the models and what one process found stay there, and the next call goes on from them: so long runs come in
+pieces.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import shutil
 import signal
@@ -28,6 +32,7 @@ from PIL import Image
 from goodparts import Inspector
 from goodparts.fleet.fit import fit_fleet
 from goodparts.fleet.inspect import FleetRun, Options, inspect_fleet
+from goodparts.fleet.manifest import Manifest
 from goodparts.recipe.recipe import Recipe
 from goodparts.scale.places import open_place
 
@@ -49,9 +54,11 @@ def disc(rng: np.random.Generator, product: int, side: int, bad: bool) -> Image.
 def render(root: Path, products: int, good: int, images: int, side: int) -> None:
     for product in range(products):
         rng = np.random.default_rng(product)
+        if (root / "archive" / f"product{product:03d}" / f"{images - 1:05d}.png").exists():
+            continue
         for folder, count in (("plant", good), ("archive", images)):
             place = root / folder / f"product{product:03d}"
-            place.mkdir(parents=True)
+            place.mkdir(parents=True, exist_ok=True)
             for index in range(count):
                 bad = folder == "archive" and index % 10 == 3
                 disc(rng, product, side, bad).save(place / f"{index:05d}.png", compress_level=1)
@@ -59,6 +66,10 @@ def render(root: Path, products: int, good: int, images: int, side: int) -> None
 
 def alone(models: Path, archive: Path) -> tuple[float, dict[tuple[str, str], tuple[str, float]]]:
     """One process, product after product: seconds, and verdict and score of each image."""
+    kept = models.parent / "alone.json"
+    if kept.exists():
+        seconds, rows = json.loads(kept.read_text())
+        return seconds, {(product, name): (verdict, score) for product, name, verdict, score in rows}
     began = time.perf_counter()
     found = {}
     for model in sorted(models.glob("*.goodparts")):
@@ -66,7 +77,9 @@ def alone(models: Path, archive: Path) -> tuple[float, dict[tuple[str, str], tup
         inspector = Inspector.load(model)
         for path, inspection in zip(paths, inspector.inspect_many(paths), strict=True):
             found[model.stem, path.name] = inspection.verdict, inspection.score
-    return time.perf_counter() - began, found
+    seconds = time.perf_counter() - began
+    kept.write_text(json.dumps([seconds, [[*key, *value] for key, value in found.items()]]))
+    return seconds, found
 
 
 def table(out: Path) -> dict[tuple[str, str], tuple[str, float]]:
@@ -135,6 +148,37 @@ def killed_client(root: Path, shard: int, after: float) -> tuple[int, FleetRun]:
     return finished, fleet("processes:2", root, "again", shard)[2]
 
 
+def scaling(root: Path, products: int, shard: int, rounds: int) -> None:
+    """One worker with a core of its own, and two, in turn; the process that hands out shares the cores with them."""
+    names = [path.stem for path in sorted((root / "models").glob("*.goodparts"))][:products]
+    plan = root / "some.toml"
+    plan.write_text("".join(f'[products.{name}]\nimages = "archive/{name}"\n' for name in names))
+    process = psutil.Process()
+    allowed = process.cpu_affinity()
+    print(
+        "\n| workers, a core each | images | s | images/s | in the workers, ms an image | handing out, ms of processor a shard |"
+    )
+    print("|---|---|---|---|---|---|", flush=True)
+    for number in range(rounds):
+        for count in (1, 2):
+            process.cpu_affinity(allowed[:count])
+            out = root / f"scaling{number}-{count}"
+            shutil.rmtree(out, ignore_errors=True)
+            with open_place(f"processes:{count}", memory=2 * GIB) as place:
+                before = sum(process.cpu_times()[:2])
+                run = inspect_fleet(root / "models", str(plan), out, place, Options(shard=shard))
+                handing_out = sum(process.cpu_times()[:2]) - before
+            with Manifest(out / "manifest.sqlite") as manifest:
+                shards = list(manifest.shard_rows())
+            busy = sum(one.seconds for one in shards)
+            print(
+                f"| {count} | {run.images} | {run.seconds:.1f} | {run.images / run.seconds:.1f} "
+                f"| {1000 * busy / run.images:.2f} | {1000 * handing_out / len(shards):.1f} |",
+                flush=True,
+            )
+    process.cpu_affinity(allowed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -143,51 +187,79 @@ def main() -> None:
     parser.add_argument("--good", type=int, default=40)
     parser.add_argument("--images", type=int, default=60, help="to inspect, of each product")
     parser.add_argument("--side", type=int, default=96)
-    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--recipe", default="default")
+    parser.add_argument("--image-size", type=int, default=160, help="0: the recipe's")
     parser.add_argument("--shard", type=int, default=30)
     parser.add_argument("--kill-every", type=float, default=3.0)
     parser.add_argument("--on", nargs="*", default=["processes:1", "processes:2", "dask:local:2"])
     parser.add_argument("--kill-on", nargs="*", default=["processes:2", "dask:local:2"])
+    parser.add_argument("--folder", type=Path, help="keep images, models and figures of one process here")
+    parser.add_argument("--kill-client", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--scaling", type=int, default=0, metavar="ROUNDS", help="of one worker and of two")
+    parser.add_argument("--scaling-products", type=int, default=8)
     given = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="fleet-"))
+    root = given.folder or Path(tempfile.mkdtemp(prefix="fleet-"))
     try:
-        render(root, given.products, given.good, given.images, given.side)
-        recipe = Recipe(image_size=given.image_size)
-        with open_place("processes:2", memory=int(1.5 * GIB)) as place:
-            fits = fit_fleet(str(root / "plant"), root / "models", recipe, place)
-        assert not fits.failed
-        count = given.products * given.images
+        measure(root, given)
+    finally:
+        if given.folder is None:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def measure(root: Path, given: argparse.Namespace) -> None:
+    """All that was asked for, a table each."""
+    render(root, given.products, given.good, given.images, given.side)
+    recipe = Recipe.load(given.recipe)
+    if given.image_size:
+        recipe = recipe.replace({"image_size": given.image_size})
+    with open_place("processes:2", memory=int(1.5 * GIB)) as place:
+        fits = fit_fleet(str(root / "plant"), root / "models", recipe, place)
+    assert not fits.failed, fits.failed
+    count = given.products * given.images
+    print(
+        f"{given.products} products x {given.good} good images fitted in {fits.seconds:.1f} s (processes:2), "
+        f"{sum(one.kept for one in fits.fitted)} of them before"
+    )
+    runs = [(on, 0.0) for on in given.on] + [(on, given.kill_every) for on in given.kill_on]
+    if runs or given.kill_client:
+        against_one_process(root, given, runs, count)
+    if given.scaling:
+        scaling(root, given.scaling_products, given.shard, given.scaling)
+
+
+def against_one_process(
+    root: Path, given: argparse.Namespace, runs: list[tuple[str, float]], count: int
+) -> None:
+    """Runs, their workers killed or not, and one whose client is killed, against one process."""
+    seconds, expected = alone(root / "models", root / "archive")
+    print(
+        f"\n{count} images\n\n| | start, s | inspect, s | images/s | against one process | differ | killed |"
+    )
+    print("|---|---|---|---|---|---|---|", flush=True)
+    print(f"| one process, all cores | | {seconds:.1f} | {count / seconds:.1f} | | | |", flush=True)
+    memory = 0
+    for on, kill in runs:
+        out = Path(tempfile.mkdtemp(prefix="out-", dir=root))
+        start, took, run, killed = fleet(on, root, out.name, given.shard, kill)
+        memory = max(memory, run.memory)
+        found = table(out)
+        differ = sum(found.get(key) != value for key, value in expected.items()) + len(found) - len(expected)
+        what = f"{on}, one killed every {kill:g} s" if kill else on
         print(
-            f"{given.products} products x {given.good} good images fitted in {fits.seconds:.1f} s (processes:2)"
+            f"| {what} | {start:.1f} | {took:.1f} | {count / took:.1f} | {100 * (took / seconds - 1):+.0f} % "
+            f"| {differ} | {killed} ({len(run.deaths)} shards tried again) |",
+            flush=True,
         )
-        seconds, expected = alone(root / "models", root / "archive")
-        print(
-            f"\n{count} images\n\n| | start, s | inspect, s | images/s | against one process | differ | killed |"
-        )
-        print("|---|---|---|---|---|---|---|", flush=True)
-        print(f"| one process, all cores | | {seconds:.1f} | {count / seconds:.1f} | | | |", flush=True)
-        runs = [(on, 0.0) for on in given.on] + [(on, given.kill_every) for on in given.kill_on]
-        for number, (on, kill) in enumerate(runs):
-            start, took, run, killed = fleet(on, root, f"out{number}", given.shard, kill)
-            found = table(root / f"out{number}")
-            differ = (
-                sum(found.get(key) != value for key, value in expected.items()) + len(found) - len(expected)
-            )
-            what = f"{on}, one killed every {kill:g} s" if kill else on
-            print(
-                f"| {what} | {start:.1f} | {took:.1f} | {count / took:.1f} | {100 * (took / seconds - 1):+.0f} % "
-                f"| {differ} | {killed} ({len(run.deaths)} shards tried again) |",
-                flush=True,
-            )
+    if given.kill_client:
+        shutil.rmtree(root / "again", ignore_errors=True)
         finished, run = killed_client(root, given.shard, 3 + seconds / 2)
+        memory = max(memory, run.memory)
         differ = sum(table(root / "again").get(key) != value for key, value in expected.items())
         print(
             f"\nThe client killed with {finished} of {count} images finished: the second run took {run.before} of them "
             f"as they are and inspected {run.images - run.before}; {differ} rows differ"
         )
-        print(f"largest memory of a worker {run.memory / GIB:.2f} GiB")
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    print(f"largest memory of a worker {memory / GIB:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from goodparts.bank import sampling
 from goodparts.bank.coreset import Progress
+from goodparts.bank.entries import Candidates
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.features.extract import GoodFeatures
 from goodparts.features.whitening import Whitening
@@ -78,6 +79,51 @@ def choose(good: GoodFeatures, recipe: Recipe, *, progress: Progress | None = No
     return tuple(
         sampling.choose(of.features, of.eligible, recipe_at(recipe, depth), grid=of.grid, progress=progress)
         for depth, of in enumerate(good.depths)
+    )
+
+
+def entries_of(patches: Sequence[int], recipe: Recipe) -> list[int]:
+    """How many entries the bank of each depth has, of so many patches that may enter it."""
+    return [sampling.entries_of(count, recipe_at(recipe, depth)) for depth, count in enumerate(patches)]
+
+
+def propose(
+    good: GoodFeatures,
+    recipe: Recipe,
+    counts: Sequence[int],
+    *,
+    first_image: int,
+    partitions: int,
+    progress: Progress | None = None,
+) -> list[Candidates]:
+    """What a partition of the good images gives for banks of so many entries; see `sampling.propose`."""
+    return [
+        sampling.propose(
+            of.features,
+            of.eligible,
+            count,
+            recipe_at(recipe, depth),
+            grid=of.grid,
+            first_image=first_image,
+            partitions=partitions,
+            progress=progress,
+        )
+        for depth, (of, count) in enumerate(zip(good.depths, counts, strict=True))
+    ]
+
+
+def choose_among(
+    proposed: Sequence[Sequence[Candidates]],
+    counts: Sequence[int],
+    recipe: Recipe,
+    grids: Sequence[tuple[int, int]],
+) -> tuple[MemoryBank, ...]:
+    """The memory bank of each depth, of what partitions of the good images give; see `sampling.choose_among`."""
+    return tuple(
+        sampling.choose_among(
+            [of_part[depth] for of_part in proposed], count, recipe_at(recipe, depth), grid=grid
+        )
+        for depth, (count, grid) in enumerate(zip(counts, grids, strict=True))
     )
 
 

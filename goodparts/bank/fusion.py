@@ -17,9 +17,9 @@ the patches around that all depths so far find most unlike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,13 +105,54 @@ class Fusion:
         return cls(tuple((int(h), int(w)) for h, w in grids), *columns)
 
 
+class Extremes(NamedTuple):
+    """What a fusion of k depths is learnt from: of n crops of held-out good images the ends of their distances.
+
+    Attributes:
+        largest: distance at each depth, (n, k) float32.
+        baselines: how unlike the others they are as a whole, (n, k) float32.
+    """
+
+    largest: NDArray[np.float32]
+    baselines: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, crops: Iterable[Sequence[NDArray[np.float32]]], depths: int) -> Self:
+        """Of each crop the distances that count at each of so many depths, (patches,)."""
+        largest, baselines = [], []
+        for distances in crops:
+            largest.append([float(of_depth.max()) for of_depth in distances])
+            baselines.append([baseline_of(of_depth) for of_depth in distances])
+        return cls(
+            np.array(largest, dtype=np.float32).reshape(-1, depths),
+            np.array(baselines, dtype=np.float32).reshape(-1, depths),
+        )
+
+    @classmethod
+    def of_all(cls, several: Sequence[Self]) -> Self:
+        """Those of several partitions of the images."""
+        return cls(
+            np.concatenate([one.largest for one in several]),
+            np.concatenate([one.baselines for one in several]),
+        )
+
+    def fusion(self, grids: Sequence[tuple[int, int]]) -> Fusion:
+        """The fusion that suits them, for grids (h, w) of the patches of each depth."""
+        return Fusion.learn(grids, self.largest, self.baselines)
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """As a file keeps them: `from_tensors` makes the same of them."""
+        return self._asdict()
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """What `tensors` gave; KeyError where something of it is missing."""
+        return cls(tensors["largest"], tensors["baselines"])
+
+
 def learn_fusion(grids: Sequence[tuple[int, int]], crops: Iterable[Sequence[NDArray[np.float32]]]) -> Fusion:
     """The fusion that suits held-out good images: of each crop the distances that count at each depth, (patches,)."""
-    largest, baselines = [], []
-    for depths in crops:
-        largest.append([float(distances.max()) for distances in depths])
-        baselines.append([baseline_of(distances) for distances in depths])
-    return Fusion.learn(grids, np.array(largest, dtype=np.float32), np.array(baselines, dtype=np.float32))
+    return Extremes.of(crops, len(grids)).fusion(grids)
 
 
 def baseline_of(distances: NDArray[np.float32]) -> float:

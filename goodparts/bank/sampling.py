@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goodparts.bank import memory_bank, search_space
 from goodparts.bank.coreset import Progress
+from goodparts.bank.entries import Candidates, Entries
 from goodparts.bank.memory_bank import MemoryBank, local_scale_of
+from goodparts.bank.projected_points import ProjectedPoints
 from goodparts.bank.sampling_rules import RULES
 from goodparts.bank.search_space import RecallTest
 from goodparts.bank.window import EVERYWHERE, Neighbourhood, window_of
@@ -19,7 +20,6 @@ from goodparts.features.projection import Projection
 from goodparts.features.store import PatchFeatures
 from goodparts.recipe.recipe import Recipe
 
-_BLOCK = 1 << 12  # rows that are worked on at once
 _LEAST = 16  # patches that a tile's own bank keeps, if there are so many: a region of interest may leave it few cells
 _TRIED = 2000  # patches that try a search space
 
@@ -44,10 +44,57 @@ def choose(
     rows = np.flatnonzero(eligible)
     if recipe.tile_bank == "position":
         return _choose_by_tile(features, rows, recipe, progress)
+    count = entries_of(len(rows), recipe)
+    proposed = propose(features, eligible, count, recipe, grid=grid, progress=progress)
+    return choose_among([proposed], count, recipe, grid=grid)
+
+
+def propose(
+    features: PatchFeatures,
+    eligible: NDArray[np.bool_],
+    count: int,
+    recipe: Recipe,
+    *,
+    grid: tuple[int, int] | None = None,
+    first_image: int = 0,
+    partitions: int = 1,
+    progress: Progress | None = None,
+) -> Candidates:
+    """What some of the good images give for a bank of `count` entries: as many as are wanted of all, if they have them.
+
+    Args:
+        features: of all patches of these n images.
+        eligible: as of `choose`.
+        count: entries that the bank will have.
+        recipe: as of `choose`, without `tile_bank = position`.
+        grid: as of `choose`.
+        first_image: index of the first of these images among all.
+        partitions: into how many all images are cut; each gives its share of the patches that try a search space.
+        progress: called with (picked, wanted).
+    """
+    rows = np.flatnonzero(eligible)
     neighbourhood = window_of(recipe, grid)
-    kept = _keep(features, rows, entries_of(len(rows), recipe), recipe, neighbourhood, progress)
-    patches, own = _test_patches(features, rows, kept, recipe.seed, neighbourhood)
-    return _searchable(Entries.of(features, kept, neighbourhood), recipe, patches, own, neighbourhood)
+    kept = _keep(features, rows, min(count, len(rows)), recipe, neighbourhood, progress)
+    tried = -(-_TRIED // partitions)
+    patches, own = _test_patches(features, rows, kept, recipe.seed, neighbourhood, tried)
+    return Candidates(Entries.of(features, kept, neighbourhood, first_image), patches, own)
+
+
+def choose_among(
+    proposed: Sequence[Candidates], count: int, recipe: Recipe, *, grid: tuple[int, int] | None = None
+) -> MemoryBank:
+    """The memory bank of what partitions of the good images give, in the order of their images.
+
+    Of one partition that is the bank that `choose` makes; of several a second choice is made among what they chose, as
+    `bank.composable` says.
+    """
+    neighbourhood = window_of(recipe, grid)
+    entries, patches, own = Candidates.joined(proposed)
+    if count < len(entries.features):
+        which = _among(entries, count, recipe, neighbourhood)
+        own = np.where(np.isin(own, which), np.searchsorted(which, own), -1)
+        entries = entries.only(which)
+    return _searchable(entries, recipe, patches, own, neighbourhood)
 
 
 def extend(
@@ -83,93 +130,6 @@ def extend(
     nobody = np.full(len(patches.features), -1)  # an entry that is among them may find itself
     entries = _joined(bank, Entries.of(features, kept, neighbourhood, first_image), recipe, neighbourhood)
     return _searchable(entries, recipe, patches, nobody, neighbourhood)
-
-
-@dataclass(frozen=True, eq=False)
-class Entries:
-    """Some patch features, and where they came from.
-
-    Attributes:
-        features: (m, d) float32.
-        image_ids: their images, (m,) int32.
-        cells: the cells of the patch grid that they belong to, (m,) int32; all 0 without a window.
-    """
-
-    features: NDArray[np.float32]
-    image_ids: NDArray[np.int32]
-    cells: NDArray[np.int32]
-
-    @classmethod
-    def of(
-        cls,
-        features: PatchFeatures,
-        rows: NDArray[np.int64],
-        neighbourhood: Neighbourhood,
-        first_image: int = 0,
-    ) -> Self:
-        """Those of some rows of patches; `first_image` is the index of the first of these images."""
-        image_ids = (rows // features.shape[1]).astype(np.int32) + np.int32(first_image)
-        return cls(features.rows(rows), image_ids, neighbourhood.cells_of(rows))
-
-    def only(self, which: NDArray[np.int64]) -> Entries:
-        """Some of them, by index."""
-        return Entries(self.features[which], self.image_ids[which], self.cells[which])
-
-    def joined(self, more: Entries) -> Entries:
-        """These and more behind them."""
-        return Entries(
-            np.concatenate([self.features, more.features]),
-            np.concatenate([self.image_ids, more.image_ids]),
-            np.concatenate([self.cells, more.cells]),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class ProjectedPoints:
-    """Projected features of some rows, behind those of given entries, centred: what the greedy choice works on.
-
-    They are read when they are asked for: see `coreset.Points`.
-
-    Attributes:
-        features: of all patches of n good images.
-        indices: which of their rows, (r,) int64.
-        given: projected features of entries that come first, (g, q) float32.
-        centre: the mean of all, (q,) float32.
-    """
-
-    features: PatchFeatures
-    indices: NDArray[np.int64]
-    given: NDArray[np.float32]
-    centre: NDArray[np.float32]
-
-    @classmethod
-    def of(
-        cls, features: PatchFeatures, indices: NDArray[np.int64], entries: NDArray[np.float32] | None = None
-    ) -> ProjectedPoints:
-        """Those of some rows of features, and of entries (g, d), if there are any."""
-        if entries is None:
-            entries = np.empty((0, features.shape[2]), dtype=np.float32)
-        given = features.projection.of(entries)
-        total = given.sum(axis=0, dtype=np.float64)
-        for first in range(0, len(indices), _BLOCK):
-            points = features.projected(indices[first : first + _BLOCK])
-            total += points.sum(axis=0, dtype=np.float64)
-        centre = (total / (len(given) + len(indices))).astype(np.float32)
-        return cls(features, indices, given - centre, centre)
-
-    def __len__(self) -> int:
-        return len(self.given) + len(self.indices)
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        if not len(self.given):
-            points = self.features.projected(self.indices[rows])
-            points -= self.centre
-            return points
-        points = np.empty((len(rows), self.given.shape[1]), dtype=np.float32)
-        old = rows < len(self.given)
-        points[old] = self.given[rows[old]]
-        points[~old] = self.features.projected(self.indices[rows[~old] - len(self.given)]) - self.centre
-        return points
 
 
 def _choose_by_tile(
@@ -320,11 +280,12 @@ def _test_patches(
     kept: NDArray[np.int64],
     seed: int,
     neighbourhood: Neighbourhood,
+    most: int = _TRIED,
 ) -> tuple[Entries, NDArray[np.int64]]:
     """Patches to try a search space on, those that were not kept, if any; and which entry each is, -1: none, (s,)."""
     rest = np.setdiff1d(rows, kept, assume_unique=True)
     drawn = rest if len(rest) else kept
-    count = min(_TRIED, len(drawn))
+    count = min(most, len(drawn))
     chosen = np.sort(np.random.default_rng(seed).choice(len(drawn), count, replace=False, shuffle=False))
     own = np.full(count, -1) if len(rest) else chosen
     return Entries.of(features, drawn[chosen], neighbourhood), own

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +133,59 @@ class GoodScoresCollector:
         self._sum += float(values.sum(dtype=np.float64))
         self._squares += float(np.square(values, dtype=np.float64).sum())
         self._values.append(values[:: max(1, values.size // _VALUES_PER_MAP)].copy())
+
+    @classmethod
+    def of_all(cls, several: Sequence[Self]) -> Self:
+        """What several gathered, in their order."""
+        first = several[0]
+        found = cls(first._source, zone=first._zone)
+        found._zones = [cls.of_all(zones) for zones in zip(*(one._zones for one in several), strict=True)]
+        for one in several:
+            found._names += one._names
+            found._scores += one._scores
+            found._peaks += one._peaks
+            found._values += one._values
+            found._count += one._count
+            found._sum += one._sum
+            found._squares += one._squares
+        return found
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """As a file keeps it: `from_tensors` makes the same of them."""
+        texts = {"source": self._source, "zone": self._zone, "names": self._names}
+        found: dict[str, NDArray[Any]] = {
+            "texts": np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8),
+            "scores": np.array(self._scores, dtype=np.float64),
+            "peaks": np.array(self._peaks, dtype=np.float64),
+            "lengths": np.array([len(values) for values in self._values], dtype=np.int64),
+            "values": np.concatenate([*self._values, np.empty(0, dtype=np.float32)]),
+            "sums": np.array([self._count, self._sum, self._squares], dtype=np.float64),
+        }
+        for number, zone in enumerate(self._zones):
+            found |= {f"zone{number}.{name}": values for name, values in zone.tensors().items()}
+        return found
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """What `tensors` gave; KeyError or ValueError where something of it is missing."""
+        texts = json.loads(tensors["texts"].tobytes())
+        found = cls(texts["source"], zone=texts["zone"])
+        found._names = texts["names"]
+        found._scores, found._peaks = tensors["scores"].tolist(), tensors["peaks"].tolist()
+        found._values = (
+            np.split(tensors["values"], np.cumsum(tensors["lengths"])[:-1]) if found._scores else []
+        )
+        count, found._sum, found._squares = tensors["sums"].tolist()
+        found._count = int(count)
+        while f"zone{len(found._zones)}.texts" in tensors:
+            prefix = f"zone{len(found._zones)}."
+            of_zone = {
+                name.removeprefix(prefix): values
+                for name, values in tensors.items()
+                if name.startswith(prefix)
+            }
+            found._zones.append(cls.from_tensors(of_zone))
+        return found
 
     def result(self, quantile: float) -> GoodScores:
         """What was gathered; `quantile` is the recipe's pixel_threshold_quantile."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from goodparts import parallel
 from goodparts.bank import depths
-from goodparts.bank.fusion import SAMPLE, Fusion, learn_fusion
+from goodparts.bank.fusion import SAMPLE, Extremes, Fusion, learn_fusion
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.scoring import FAR
 from goodparts.bank.search import Piece, at_each_depth, counted_distances, feature_inputs, search
@@ -29,6 +29,8 @@ from goodparts.progress import Progress, silent
 from goodparts.recipe.recipe import Recipe
 
 Result = TypeVar("Result")
+Filled = tuple[MemoryBank, NDArray[np.int32]]
+"""A bank with replacements, and for each entry the image that it serves alone, -1: all of them, (m,) int32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +98,8 @@ def hold_out(
             replace it.
     """
 
-    # without one of its images nothing would be left of such a bank
-    of_one = any(bank.tiles is None and len(np.unique(bank.image_ids)) < 2 for bank in banks)
-
     def runs() -> Iterator[_Run]:
-        if of_one and not first_image:
+        if of_one_image(banks) and not first_image:
             yield from _folds(good, recipe, 2)
         else:
             yield _Run.replacing(good, banks, recipe, first_image)
@@ -114,6 +113,11 @@ def hold_out(
             [of.grid for of in good.depths], [crop for one in measuring for crop in one.sample()]
         )
     return fusion, _all_depths(measuring, fusion, recipe)
+
+
+def of_one_image(banks: Sequence[MemoryBank]) -> bool:
+    """Whether nothing would be left of a bank without one of its images."""
+    return any(bank.tiles is None and len(np.unique(bank.image_ids)) < 2 for bank in banks)
 
 
 def _one_depth(
@@ -320,10 +324,10 @@ class _Measuring:
     ) -> Self:
         return cls(run, good, run.engine(good, recipe, None), {}, workers, work, progress)
 
-    def sample(self) -> Iterator[list[NDArray[np.float32]]]:
+    def sample(self, most: int = SAMPLE) -> Iterator[list[NDArray[np.float32]]]:
         """Of some images the distances that count at each depth, (patches,) float32 each, piece by piece."""
         learnt_from = [index for index in self.run.images if not self.good.left_out[index]]
-        images = learnt_from[:: -(-len(learnt_from) // SAMPLE) or 1]
+        images = learnt_from[:: -(-len(learnt_from) // most) or 1]
         with closing(self._mapped(self._measure, images)) as found:
             for index, pieces in zip(images, found, strict=True):
                 self.kept[index] = pieces
@@ -364,6 +368,58 @@ class _Measuring:
 
     def _mapped(self, function: Callable[[int], Result], images: Sequence[int]) -> Generator[Result]:
         return _mapped(function, images, self.good, self.workers, self.work, self.progress, "calibration")
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Some of the good images, each of them against banks without its own entries: first a few, to learn a fusion.
+
+    Attributes:
+        run: what is searched.
+        good: the features.
+        recipe: of the banks, and of the image score.
+        measuring: the searches of all depths; None where there is one.
+        workers: threads.
+        progress: called with (stage, done, total).
+    """
+
+    run: _Run
+    good: GoodFeatures
+    recipe: Recipe
+    measuring: _Measuring | None
+    workers: int
+    progress: Progress
+
+    @classmethod
+    def of(
+        cls,
+        good: GoodFeatures,
+        filled: Sequence[Filled],
+        recipe: Recipe,
+        *,
+        first_image: int = 0,
+        workers: int,
+        progress: Progress,
+    ) -> Self:
+        """Images whose features are `good`, the first of which has this index among the banks' image ids."""
+        banks, only_for = zip(*filled, strict=True)
+        run = _Run(banks, only_for, range(len(good)), first_image)
+        measuring = None
+        if len(banks) > 1:
+            work = parallel.StepCounter(len(good) * len(good.preprocessor.searched_tiles))
+            measuring = _Measuring.of(run, good, recipe, workers, work, progress)
+        return cls(run, good, recipe, measuring, workers, progress)
+
+    def sample(self, most: int) -> Extremes:
+        """What a fusion is learnt from, of so many images at most; there are several depths."""
+        assert self.measuring is not None
+        return Extremes.of(self.measuring.sample(most), len(self.run.banks))
+
+    def score(self, fusion: Fusion | None) -> Generator[HeldOutScore]:
+        """The scores of all images, in order."""
+        if self.measuring is None or fusion is None:
+            return self.run.score(self.good, self.recipe, self.workers, self.progress)
+        return self.measuring.score(fusion, self.recipe)
 
 
 def _masked(good: GoodFeatures, recipe: Recipe) -> bool:

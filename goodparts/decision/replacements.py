@@ -8,62 +8,135 @@ first, for as many entries as were taken away. `docs/calibration.md` shows what 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goodparts import parallel
-from goodparts.bank import coreset, memory_bank, sampling
+from goodparts.bank import coreset, memory_bank
 from goodparts.bank.coreset import Points
+from goodparts.bank.entries import Entries
 from goodparts.bank.grid_positions import Positions
 from goodparts.bank.memory_bank import MemoryBank
-from goodparts.bank.sampling import Entries
+from goodparts.bank.projected_points import ProjectedPoints
 from goodparts.bank.sampling_rules import RULES
 from goodparts.bank.window import Neighbourhood, window_of
 from goodparts.errors import DatasetError
 from goodparts.features.extract import GoodFeatures
+from goodparts.features.projection import Projection
 from goodparts.recipe.recipe import Recipe
 
 _ROWS = 1024  # points that are compared at once
 _ENTRIES = 512  # with about so many entries: 2 MiB of distances
 
 
+class Proposed(NamedTuple):
+    """Patches of some of the good images that would fill the holes of a bank.
+
+    Attributes:
+        entries: the patches, in the order in which each image's hole takes them.
+        absent: the image whose hole each is in, (s,) int32.
+        nearest: squared distance of each to the entries of other images, (s,) float32.
+        radius: squared distance of the patch of these images that is farthest from the bank, () float32.
+    """
+
+    entries: Entries
+    absent: NDArray[np.int32]
+    nearest: NDArray[np.float32]
+    radius: NDArray[np.float32]
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """As a file keeps them: `from_tensors` makes the same of them."""
+        more = {"absent": self.absent, "nearest": self.nearest, "radius": self.radius}
+        return {**self.entries.tensors(), **more}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """What `tensors` gave; KeyError where something of it is missing."""
+        return cls(Entries.from_tensors(tensors), tensors["absent"], tensors["nearest"], tensors["radius"])
+
+
 def filled(
-    good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int, scale_floor: float | None = None
+    good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int
 ) -> tuple[MemoryBank, NDArray[np.int32]]:
     """A bank with replacements, and for each entry the image that it serves alone, -1: all of them, (m,) int32.
 
-    `scale_floor` is the least local scale; None: the median of the bank.
-
     Raises:
         DatasetError: without an image nothing would be left.
+    """
+    proposed = propose(good, bank, recipe, first_image=first_image)
+    return fill(bank, [proposed], recipe, good.grid, good.left_out, first_image)
+
+
+def propose(good: GoodFeatures, bank: MemoryBank, recipe: Recipe, *, first_image: int = 0) -> list[Proposed]:
+    """What some of the good images give for the holes of a bank: where tiles have banks of their own, of each of them.
+
+    `first_image` is the index that the first of these images has among the bank's image ids.
+    """
+    if bank.tiles is None:
+        return [_propose(good, bank, recipe, first_image)]
+    return [
+        _propose(good.of_tile(tile), bank.of_tile(tile), recipe, first_image)
+        for tile in bank.tiles_served.tolist()
+    ]
+
+
+def fill(
+    bank: MemoryBank,
+    proposed: Sequence[Sequence[Proposed]],
+    recipe: Recipe,
+    grid: tuple[int, int],
+    left_out: NDArray[np.bool_],
+    first_image: int = 0,
+    scale_floor: float | None = None,
+) -> tuple[MemoryBank, NDArray[np.int32]]:
+    """A bank with replacements, from what partitions of the good images give for its holes; else as `filled`.
+
+    Args:
+        bank: as it was chosen.
+        proposed: what `propose` gave of each partition.
+        recipe: of the bank.
+        grid: (h, w) of the patches.
+        left_out: of all these images, those of which nothing is in the bank.
+        first_image: index that the first of all these images has among the bank's image ids.
+        scale_floor: the least local scale; None: the median of the bank.
     """
     if scale_floor is None and bank.local_scale is not None:
         scale_floor = float(np.median(bank.local_scale))
     if bank.tiles is not None:
         by_tile = {
-            tile: filled(good.of_tile(tile), bank.of_tile(tile), recipe, first_image, scale_floor)
-            for tile in bank.tiles_served.tolist()
+            tile: fill(
+                bank.of_tile(tile),
+                [[of_part[number]] for of_part in proposed],
+                recipe,
+                grid,
+                left_out,
+                first_image,
+                scale_floor,
+            )
+            for number, tile in enumerate(bank.tiles_served.tolist())
         }
         banks = {tile: of_tile for tile, (of_tile, _) in by_tile.items()}
         return memory_bank.of_tiles(banks), np.concatenate([only_for for _, only_for in by_tile.values()])
-    replacements, absent = find(good, bank, recipe, first_image=first_image)
-    _require_others(good, bank, absent, first_image)
-    local_scale = _local_scale(bank, replacements, absent, recipe, good.grid, scale_floor)
+    replacements, absent = _choose_among([of_part[0] for of_part in proposed], bank, recipe, grid)
+    _require_others(bank, absent, left_out, first_image)
+    local_scale = _local_scale(bank, replacements, absent, recipe, grid, scale_floor)
     everyone = np.full(len(bank.features), -1, dtype=np.int32)
     more = bank.with_entries(replacements.features, replacements.image_ids, replacements.cells, local_scale)
     return more, np.concatenate([everyone, absent])
 
 
 def _require_others(
-    good: GoodFeatures, bank: MemoryBank, absent: NDArray[np.int32], first_image: int
+    bank: MemoryBank, absent: NDArray[np.int32], left_out: NDArray[np.bool_], first_image: int
 ) -> None:
     """DatasetError where all entries are of one of the good images, and nothing replaces them."""
     owners = np.unique(bank.image_ids)
     own = int(owners[0]) - first_image
-    if len(owners) > 1 or not 0 <= own < len(good) or good.left_out[own] or np.any(absent == owners[0]):
+    if len(owners) > 1 or not 0 <= own < len(left_out) or left_out[own] or np.any(absent == owners[0]):
         return
     raise DatasetError(
         f"the memory bank holds patches of one good image alone ({len(bank.features)}), and no other image is there to "
@@ -81,16 +154,44 @@ def find(
         is held out. A random bank leaves no holes and has none; except that where all its entries are of one image as
         many of others are drawn, and that with a position window there are always enough for every cell to see one.
     """
+    return _choose_among([_propose(good, bank, recipe, first_image)], bank, recipe, good.grid)
+
+
+def _propose(good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int) -> Proposed:
+    """What some of the good images give for the holes of a bank that serves all of a crop."""
     neighbourhood = window_of(recipe, good.grid)
-    kept = np.empty(0, dtype=np.int64)
-    absent = np.empty(0, dtype=np.int32)
     if RULES[recipe.sampling].joint:
-        kept, absent = _in_holes(good, bank, neighbourhood, first_image)
-    elif len(np.unique(bank.image_ids)) == 1:
+        return _in_holes(good, bank, neighbourhood, first_image)
+    kept = np.empty(0, dtype=np.int64)
+    if len(np.unique(bank.image_ids)) == 1:
         kept = _of_others(good, bank, recipe, first_image)
-        absent = np.full(len(kept), bank.image_ids[0], dtype=np.int32)
-    replacements = Entries.of(good.features, kept, neighbourhood, first_image)
-    return _seen_everywhere(bank, replacements, absent, neighbourhood)
+    return Proposed(
+        Entries.of(good.features, kept, neighbourhood, first_image),
+        np.full(len(kept), bank.image_ids[0], dtype=np.int32),
+        np.full(len(kept), np.inf, dtype=np.float32),
+        np.zeros((), dtype=np.float32),
+    )
+
+
+def _choose_among(
+    proposed: Sequence[Proposed], bank: MemoryBank, recipe: Recipe, grid: tuple[int, int]
+) -> tuple[Entries, NDArray[np.int32]]:
+    """What fills the holes of a bank, and whose hole each fills, (s,) int32.
+
+    Of what several partitions give it is chosen once more, farthest first.
+    """
+    neighbourhood = window_of(recipe, grid)
+    entries = Entries.of_all([one.entries for one in proposed])
+    absent = np.concatenate([one.absent for one in proposed])
+    if len(proposed) > 1:
+        points = Projection.draw(entries.features.shape[1], recipe).of(entries.features)
+        nearest = np.concatenate([one.nearest for one in proposed])
+        radius = np.float32(max(one.radius for one in proposed))
+        which, absent = _farthest(
+            points, nearest, absent, nearest > radius, radius, bank, entries.cells, neighbourhood
+        )
+        entries = entries.only(which)
+    return _seen_everywhere(bank, entries, absent, neighbourhood)
 
 
 def _of_others(good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image: int) -> NDArray[np.int64]:
@@ -103,11 +204,11 @@ def _of_others(good: GoodFeatures, bank: MemoryBank, recipe: Recipe, first_image
 
 def _in_holes(
     good: GoodFeatures, bank: MemoryBank, neighbourhood: Neighbourhood, first_image: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Rows of patches that fill the holes of images, (s,) int64, and those images, (s,) int32."""
+) -> Proposed:
+    """Patches that fill the holes of images."""
     patches = good.features.shape[1]
     rows = np.flatnonzero(good.eligible)
-    points = sampling.ProjectedPoints.of(good.features, rows)
+    points = ProjectedPoints.of(good.features, rows)
     entries = good.features.projection.of(bank.features) - points.centre
     cells = neighbourhood.cells_of(rows)
     first, second, owner = _two_nearest_images(
@@ -118,8 +219,39 @@ def _in_holes(
         neighbourhood.positions(bank.cells),
         bank.cells,
     )
-    radius = first.max()
+    radius = first.max(initial=0)
     hole = (second > radius) & (owner != rows // patches + first_image)
+    chosen, absent = _farthest(points, second, owner, hole, radius, bank, cells, neighbourhood)
+    return Proposed(
+        Entries.of(good.features, rows[chosen], neighbourhood, first_image),
+        absent,
+        second[chosen],
+        np.asarray(radius),
+    )
+
+
+def _farthest(
+    points: Points,
+    nearest: NDArray[np.float32],
+    owner: NDArray[np.int32],
+    hole: NDArray[np.bool_],
+    radius: np.float32,
+    bank: MemoryBank,
+    cells: NDArray[np.int32],
+    neighbourhood: Neighbourhood,
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Which of n points fill the holes of images, (s,) int64, and those images, (s,) int32.
+
+    Args:
+        points: (n, q) float32.
+        nearest: squared distances to the bank without the image that is nearest, (n,).
+        owner: that image, (n,).
+        hole: whether a point is in its hole at all, (n,) bool.
+        radius: squared covering radius of the bank.
+        bank: of whose images as many are chosen as they have entries, at most.
+        cells: of the points, (n,) int32.
+        neighbourhood: which cells see each other.
+    """
     chosen: list[NDArray[np.int64]] = []
     absent: list[NDArray[np.int32]] = []
     for image in np.unique(owner[hole]):
@@ -127,13 +259,13 @@ def _in_holes(
         own = bank.of_image(int(image))
         picks = _fill(
             points[candidates],
-            second[candidates],
+            nearest[candidates],
             radius,
             own.stop - own.start,
             cells[candidates],
             neighbourhood,
         )
-        chosen.append(rows[candidates[picks]])
+        chosen.append(candidates[picks])
         absent.append(np.full(len(picks), image, dtype=np.int32))
     return (
         np.concatenate([*chosen, np.empty(0, dtype=np.int64)]),

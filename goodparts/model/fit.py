@@ -5,8 +5,7 @@ images ─► preprocessing ─► whitening ─► features ─► memory banks
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +19,21 @@ from goodparts.bank.memory_bank import MemoryBank
 from goodparts.data.good_images import Good, GoodImages
 from goodparts.decision import leave_one_out, one_image
 from goodparts.decision.calibration import Calibration, decide, require_enough, require_zones
-from goodparts.decision.good_scores import (
-    COPIES,
-    LEAVE_ONE_OUT,
-    GoodScores,
-    GoodScoresCollector,
-    zone_names,
-    zone_parts,
-)
-from goodparts.decision.leave_one_out import HeldOutScore
+from goodparts.decision.collected import Collected, Scores, collect
+from goodparts.decision.good_scores import COPIES, GoodScores, GoodScoresCollector, zone_names, zone_parts
 from goodparts.errors import DatasetError
-from goodparts.features.extract import Extractor, GoodFeatures, extract, learn_whitening
+from goodparts.features.extract import Extractor, learn_whitening
 from goodparts.model.budget import finest_within
 from goodparts.model.model import Model
+from goodparts.model.parts import (
+    COLLECTED,
+    SCORES,
+    MakesParts,
+    Parts,
+    choose_banks,
+    hold_out,
+    in_this_process,
+)
 from goodparts.model.predictor import with_precision_check
 from goodparts.model.records import Clock, FitRecord, Provenance
 from goodparts.preprocessing.pose import require_use
@@ -40,10 +41,11 @@ from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.preprocessing.proportions import in_proportion
 from goodparts.preprocessing.roi import EVERYWHERE, Roi
 from goodparts.preprocessing.roi_file import read_roi
-from goodparts.preprocessing.statistics import ImageStatistics, with_distance
+from goodparts.preprocessing.statistics import ImageStatistics
 from goodparts.progress import silent
 from goodparts.recipe.recipe import Recipe
 
+_OF_ONE_IMAGE = "its memory bank has entries of one image alone: raise sampling_ratio or sampling_limit"
 _ROBUST_ROUNDS = 3
 _ROBUST_DEVIATIONS = 5.0  # robust standard deviations above the median
 _ROBUST_SHARE = 0.2  # of the good images that are left out at the most
@@ -57,10 +59,11 @@ def fit(
     offline: bool,
     network: MakesBackbone | None = None,
     budget_ms: float | None = None,
+    make_parts: MakesParts = in_this_process,
 ) -> Model:
     """Learn a model from images of good parts only; see `Inspector.fit`. `source`: where they came from.
 
-    `network` takes the place of the recipe's backbone.
+    `network` takes the place of the recipe's backbone; `make_parts` says where features are made and kept.
     """
     if len(good) == 1 and recipe.tiling:
         raise DatasetError(
@@ -91,34 +94,31 @@ def fit(
     if any(whitening):
         extractor = Extractor(backbone, recipe, whitening)
         clock.lap("whitening")
-    with extract(good, extractor, preprocessor) as features:
+    with make_parts(good, extractor, preprocessor, whitening) as parts:
         copy_extractor = extractor if len(good) == 1 else None  # copies of an only image are still to come
         del extractor
         clock.lap("features")
-        require_use(features.failures, recipe)
-        features = without_rechecked(features, recipe)
+        facts, names = parts.facts, good.names
+        require_use(facts.failures, recipe)
+        left_out = rechecked(facts.failures, recipe)
         if recipe.robust and len(good) > 1:
-            features = features.without(_outliers(features, recipe, good))
+            left_out = _outliers(parts, left_out, recipe, good)
             clock.lap("robust")
-        banks = depths.choose(
-            features, recipe, progress=lambda done, total: good.progress("memory bank", done, total)
-        )
+        banks = choose_banks(parts, left_out, recipe)
         clock.lap("memory bank")
-        names = good.names
         statistics: tuple[ImageStatistics, ...] = ()
         if copy_extractor is None:
-            fusion, scored = leave_one_out.hold_out(
-                features, banks, recipe, workers=good.workers, progress=good.progress
-            )
-            training_set, statistics = collect_scores(scored, features, names)
+            fusion, collected = _held_out(parts, banks, left_out, recipe)
+            training_set = collected.scores.result(recipe.pixel_threshold_quantile)
+            statistics = collected.statistics
         else:
             fusion, training_set = _scores_of_copies(good, names[0], copy_extractor, banks, preprocessor)
         clock.lap("calibration")
-    kept = ~features.left_out
+    kept = ~left_out
     model = Model(
         recipe=recipe,
         backbone=backbone,
-        preprocessor=preprocessor.settled({name: of[kept] for name, of in features.measured.items()}),
+        preprocessor=preprocessor.settled({name: of[kept] for name, of in facts.measured.items()}),
         whitening=whitening[0],
         bank=banks[0],
         coarser=tuple(map(Depth, whitening[1:], banks[1:])),
@@ -127,38 +127,52 @@ def fit(
             training_set=training_set,
             calibration_set=None,
             decision=decide(training_set, recipe),
-            digests=features.digests,
-            left_out=tuple(names[index] for index in np.flatnonzero(features.left_out)),
+            digests=facts.digests,
+            left_out=tuple(names[index] for index in np.flatnonzero(left_out)),
             statistics=statistics,
         ),
-        provenance=Provenance.of(good, features),
+        provenance=Provenance.of(good, facts),
         fit_record=FitRecord.of(source, clock, milliseconds),
     )
     return with_precision_check(model, good)
 
 
-def without_rechecked(features: GoodFeatures, recipe: Recipe) -> GoodFeatures:
-    """Images that would be RECHECK for their pose have no part in the bank and in its threshold."""
+def rechecked(failures: Sequence[str], recipe: Recipe) -> NDArray[np.bool_]:
+    """Images that would be RECHECK for their pose have no part in the bank and in its threshold, (n,) bool."""
     if recipe.pose_failure != "recheck":
-        return features
-    return features.without(np.array([bool(why) for why in features.failures], dtype=bool))
+        return np.zeros(len(failures), dtype=bool)
+    return np.array([bool(why) for why in failures], dtype=bool)
 
 
-def collect_scores(
-    scored: Generator[HeldOutScore], features: GoodFeatures, names: Sequence[str]
-) -> tuple[GoodScores, tuple[ImageStatistics, ...]]:
-    """Scores and statistics of good images that have a part in the bank, from held-out scores, which it closes."""
-    preprocessor = features.preprocessor
-    collector = GoodScoresCollector(LEAVE_ONE_OUT, zone_names(preprocessor))
-    statistics = []
-    with closing(scored):  # no worker may read the features once they are gone
-        for held_out in scored:
-            index, distance_grid, anomaly_map = held_out.index, held_out.distance_grid, held_out.anomaly_map
-            if not features.left_out[index]:
-                zones = zone_parts(preprocessor, distance_grid, anomaly_map)
-                collector.add(names[index], held_out.score, anomaly_map, zones)
-                statistics.append(with_distance(features.statistics[index], distance_grid))
-    return collector.result(preprocessor.recipe.pixel_threshold_quantile), tuple(statistics)
+def _held_out(
+    parts: Parts, banks: Sequence[MemoryBank], left_out: NDArray[np.bool_], recipe: Recipe
+) -> tuple[Fusion | None, Collected]:
+    """How depths become one, and what is kept of the scores of all images against banks without their own entries."""
+    if leave_one_out.of_one_image(banks):
+        part = parts.whole(_OF_ONE_IMAGE)
+        features = part.features.without(left_out)
+        fusion, scored = leave_one_out.hold_out(
+            features, banks, recipe, workers=part.workers, progress=part.progress
+        )
+        return fusion, collect(scored, features, part.names)
+    fusion, filled = hold_out(parts, banks, left_out, recipe)
+    collected = parts.ask(COLLECTED, filled, fusion, recipe, left_out=left_out)
+    return fusion, Collected.of_all([of_part[0] for of_part in collected])
+
+
+def _scores(
+    parts: Parts, banks: Sequence[MemoryBank], left_out: NDArray[np.bool_], recipe: Recipe
+) -> NDArray[np.float64]:
+    """The scores of all images, those left out as well, against banks without their own entries, (n,) float64."""
+    if leave_one_out.of_one_image(banks):
+        part = parts.whole(_OF_ONE_IMAGE)
+        features = part.features.without(left_out)
+        return Scores.of(
+            leave_one_out.hold_out(features, banks, recipe, workers=part.workers, progress=silent)[1]
+        ).values
+    fusion, filled = hold_out(parts, banks, left_out, recipe, quiet=True)
+    found = parts.ask(SCORES, filled, fusion, recipe, left_out=left_out, quiet=True)
+    return np.concatenate([of_part[0].values for of_part in found])
 
 
 def _roi_of(recipe: Recipe, good: GoodImages) -> Roi:
@@ -171,21 +185,17 @@ def _roi_of(recipe: Recipe, good: GoodImages) -> Roi:
     return roi
 
 
-def _outliers(features: GoodFeatures, recipe: Recipe, good: GoodImages) -> NDArray[np.bool_]:
-    """Which good images look too unlike the rest, (n,) bool.
+def _outliers(parts: Parts, before: NDArray[np.bool_], recipe: Recipe, good: GoodImages) -> NDArray[np.bool_]:
+    """Which good images look too unlike the rest, (n,) bool; `before`: those that are left out already.
 
     Those whose held-out score lies more than `_ROBUST_DEVIATIONS` robust standard deviations (1.4826 median absolute
     deviations) above the median, against a bank without all that were found so far; in a few rounds, since bad images
     that are alike shield each other. At most a fifth of the images is left out, beside those that are already.
     """
-    before = features.left_out
     outliers = before
     for done in range(_ROBUST_ROUNDS):
-        others = features.without(outliers)
-        banks = depths.choose(others, recipe)
-        held_out = leave_one_out.hold_out(others, banks, recipe, workers=good.workers, progress=silent)[1]
-        with closing(held_out) as scored:
-            scores = np.array([held_out.score for held_out in scored])
+        banks = choose_banks(parts, outliers, recipe, quiet=True)
+        scores = _scores(parts, banks, outliers, recipe)
         middle = np.median(scores[~outliers])
         spread = 1.4826 * np.median(np.abs(scores[~outliers] - middle))
         most = np.sort(scores)[-1 - int(_ROBUST_SHARE * len(scores))]

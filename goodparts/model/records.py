@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from goodparts.data.good_images import Good, GoodImages
 from goodparts.engines.runtime import current
-from goodparts.features.extract import GoodFeatures
+from goodparts.features.facts import Facts
 from goodparts.files import JsonRecord
 from goodparts.recipe.values import size_text
 
@@ -46,13 +46,13 @@ class Provenance:
     parent: str | None = None
 
     @classmethod
-    def of(cls, good: GoodImages, features: GoodFeatures) -> Self:
+    def of(cls, good: GoodImages, facts: Facts) -> Self:
         """Of these images."""
-        frames, preprocessor = features.frames, features.preprocessor
+        frames, preprocessor = facts.frames, facts.preprocessor
         shares = {frame: preprocessor.seen_share(frame) for frame in set(frames)}
         failures = None
         if preprocessor.recipe.pose != "as_is":
-            failures = dict(Counter(filter(None, features.failures)).most_common())
+            failures = dict(Counter(filter(None, facts.failures)).most_common())
         return cls(
             good_images=len(good),
             image_sizes=dict(Counter(size_text(frame.image_size) for frame in frames).most_common()),

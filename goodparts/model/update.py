@@ -7,10 +7,12 @@ from dataclasses import replace
 from goodparts.bank import depths
 from goodparts.data.good_images import Good, GoodImages
 from goodparts.decision import leave_one_out
+from goodparts.decision.collected import collect
 from goodparts.decision.good_scores import COPIES
 from goodparts.errors import DatasetError
 from goodparts.features.extract import Extractor, extract
-from goodparts.model.fit import collect_scores, without_rechecked
+from goodparts.features.facts import Facts
+from goodparts.model.fit import rechecked
 from goodparts.model.model import Model
 from goodparts.model.predictor import with_precision_check
 from goodparts.model.records import Clock, FitRecord, Provenance
@@ -40,7 +42,7 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
     with extract(good, extractor, preprocessor) as features:
         del extractor
         clock.lap("features")
-        features = without_rechecked(features, recipe)
+        features = features.without(rechecked(features.failures, recipe))
         if features.left_out.all():
             raise DatasetError(f"{good.source}: no new good image is aligned ({features.failures[0]})")
         banks = depths.extend(
@@ -60,7 +62,8 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
             workers=good.workers,
             progress=good.progress,
         )
-        training_set, statistics = collect_scores(scored, features, good.names)
+        collected = collect(scored, features, good.names)
+        training_set = collected.scores.result(preprocessor.recipe.pixel_threshold_quantile)
         clock.lap("calibration")
     full = any(  # so that entries may have gone
         0 < depths.recipe_at(recipe, depth).sampling_limit <= bank.most_compared
@@ -74,7 +77,7 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
         training_set=training_set,
         calibration_set=before.calibration_set if only_fell else None,
         digests=before.digests + features.digests,
-        statistics=before.statistics + statistics,
+        statistics=before.statistics + collected.statistics,
     )
     grown = replace(
         model,
@@ -84,7 +87,7 @@ def update(model: Model, source: Good, good: GoodImages) -> Model:
             replace(depth, bank=bank) for depth, bank in zip(model.coarser, banks[1:], strict=True)
         ),
         calibration=calibration.decide(recipe),
-        provenance=model.provenance.joined(Provenance.of(good, features), model.identity),
+        provenance=model.provenance.joined(Provenance.of(good, Facts.of(features)), model.identity),
         fit_record=FitRecord.of(source, clock),
         evaluation=None,
     )

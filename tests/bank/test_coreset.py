@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from goodparts.backbones.backbone import cut_down
 from goodparts.backbones.catalogue import load_backbone
 from goodparts.bank import coreset
-from goodparts.bank.sampling import ProjectedPoints
+from goodparts.bank.projected_points import ProjectedPoints
 from goodparts.data import dataset
 from goodparts.data.good_images import GoodImages
 from goodparts.data.images import read_image
