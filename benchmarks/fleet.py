@@ -254,7 +254,8 @@ def against_one_process(
         shutil.rmtree(root / "again", ignore_errors=True)
         finished, run = killed_client(root, given.shard, 3 + seconds / 2)
         memory = max(memory, run.memory)
-        differ = sum(table(root / "again").get(key) != value for key, value in expected.items())
+        found = table(root / "again")
+        differ = sum(found.get(key) != value for key, value in expected.items()) + len(found) - len(expected)
         print(
             f"\nThe client killed with {finished} of {count} images finished: the second run took {run.before} of them "
             f"as they are and inspected {run.images - run.before}; {differ} rows differ"

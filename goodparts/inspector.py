@@ -27,6 +27,7 @@ from goodparts.engines.runtime import Runtime
 from goodparts.errors import ImageError, ModelError
 from goodparts.model import export, file, fit, recalibrate, update
 from goodparts.model.model import Model
+from goodparts.model.parts import MakesParts, in_this_process
 from goodparts.model.predictor import Images, OnError, Predictor, Then
 from goodparts.progress import ProgressLike
 from goodparts.recipe.recipe import Recipe
@@ -123,6 +124,7 @@ class Inspector:
         calibrate_on: Good | None = None,
         budget_ms: float | None = None,
         progress: ProgressLike = None,
+        make_parts: MakesParts = in_this_process,
     ) -> Self:
         """Learn from images of good parts only.
 
@@ -132,6 +134,7 @@ class Inspector:
             budget_ms: choose the finest working size in which this machine inspects an image in so many milliseconds,
                 no finer than the images are; None: that of the recipe.
             progress: True for bars, or what to call with (stage, done, total).
+            make_parts: where features are made and kept: here, or by workers (`goodparts.fleet.spread`).
 
         Raises:
             DatasetError, ImageError: no image; one of them can't be read.
@@ -148,6 +151,7 @@ class Inspector:
                 offline=self.offline,
                 network=self.backbone,
                 budget_ms=budget_ms,
+                make_parts=make_parts,
             )
             self._set_model(learnt)
         if calibrate_on is not None:

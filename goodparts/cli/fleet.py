@@ -88,6 +88,14 @@ def _with_place(function: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Folder for the models, PRODUCT.goodparts.",
 )
+@click.option(
+    "--partitions",
+    metavar="N",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    show_default=True,
+    help="Cut each product's good images into N and spread its fit over the workers; 1: one worker fits it.",
+)
 @click.option("--again", is_flag=True, help="Fit anew what is fitted already.")
 @_with_place
 @with_recipe
@@ -97,6 +105,7 @@ def _with_place(function: Callable[..., Any]) -> Callable[..., Any]:
 def fleet_fit(
     root: str,
     models: Path,
+    partitions: int,
     again: bool,
     on: str,
     memory_per_worker: int | None,
@@ -119,6 +128,7 @@ def fleet_fit(
             models,
             recipe,
             place,
+            partitions=partitions,
             again=again,
             offline=offline,
             pixel_limit=pixel_limit,

@@ -410,6 +410,19 @@ class HeldOut:
             measuring = _Measuring.of(run, good, recipe, workers, work, progress)
         return cls(run, good, recipe, measuring, workers, progress)
 
+    def is_of(self, good: GoodFeatures, filled: Sequence[Filled]) -> bool:
+        """Whether these are the images, and these the banks."""
+        own = zip(self.run.banks, self.run.only_for, strict=True)
+        return np.array_equal(self.good.left_out, good.left_out) and all(
+            bank is other
+            or (
+                np.array_equal(bank.features, other.features)
+                and np.array_equal(bank.image_ids, other.image_ids)
+                and np.array_equal(only_for, for_other)
+            )
+            for (bank, only_for), (other, for_other) in zip(own, filled, strict=True)
+        )
+
     def sample(self, most: int) -> Extremes:
         """What a fusion is learnt from, of so many images at most; there are several depths."""
         assert self.measuring is not None

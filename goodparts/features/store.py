@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from goodparts.errors import OutputError
 from goodparts.features.projection import Projection
-from goodparts.files import output_error
+from goodparts.files import output_error, replacing
 from goodparts.recipe.recipe import Recipe
 
 _LARGEST = 32767  # of an int16
@@ -69,6 +69,17 @@ class PatchFeatures:
             return self._projected.rows(rows)
         return self.projection.of(self.rows(rows))
 
+    def save(self, path: Path) -> dict[str, NDArray[np.float32]]:
+        """Write a file of the features, and one of their projections; what `saved_features` needs beside them.
+
+        Raises:
+            OutputError: they can't be written.
+        """
+        steps = {"steps": self._features.save(path)}
+        if self._projected is not None:
+            steps["projected.steps"] = self._projected.save(_projected_path(path))
+        return steps
+
 
 @contextmanager
 def patch_features(shape: tuple[int, int, int], recipe: Recipe, views: int = 1) -> Iterator[PatchFeatures]:
@@ -95,6 +106,42 @@ def patch_features(shape: tuple[int, int, int], recipe: Recipe, views: int = 1) 
         yield PatchFeatures(features, projected, projection, views)
 
 
+@contextmanager
+def saved_features(
+    path: Path,
+    steps: Mapping[str, NDArray[np.float32]],
+    shape: tuple[int, int, int],
+    recipe: Recipe,
+    views: int = 1,
+) -> Iterator[PatchFeatures]:
+    """What `PatchFeatures.save` wrote, for as long as the block lasts: in memory, or beyond its limit in the files.
+
+    Args:
+        path: of the file.
+        steps: what `save` returned.
+        shape: (n, patches of a view, d), as of `patch_features`; so are `recipe` and `views`.
+
+    Raises:
+        OutputError: a file is not there, or of another size.
+    """
+    n, patches, d = views * shape[0], shape[1], shape[2]
+    projection = Projection.draw(d, recipe)
+    with ExitStack() as stack:
+        room = recipe.memory_limit * 2**30
+        projected = None
+        if projection.matrix is not None:
+            reduced = n, patches, projection.matrix.shape[1]
+            projected = FeatureStore(reduced, room, (_projected_path(path), steps["projected.steps"]))
+            stack.enter_context(closing(projected))
+            room = min(room - projected.in_memory, room * _SHARE)
+        features = stack.enter_context(closing(FeatureStore((n, patches, d), room, (path, steps["steps"]))))
+        yield PatchFeatures(features, projected, projection, views)
+
+
+def _projected_path(path: Path) -> Path:
+    return path.with_suffix(".projected")
+
+
 class FeatureStore:
     """Vectors of n images, (n, patches, d), each image's in steps of 1/32767 of its largest value.
 
@@ -106,17 +153,41 @@ class FeatureStore:
         in_memory: bytes of memory taken: 0 where they are in a file.
     """
 
-    def __init__(self, shape: tuple[int, int, int], room: float) -> None:
-        """`room`: bytes of memory it may take; a file where that is not enough."""
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        room: float,
+        saved: tuple[Path, NDArray[np.float32]] | None = None,
+    ) -> None:
+        """`room`: bytes of memory it may take; a file where that is not enough. `saved`: what `save` wrote, and gave.
+
+        Raises:
+            OutputError: what was saved is not there, or of another size.
+        """
         n, patches, d = self.shape = shape
-        self._steps = np.zeros(n, dtype=np.float32)
         size = 2 * n * patches * d
         self.in_memory = size if size <= room else 0
         self._values: NDArray[np.int16] | _ValuesOnDisk
+        if saved is not None:
+            path, self._steps = saved
+            self._values = _saved_values(path, size, d, in_memory=bool(self.in_memory))
+            return
+        self._steps = np.zeros(n, dtype=np.float32)
         if self.in_memory:
             self._values = np.empty((n * patches, d), dtype=np.int16)
         else:
             self._values = _ValuesOnDisk(d)
+
+    def save(self, path: Path) -> NDArray[np.float32]:
+        """Write a file of the vectors, whole or not at all; the step of each image, (n,), which it does not hold.
+
+        Raises:
+            OutputError: it can't be written.
+        """
+        with replacing(path) as stream:
+            for image in range(self.shape[0]):
+                stream.write(np.ascontiguousarray(self._values[self._part(image)]).data)
+        return self._steps
 
     def put(self, image: int, vectors: NDArray[np.float32]) -> None:
         """Keep the vectors (patches, d) of one image. Several threads may put different images."""
@@ -160,12 +231,29 @@ class FeatureStore:
         self._values = np.empty((0, self.shape[2]), dtype=np.int16)
 
 
-class _ValuesOnDisk:
-    """As much of an array (rows, d) int16 as is needed here, in a file without a name in the temporary folder."""
+def _saved_values(path: Path, size: int, d: int, *, in_memory: bool) -> NDArray[np.int16] | _ValuesOnDisk:
+    """What a file of so many bytes holds, (rows, d)."""
+    try:
+        found = path.stat().st_size
+        if found != size:
+            raise OutputError(f"{path}: expected {size:,} bytes of features, found {found:,}; remove it")
+        return np.fromfile(path, dtype=np.int16).reshape(-1, d) if in_memory else _ValuesOnDisk(d, path)
+    except OSError as error:
+        raise OutputError(f"{path}: can't be read ({error.strerror or error}); start it again") from error
 
-    def __init__(self, d: int) -> None:
+
+class _ValuesOnDisk:
+    """As much of an array (rows, d) int16 as is needed here, in a file without a name in the temporary folder.
+
+    With a `path` it is that file, which is read alone.
+    """
+
+    def __init__(self, d: int, path: Path | None = None) -> None:
         self._d = d
         self._lock = threading.Lock()  # over a place in the file and what is done there
+        if path is not None:
+            self._file = path.open("rb", buffering=0)
+            return
         # It has no name, or on Windows goes when it is closed: so it is gone, however the process ends.
         self._file = tempfile.TemporaryFile(buffering=0, prefix="goodparts-")  # noqa: SIM115  (closed by close)
 

@@ -94,6 +94,14 @@ def _is_answer(found: object) -> TypeGuard[str | GoodpartsError]:
     )
 
 
+def require_version(version: str) -> None:
+    """In a worker: GoodpartsError where this is another version of goodparts than the one that asks."""
+    if version != __version__:
+        raise GoodpartsError(
+            f"a worker has goodparts {__version__}, and {version} asks; install the same version on all machines"
+        )
+
+
 def in_words(error: Exception) -> str:
     """An error as it is told: a user's with its own words, another with its kind."""
     return str(error) if isinstance(error, GoodpartsError) else repr(error)

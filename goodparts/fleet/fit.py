@@ -11,18 +11,19 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from goodparts.data.dataset import good_images
 from goodparts.errors import DatasetError, GoodpartsError, ImageError, ModelError
-from goodparts.fleet.attempts import in_words, run_twice
+from goodparts.fleet.attempts import Died, in_words, require_version, run_twice
 from goodparts.fleet.images import ImageFile, OnceRead, content_of, is_address, list_image_files, stamp_of
 from goodparts.fleet.manifest import Manifest, ProductRow
 from goodparts.fleet.plan import Product, read_products, recipe_of
+from goodparts.fleet.spread import Spread, forget, memory_of, require_spreadable, sources
 from goodparts.model import file
 from goodparts.preprocessing.roi_file import roi_hash
 from goodparts.progress import Progress, silent
@@ -31,8 +32,12 @@ from goodparts.scale.executor import Executor, Job, WorkerDiedError
 from goodparts.scale.memory import peak_memory
 from goodparts.version import __version__
 
+if TYPE_CHECKING:
+    from goodparts.inspector import Inspector
+
 MANIFEST = "fleet.sqlite"
-_PROGRAM = 2**29  # bytes: interpreter, engine and backbone
+WORK = "fitting"
+"""The folder, beside the models, of what is known of partitions until their product is fitted."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class _Task:
     model: str
     offline: bool
     pixel_limit: int | None
+    partitions: int
 
 
 def fit_fleet(
@@ -92,6 +98,7 @@ def fit_fleet(
     recipe: Recipe,
     executor: Executor,
     *,
+    partitions: int = 1,
     again: bool = False,
     offline: bool = False,
     pixel_limit: int | None = None,
@@ -104,6 +111,8 @@ def fit_fleet(
         models: the folder that the models go into; `fleet.sqlite` in it is what later runs go on from.
         recipe: of products that name no other.
         executor: who fits; paths have to mean the same to its workers.
+        partitions: into how many parts the good images of a product are cut, unless the plan says so for it; a fit of
+            several is spread over the workers. 1: one worker fits it.
         again: fit anew what is fitted already.
         offline: never ask the network for a backbone.
         pixel_limit: files of more pixels are refused; None: 100 million.
@@ -116,11 +125,13 @@ def fit_fleet(
     progress = progress or silent
     products = read_products(place, "good")
     recipes = {product.name: recipe_of(product, recipe) for product in products}
-    keys = _keys(recipes, offline)
+    cuts = {product.name: product.partitions or partitions for product in products}
+    keys = _keys(recipes, cuts, offline)
     run = FitRun()
     done: dict[str, Fitted] = {}
     stamps: dict[str, tuple[str, str]] = {}
-    jobs = []
+    jobs: list[Job[str]] = []
+    spread: list[_Task] = []
     began = time.perf_counter()
     with Manifest(models / MANIFEST) as manifest:
         known = manifest.products()
@@ -141,33 +152,118 @@ def fit_fleet(
                     done[product.name] = _of_row(row, kept=True)
                     continue
             stamps[product.name] = stamp, keys[product.name]
-            task = _Task(product.name, tuple(files), recipes[product.name], str(path), offline, pixel_limit)
-            memory = _PROGRAM + int(1.5 * task.recipe.memory_limit * 2**30)
-            jobs.append(
-                Job(product.name, partial(_fit, task, executor.workers, __version__), memory, product.name)
+            task = _Task(
+                product.name,
+                tuple(files),
+                recipes[product.name],
+                str(path),
+                offline,
+                pixel_limit,
+                cuts[product.name],
             )
+            if task.partitions > 1:
+                spread.append(task)
+                continue
+            call = partial(_fit, task, executor.workers, __version__)
+            jobs.append(Job(product.name, call, memory_of(task.recipe), product.name))
 
         def died(what: str, error: Exception) -> None:
             run.deaths.append(f"{what}: {in_words(error)}")
 
-        progress("fit", 0, len(jobs))
+        def keep(name: str, found: str | Exception) -> None:
+            if isinstance(found, str):
+                record = json.loads(found)
+                stamp, key = stamps[name]
+                row = ProductRow(name, stamp, record.pop("content"), key, record)
+                manifest.add_product(row)
+                done[name] = _of_row(row, kept=False)
+            else:
+                path = next(product for product in products if product.name == name).model_in(models)
+                hint = "; if memory ran out, take fewer workers, or more --memory-per-worker"
+                why = f"{in_words(found)}{hint if isinstance(found, WorkerDiedError) else ''}"
+                done[name] = Fitted(name, str(path), error=why)
+
+        total = len(jobs) + len(spread)
+        progress("fit", 0, total)
         with closing(run_twice(executor, jobs, died)) as finished:
             for count, (job, found) in enumerate(finished, 1):
-                if isinstance(found, str):
-                    record = json.loads(found)
-                    stamp, key = stamps[job.name]
-                    row = ProductRow(job.name, stamp, record.pop("content"), key, record)
-                    manifest.add_product(row)
-                    done[job.name] = _of_row(row, kept=False)
-                else:
-                    path = next(p for p in products if p.name == job.name).model_in(models)
-                    hint = "; if memory ran out, take fewer workers, or more --memory-per-worker"
-                    why = f"{in_words(found)}{hint if isinstance(found, WorkerDiedError) else ''}"
-                    done[job.name] = Fitted(job.name, str(path), error=why)
-                progress("fit", count, len(jobs))
+                keep(job.name, found)
+                progress("fit", count, total)
+        for count, task in enumerate(spread, len(jobs) + 1):
+            work = models / WORK / task.product
+            fitting = _Spreading(executor, work, keys[task.product], died, progress)
+            keep(task.product, fitting.fit(task))
+            progress("fit", count, total)
     run.fitted = [done[product.name] for product in products]
     run.seconds = time.perf_counter() - began
     return run
+
+
+@dataclass(frozen=True)
+class _Spreading:
+    """Fits a product in partitions: here what is known of all images comes together, features stay with the workers.
+
+    Attributes:
+        executor: whose workers have the partitions.
+        work: the folder of what is known of them.
+        key: all that the model depends on besides its images.
+        died: called for every worker that died.
+        progress: called with (stage, done, total), of partitions.
+    """
+
+    executor: Executor
+    work: Path
+    key: str
+    died: Died
+    progress: Progress
+
+    def fit(self, task: _Task) -> str | GoodpartsError:
+        """What `_fit` says, or why it failed. Images that can't be read, tried twice, are left out."""
+        began = time.perf_counter()
+        files, left_out = list(task.files), list[str]()
+        try:
+            require_spreadable(task.recipe, len(files), task.partitions)
+            try:
+                fitted = self._fit(task, files)
+            except ImageError:
+                files, left_out = self._readable(task)
+                if not left_out:
+                    raise
+                fitted = self._fit(task, files)
+            path = fitted.save(task.model)
+        except GoodpartsError as error:
+            return error
+        forget(self.work)
+        with suppress(OSError):
+            self.work.parent.rmdir()  # if nothing else is being fitted
+        return _told(task, fitted, path, left_out, began)
+
+    def _fit(self, task: _Task, files: Sequence[ImageFile]) -> Inspector:
+        from goodparts.inspector import Inspector
+
+        spread = Spread(
+            self.executor,
+            self.work,
+            files,
+            task.partitions,
+            depends_on=self.key,
+            offline=task.offline,
+            pixel_limit=task.pixel_limit,
+            died=lambda what, error: self.died(f"{task.product}: {what}", error),
+            progress=self.progress,
+        )
+        inspector = Inspector(task.recipe, pixel_limit=task.pixel_limit, offline=task.offline)
+        return inspector.fit(sources(files), make_parts=spread)
+
+    def _readable(self, task: _Task) -> tuple[list[ImageFile], list[str]]:
+        """As `_readable`, by a worker."""
+        job = Job(task.product, partial(_which_readable, task, __version__), memory_of(task.recipe))
+        with closing(run_twice(self.executor, [job], self.died)) as finished:
+            ((_, found),) = finished
+        if not isinstance(found, str):
+            raise GoodpartsError(in_words(found))
+        readable, errors = json.loads(found)
+        return [ImageFile(*values) for values in readable], errors
 
 
 def _good_files(product: Product) -> list[ImageFile]:
@@ -191,8 +287,8 @@ def _good_files(product: Product) -> list[ImageFile]:
     ]
 
 
-def _keys(recipes: dict[str, Recipe], offline: bool) -> dict[str, str]:
-    """Of each product all that its model depends on besides its images: recipe, backbone, zones, version."""
+def _keys(recipes: dict[str, Recipe], cuts: dict[str, int], offline: bool) -> dict[str, str]:
+    """Of each product all that its model depends on besides its images: recipe, backbone, zones, cuts, version."""
     from goodparts.backbones.catalogue import load_backbone
 
     backbones: dict[str, str] = {}
@@ -207,6 +303,8 @@ def _keys(recipes: dict[str, Recipe], offline: bool) -> dict[str, str]:
         }
         if recipe.roi:
             what["roi"] = roi_hash(recipe.roi)
+        if cuts[name] > 1:
+            what["partitions"] = cuts[name]
         keys[name] = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     return keys
 
@@ -234,22 +332,23 @@ def _fit(task: _Task, threads: int | None, version: str) -> str:
     """
     from goodparts.inspector import Inspector
 
-    if version != __version__:
-        raise GoodpartsError(
-            f"a worker has goodparts {__version__}, and {version} asks; install the same version on all machines"
-        )
+    require_version(version)
     began = time.perf_counter()
     inspector = Inspector(task.recipe, workers=threads, pixel_limit=task.pixel_limit, offline=task.offline)
     files = list(task.files)
     left_out: list[str] = []
     try:
-        inspector.fit(_sources(files))
+        inspector.fit(sources(files))
     except ImageError:
         files, left_out = _readable(task)
         if not left_out:
             raise
-        inspector.fit(_sources(files))
-    path = inspector.save(task.model)
+        inspector.fit(sources(files))
+    return _told(task, inspector, inspector.save(task.model), left_out, began)
+
+
+def _told(task: _Task, inspector: Inspector, path: Path, left_out: Sequence[str], began: float) -> str:
+    """What a fit came to, as JSON."""
     fitted = Fitted(
         task.product,
         str(path),
@@ -262,9 +361,10 @@ def _fit(task: _Task, threads: int | None, version: str) -> str:
     return json.dumps({**dataclasses.asdict(fitted), "content": content_of(list(task.files))})
 
 
-def _sources(files: Sequence[ImageFile]) -> list[Any]:
-    """Images as `fit` takes them: paths, or what reads an address."""
-    return [OnceRead(image.where) if is_address(image.where) else Path(image.where) for image in files]
+def _which_readable(task: _Task, version: str) -> str:
+    """`_readable`, as JSON."""
+    require_version(version)
+    return json.dumps(_readable(task))
 
 
 def _readable(task: _Task) -> tuple[list[ImageFile], list[str]]:

@@ -10,6 +10,7 @@ It is a TOML file,
     test = "flange"                        # a data set in the MVTec AD layout, for `fleet evaluate`
     recipe = "fast"
     model = "models/flange.goodparts"
+    partitions = 4                         # of the good images, for a fit that is spread over workers
 
 with paths from where the file lies, or the layout of folders itself: a folder for each product.
 """
@@ -30,7 +31,8 @@ from goodparts.recipe.recipe import Recipe
 from goodparts.recipe.toml import parse, read_text
 from goodparts.report.picture_files import clean_name
 
-KEYS = ("good", "images", "test", "recipe", "model")
+KEYS = ("good", "images", "test", "recipe", "model", "partitions")
+MOST_PARTITIONS = 10_000
 SUFFIX = ".goodparts"
 
 
@@ -49,6 +51,7 @@ class Product:
         test: its labelled data set; likewise.
         recipe: a preset or a recipe file; empty: that of the command.
         model: its model file; empty: `NAME.goodparts` in the folder of models.
+        partitions: into how many parts its good images are cut, to fit it by several workers; 0: as the command says.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Product:
     test: str = ""
     recipe: str = ""
     model: str = ""
+    partitions: int = 0
 
     def model_in(self, models: Path) -> Path:
         """Its model file, in a folder of models unless the plan names another."""
@@ -117,23 +121,28 @@ def _read_plan(path: Path) -> list[Product]:
     except RecipeError as error:
         raise PlanError(f"{path}: {error}") from None
     tables = values.pop("products", None)
-    recipe = values.pop("recipe", "")
-    _require_known(path, "", values, ("products", "recipe"))
+    common: dict[str, Any] = {key: values.pop(key) for key in ("recipe", "partitions") if key in values}
+    _require_known(path, "", values, ("products", "recipe", "partitions"))
     if not isinstance(tables, dict) or not tables:
         raise PlanError(f"{path}: no products; expected tables such as [products.flange]")
-    return [_product(path, name, table, recipe) for name, table in tables.items()]
+    return [_product(path, name, table, common) for name, table in tables.items()]
 
 
-def _product(path: Path, name: str, table: Any, recipe: Any) -> Product:
+def _product(path: Path, name: str, table: Any, common: Mapping[str, Any]) -> Product:
     where = f"[products.{name}]: "
     if not isinstance(table, dict):
         raise PlanError(f"{path}: products.{name}: expected a table, found {quoted(table)}")
     if clean_name(name) != name or name.startswith("."):
         raise PlanError(f"{path}: {where}the name is to name files; leave out what can't be in a file's name")
     _require_known(path, where, table, KEYS)
-    values = {"recipe": recipe, **table}
+    values: dict[str, Any] = {"recipe": "", **common, **table}
     for key, value in values.items():
-        if not isinstance(value, str):
+        if key == "partitions":
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_PARTITIONS:
+                raise PlanError(
+                    f"{path}: {where}partitions: expected a number from 1 to {MOST_PARTITIONS:,}, found {quoted(value)}"
+                )
+        elif not isinstance(value, str):
             raise PlanError(f"{path}: {where}{key}: expected text, found {quoted(value)}")
     for key in ("good", "images", "test", "model"):
         if values.get(key):
@@ -167,4 +176,5 @@ def _of_folder(folder: Path, key: str) -> Product:
     place = folder
     if key == "good" and not (folder / "train").is_dir() and (folder / "good").is_dir():
         place = folder / "good"
-    return Product(folder.name, **{key: str(place)})
+    found: dict[str, Any] = {key: str(place)}
+    return Product(folder.name, **found)

@@ -256,6 +256,8 @@ def _distances(
 
 
 def _held_out(part: Part, good: GoodFeatures, filled: Sequence[Filled], recipe: Recipe) -> HeldOut:
+    if part.held_out is not None and part.held_out.is_of(good, filled):
+        return part.held_out
     return HeldOut.of(
         good, filled, recipe, first_image=part.first_image, workers=part.workers, progress=part.progress
     )
@@ -264,7 +266,7 @@ def _held_out(part: Part, good: GoodFeatures, filled: Sequence[Filled], recipe: 
 def _scores(
     part: Part, good: GoodFeatures, filled: Sequence[Filled], fusion: Fusion | None, recipe: Recipe
 ) -> list[Scores]:
-    held_out = part.held_out or _held_out(part, good, filled, recipe)
+    held_out = _held_out(part, good, filled, recipe)
     part.held_out = None
     return [Scores.of(held_out.score(fusion))]
 
@@ -276,7 +278,7 @@ def _collected(
     fusion: Fusion | None,
     recipe: Recipe,
 ) -> list[Collected]:
-    held_out = part.held_out or _held_out(part, good, filled, recipe)
+    held_out = _held_out(part, good, filled, recipe)
     part.held_out = None
     return [collect(held_out.score(fusion), good, part.names)]
 
