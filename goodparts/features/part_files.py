@@ -99,7 +99,9 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     import safetensors.numpy
 
     with replacing(path) as stream:
-        stream.write(safetensors.numpy.save({name: np.asarray(of, order="C") for name, of in tensors.items()}))
+        stream.write(
+            safetensors.numpy.save({name: np.asarray(of, order="C") for name, of in tensors.items()})
+        )
 
 
 def read_tensors(path: Path) -> dict[str, NDArray[Any]]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from goodparts.data.dataset import Dataset
-from goodparts.errors import DatasetError, GoodpartsError, ImageError, ModelError
+from goodparts.errors import DatasetError, ImageError, ModelError
 from goodparts.evaluation.evaluation import read_test_set
 from goodparts.evaluation.figures import figures
 from goodparts.files import write_text
-from goodparts.fleet.attempts import in_words, run_twice
+from goodparts.fleet.attempts import in_words, require_version, run_twice
 from goodparts.fleet.images import ImageFile, content_of, stamp_of
 from goodparts.fleet.manifest import Manifest, ProductRow
 from goodparts.fleet.plan import read_products
@@ -30,14 +31,14 @@ from goodparts.version import __version__
 
 MANIFEST = "manifest.sqlite"
 TABLE = "evaluation.csv"
-_FIGURES = (
-    "image_auroc",
-    "image_average_precision",
-    "image_f1",
-    "pixel_auroc",
-    "pixel_average_precision",
-    "aupro_30",
-)
+_FIGURES = {  # and what the page calls them
+    "image_auroc": "image AUROC",
+    "image_average_precision": "image AP",
+    "image_f1": "image F1",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_average_precision": "pixel AP",
+    "aupro_30": "AUPRO 30",
+}
 _COUNTS = ("good", "rejected", "bad", "missed", "rechecks")
 _PROGRAM = 2**29
 
@@ -109,6 +110,10 @@ def evaluate_fleet(
             path = product.model_in(models)
             try:
                 data = read_test_set(product.test, require_train=False)
+                if not path.is_file():
+                    raise ModelError(
+                        f"{path}: no such model; fit it (`goodparts fleet fit`), or name it in the plan"
+                    )
                 identity = str(file.read_manifest(path)["identity"])
                 files = _files(data)
             except (DatasetError, ImageError, ModelError, OSError) as error:
@@ -174,37 +179,57 @@ def _write(run: EvaluationRun, out: Path) -> None:
         values = {"product": one.product, "identity": one.identity, "error": one.error, **one.metrics}
         writer.writerow(["" if values.get(name) is None else values[name] for name in columns])
     write_text(out / TABLE, text.getvalue())
-    areas = [
-        one.metrics["image_auroc"] for one in run.evaluated if one.metrics.get("image_auroc") is not None
-    ]
-    mean = f" Image AUROC {100 * sum(areas) / len(areas):.2f} % on average." if areas else ""
-    head = (
-        "product",
-        "good",
-        "rejected",
-        "bad",
-        "missed",
-        "RECHECK",
-        *(name.replace("_", " ") for name in _FIGURES),
-    )
-    rows = [
-        [
-            one.product,
-            *(one.metrics.get(name, "-") for name in _COUNTS),
-            *(_percent(one, name) for name in _FIGURES),
-        ]
-        for one in run.evaluated
-    ]
+    measured = [one for one in run.evaluated if not one.error]
+    shown = [name for name in _FIGURES if any(one.metrics.get(name) is not None for one in measured)]
     write_page(
         out / PAGE,
         title="Evaluation of a fleet of products",
-        summary=f"{len(run.evaluated) - len(run.failed)} of {len(run.evaluated)} products were measured.{mean}",
+        summary=_in_a_sentence(run, measured),
         facts=[f"goodparts {__version__}"],
         notes=[
             *(f"{one.product}: {one.error}" for one in run.failed),
             *(f"A worker ended early: {death}" for death in run.deaths),
         ],
-        table=table("Products", head, rows),
+        table=table(
+            "Products",
+            ("product", "good", "rejected", "bad", "missed", "RECHECK", *(_FIGURES[name] for name in shown)),
+            [
+                [
+                    one.product,
+                    *(one.metrics.get(name, "-") for name in _COUNTS),
+                    *(_percent(one, name) for name in shown),
+                ]
+                for one in sorted(measured, key=_worst_first)
+            ],
+            note=_explained(shown),
+            warn=("missed",),
+        ),
+    )
+
+
+def _in_a_sentence(run: EvaluationRun, measured: Sequence[Evaluated]) -> str:
+    counts = {name: sum(one.metrics.get(name, 0) for one in measured) for name in _COUNTS}
+    areas = [one.metrics["image_auroc"] for one in measured if one.metrics.get("image_auroc") is not None]
+    found = [f"{len(measured)} of {len(run.evaluated)} products were measured"]
+    if measured:
+        found.append(f"{counts['rejected']:,} of {counts['good']:,} good images were rejected")
+        found.append(f"{counts['missed']:,} of {counts['bad']:,} bad ones missed")
+    mean = f" Image AUROC {100 * sum(areas) / len(areas):.2f} % on average." if areas else ""
+    return f"{', '.join(found)}.{mean}"
+
+
+def _worst_first(one: Evaluated) -> tuple[bool, float, int]:
+    """By image AUROC, and of equal ones by what was missed; those without one last."""
+    area = one.metrics.get("image_auroc")
+    return area is None, area or 0.0, -one.metrics.get("missed", 0)
+
+
+def _explained(shown: Sequence[str]) -> str:
+    masks = "" if "pixel_auroc" in shown else " No product has masks, so nothing is said of pixels."
+    return (
+        "The products with the lowest image AUROC come first. Rejected: good images that are BAD; missed: bad ones "
+        "that are GOOD; RECHECK: images that could not be judged. AUROC, AP (average precision), F1 and AUPRO in "
+        f"percent; a dash where there are no bad images, or no masks.{masks}"
     )
 
 
@@ -226,10 +251,7 @@ def _evaluate(
 ) -> str:
     from goodparts.inspector import Inspector
 
-    if version != __version__:
-        raise GoodpartsError(
-            f"a worker has goodparts {__version__}, and {version} asks; install the same version on all machines"
-        )
+    require_version(version)
     began = time.perf_counter()
     inspector = Inspector.load(model, workers=threads, pixel_limit=pixel_limit)
     found = inspector.evaluate(data)

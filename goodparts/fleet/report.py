@@ -191,6 +191,20 @@ def _json(record: Mapping[str, Any]) -> str:
     return json.dumps(record, indent=1) + "\n"
 
 
-def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, Any]:
-    """A table of a page."""
-    return {"title": title, "head": head, "rows": [[str(cell) for cell in row] for row in rows]}
+def table(
+    title: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    note: str = "",
+    warn: Sequence[str] = (),
+) -> dict[str, Any]:
+    """A table of a page; a number that is not 0 stands out in the columns `warn`. `note` says what columns mean."""
+    cells = [
+        [
+            {"text": str(cell), "warn": column in warn and str(cell) not in ("0", "-")}
+            for column, cell in zip(head, row, strict=True)
+        ]
+        for row in rows
+    ]
+    return {"title": title, "head": head, "rows": cells, "note": note}

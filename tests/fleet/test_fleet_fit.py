@@ -70,7 +70,7 @@ def test_images_that_cannot_be_read_are_left_out(
     assert fit_fleet(str(plant), tmp_path / "models", recipe, pool).fitted[1].kept
 
 
-def test_evaluation(plant: Path, models: Path, tmp_path: Path, pool: WorkerPool, fitted: Inspector) -> None:
+def test_evaluation(plant: Path, models: Path, tmp_path: Path, pool: WorkerPool, mini_dataset: Path) -> None:
     out = tmp_path / "out"
     run = evaluate_fleet(models, str(plant), out, pool)
     (disc,) = run.evaluated
@@ -81,11 +81,27 @@ def test_evaluation(plant: Path, models: Path, tmp_path: Path, pool: WorkerPool,
     with (out / "evaluation.csv").open(encoding="utf-8", newline="") as stream:
         (row,) = csv.DictReader(stream)
     assert float(row["image_auroc"]) == disc.metrics["image_auroc"]
-    assert "1 of 1 products were measured" in (out / "report.html").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"1 of 1 products were measured, {disc.metrics['rejected']} of 6 good images were rejected" in page
+    assert "pixel AUROC" in page
+    assert "No product has masks" not in page
 
     assert evaluate_fleet(models, str(plant), out, pool).evaluated[0].kept
     shutil.copy(plant / "disc" / "test" / "stain" / "001.png", plant / "disc" / "test" / "stain" / "000.png")
     assert not evaluate_fleet(models, str(plant), out, pool).evaluated[0].kept
+    shutil.rmtree(plant / "disc" / "ground_truth")
+    for path in (plant / "disc" / "test" / "scratch").iterdir():
+        shutil.copy(plant / "disc" / "test" / "good" / path.name, path)
+    shutil.copytree(plant / "disc", plant / "plate")
+    shutil.copytree(mini_dataset / "test", plant / "plate" / "test", dirs_exist_ok=True)
+    disc, plate = evaluate_fleet(models, str(plant), out, pool).evaluated
+    assert disc.metrics["missed"] == 3
+    assert disc.metrics["image_auroc"] < plate.metrics["image_auroc"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert '<td class="warn">3</td>' in page
+    assert page.index("<td>disc</td>") < page.index("<td>plate</td>")  # the worst first
+    assert "pixel AUROC" not in page
+    assert "No product has masks" in page
     (models / "disc.goodparts").unlink()
     assert "no such model" in evaluate_fleet(models, str(plant), out, pool).evaluated[0].error
 

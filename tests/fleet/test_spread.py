@@ -82,7 +82,8 @@ def test_several_partitions_cover_nearly_as_well(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"sampling": "random"}, {"position_window": 30}, {"sampling_ratio": 1.0}, {"tiling": "64x64+16"}]
+    "changes",
+    [{"sampling": "random"}, {"position_window": 30}, {"sampling_ratio": 1.0}, {"tiling": "64x64+16"}],
 )
 def test_other_banks_are_spread_as_well(
     recipe: Recipe, files: list[ImageFile], pool: WorkerPool, tmp_path: Path, changes: dict[str, Any]
