@@ -122,18 +122,22 @@ def fleet_fit(
     """
     from goodparts.fleet.fit import fit_fleet
 
-    with _open(on, memory_per_worker, gpu_per_worker) as place, _progress(as_json) as progress:
-        run = fit_fleet(
-            root,
-            models,
-            recipe,
-            place,
-            partitions=partitions,
-            again=again,
-            offline=offline,
-            pixel_limit=pixel_limit,
-            progress=progress,
-        )
+    try:
+        with _open(on, memory_per_worker, gpu_per_worker) as place, _progress(as_json) as progress:
+            run = fit_fleet(
+                root,
+                models,
+                recipe,
+                place,
+                partitions=partitions,
+                again=again,
+                offline=offline,
+                pixel_limit=pixel_limit,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        complain(f"what is finished is kept in {models}; the same command goes on from there")
+        raise
     for one in run.fitted:
         if as_json:
             emit(dataclasses.asdict(one))
@@ -328,7 +332,7 @@ class _Lines:
         rate = done / max(now - self._began, 1e-9)
         left = (total - done) / rate if rate else 0.0
         complain(
-            f"{stage:9}{done:,} of {total:,} ({100 * done / total:.0f} %), {rate:.3g}/s, "
+            f"{stage:13}{done:,} of {total:,} ({100 * done / total:.0f} %), {rate:.3g}/s, "
             f"{int(left // 3600)}:{int(left // 60) % 60:02d}:{int(left) % 60:02d} left"
         )
 

@@ -50,7 +50,7 @@ class Fitted:
         identity: of that; empty where it failed.
         good_images: that were learnt from.
         seconds: wall time.
-        memory: bytes that its worker took at most, by then.
+        memory: bytes that its worker took at most, by then; of a fit in partitions, who put it together.
         left_out: images that could not be read, with their errors.
         kept: whether an earlier run had fitted it.
         error: why it failed; empty where it did not.

@@ -219,15 +219,14 @@ class _SpreadParts:
             )
             for of, call in calls
         ]
-        before = len(self._partitions) - len(jobs)
 
         def died(what: str, error: Exception) -> None:
             spread.died(f"{stage} of {Path(what).name.partition('-')[0]}", error)
 
-        if not quiet:
-            spread.progress(stage, before, len(self._partitions))
+        if jobs and not quiet:
+            spread.progress(stage, 0, len(jobs))
         with closing(run_twice(spread.executor, jobs, died)) as finished:
-            for done, (job, found) in enumerate(finished, before + 1):
+            for done, (job, found) in enumerate(finished, 1):
                 if isinstance(found, WorkerDiedError):
                     raise GoodpartsError(
                         f"{job.name}: {stage}: its worker ended early, twice ({in_words(found)}); if memory ran out, "
@@ -238,7 +237,7 @@ class _SpreadParts:
                 if isinstance(found, Exception):
                     raise GoodpartsError(f"{job.name}: {stage}: {in_words(found)}") from found
                 if not quiet:
-                    spread.progress(stage, done, len(self._partitions))
+                    spread.progress(stage, done, len(jobs))
 
 
 def forget(folder: Path) -> None:

@@ -24,6 +24,7 @@ def test_a_plan(tmp_path: Path) -> None:
     place = write(
         tmp_path,
         """recipe = "fast"
+        partitions = 4
         [products.flange]
         good = "flange/good"
         images = "s3://archive/flange/*.png"
@@ -31,12 +32,14 @@ def test_a_plan(tmp_path: Path) -> None:
         good = "nut"
         recipe = "mine.toml"
         model = "models/nut-3.goodparts"
+        partitions = 1
         """,
     )
     flange, nut = read_products(place, "good")
     assert flange == Product(
-        "flange", str(tmp_path / "flange/good"), "s3://archive/flange/*.png", recipe="fast"
+        "flange", str(tmp_path / "flange/good"), "s3://archive/flange/*.png", recipe="fast", partitions=4
     )
+    assert nut.partitions == 1
     assert flange.model_in(Path("models")) == Path("models/flange.goodparts")
     assert nut.model_in(Path("models")) == tmp_path / "models/nut-3.goodparts"
     assert recipe_of(flange, Recipe()) == Recipe.preset("fast")
@@ -56,6 +59,11 @@ def test_a_plan(tmp_path: Path) -> None:
         ("[products]\na = 3", "products.a: expected a table"),
         ("[products.'../a']\ngood = 'x'", "the name is to name files"),
         ("[products.a", "not a TOML file"),
+        (
+            "[products.a]\ngood = 'x'\npartitions = 0",
+            "partitions: expected a number from 1 to 10,000, found 0",
+        ),
+        ("partitions = '4'\n[products.a]\ngood = 'x'", "partitions: expected a number from 1 to"),
     ],
 )
 def test_plans_that_are_none(tmp_path: Path, text: str, words: str) -> None:
