@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LOOK = 1.0  # seconds after which somebody looks again which workers there are
 _START = 20  # seconds that a scheduler has to answer
+_LARGE = "1GB"  # a job that Dask warns of; those that bring a memory bank are larger than what it warns of by default
 _MISSING = "Dask's packages are not installed; pip install 'goodparts[cluster]', or take --on processes"
 
 
@@ -179,14 +180,16 @@ class DaskCluster:
             raise _gone(error) from None
 
     def _submit(self, job: Job[Any], address: str) -> Any:
-        return self._client.submit(
-            _call,
-            job.call,
-            self.workers,
-            key=f"{job.name}-{uuid.uuid4().hex[:8]}",
-            pure=False,
-            workers=[address],
-        )
+        _, settings = _distributed()
+        with settings.set({"distributed.admin.large-graph-warning-threshold": _LARGE}):
+            return self._client.submit(
+                _call,
+                job.call,
+                self.workers,
+                key=f"{job.name}-{uuid.uuid4().hex[:8]}",
+                pure=False,
+                workers=[address],
+            )
 
     def _result_of(self, future: Any) -> Any:
         """What a job returned, or the exception that it ended with."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,4 +229,7 @@ def test_on_a_cluster(recipe: Recipe, files: list[ImageFile], pool: WorkerPool, 
     expected = fit_spread(recipe, files, pool, tmp_path / "processes", 2).model
     with open_place("dask:local:2", memory=2**30) as place:
         found = fit_spread(recipe, files, place, tmp_path / "dask", 2).model
+        large = Job("large", partial(len, os.urandom(12 * 10**6)))  # as a job that brings banks; no warning
+        ((_, length),) = place.run([large])
+        assert length == 12 * 10**6
     assert found.identity == expected.identity
