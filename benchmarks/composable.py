@@ -9,8 +9,9 @@ import argparse
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -24,7 +25,8 @@ from goodparts.fleet.images import ImageFile, list_image_files
 from goodparts.fleet.spread import Spread, sources
 from goodparts.model.model import Model
 from goodparts.recipe.recipe import Recipe
-from goodparts.scale.places import open_place
+from goodparts.scale.executor import Job
+from goodparts.scale.places import Place, open_place
 
 
 class Memory(threading.Thread):
@@ -41,6 +43,19 @@ class Memory(threading.Thread):
                     self.largest = max(self.largest, child.memory_info().rss)
                 except psutil.NoSuchProcess:
                     continue
+
+
+class Timed:
+    """An executor that notes how long it was before all was done that it was given."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.workers, self.seconds = place.workers, 0.0
+
+    def run(self, jobs: Sequence[Job[Any]]) -> Generator[tuple[Job[Any], Any], None, None]:
+        began = time.perf_counter()
+        yield from self._place.run(jobs)
+        self.seconds += time.perf_counter() - began
 
 
 def radii_of(models: Sequence[Model], files: Sequence[ImageFile]) -> list[list[float]]:
@@ -60,22 +75,32 @@ def radii_of(models: Sequence[Model], files: Sequence[ImageFile]) -> list[list[f
     return found
 
 
-def fitted(
-    recipe: Recipe, files: Sequence[ImageFile], partitions: int, on: str
-) -> tuple[Inspector, float, int, int]:
-    """What was learnt; seconds; the largest memory of a worker; bytes of answers, by which partitions speak."""
+class Fit(NamedTuple):
+    """What was learnt; seconds, and those in which workers were not asked; memory of a worker and size of answers."""
+
+    inspector: Inspector
+    seconds: float
+    alone: float
+    memory: int = 0
+    answers: int = 0
+
+
+def fitted(recipe: Recipe, files: Sequence[ImageFile], partitions: int, on: str) -> Fit:
     began = time.perf_counter()
     if partitions == 1:
-        return Inspector(recipe).fit(sources(files)), time.perf_counter() - began, 0, 0
+        inspector = Inspector(recipe).fit(sources(files))
+        seconds = time.perf_counter() - began
+        return Fit(inspector, seconds, seconds)
     memory = Memory()
     with tempfile.TemporaryDirectory(prefix="composable-") as folder, open_place(on) as place:
         memory.start()
-        spread = Spread(place, Path(folder), files, partitions)
+        timed = Timed(place)
+        spread = Spread(timed, Path(folder), files, partitions)
         inspector = Inspector(recipe).fit(sources(files), make_parts=spread)
         seconds = time.perf_counter() - began
         memory.over.set()
         answers = sum(path.stat().st_size for path in Path(folder).glob("*/*-*.safetensors"))
-    return inspector, seconds, memory.largest, answers
+    return Fit(inspector, seconds, seconds - timed.seconds, memory.largest, answers)
 
 
 def main() -> None:
@@ -86,27 +111,33 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, nargs="*", default=[4])
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--on", default="processes:2")
+    parser.add_argument("--seed", type=int, nargs="*", default=[0])
     given = parser.parse_args()
     print(
         "| | partitions | covering radii against one | image AUROC | pixel AUROC | threshold | fit, s "
-        "| worker, GiB | answers, MB |"
+        "| of these without workers | worker, GiB | answers, MB |"
     )
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for data in given.data:
-        files = list_image_files(str(good_images(data)[0].parent))
-        recipe = Recipe.load(given.recipe)
-        counts = [1, *given.partitions]
-        fits = [fitted(recipe, files, count, given.on) for count in counts]
-        radii = radii_of([inspector.model for inspector, *_ in fits], files)
-        for count, of_fit, (inspector, seconds, memory, answers) in zip(counts, radii, fits, strict=True):
-            found = inspector.evaluate(data).metrics
-            ratio = ", ".join(f"{radius / one:.2f}" for radius, one in zip(of_fit, radii[0], strict=True))
-            print(
-                f"| {data.name} | {count} | {ratio} | {100 * (found['image_auroc'] or 0):.2f} "
-                f"| {100 * (found['pixel_auroc'] or 0):.2f} | {inspector.model.calibration.threshold:.3f} "
-                f"| {seconds:.1f} | {memory / 2**30:.2f} | {answers / 1e6:.1f} |",
-                flush=True,
-            )
+        for seed in given.seed:
+            measure(data, Recipe.load(given.recipe).replace({"seed": seed}), given)
+
+
+def measure(data: Path, recipe: Recipe, given: argparse.Namespace) -> None:
+    """A line for one process, and one for each number of partitions."""
+    files = list_image_files(str(good_images(data)[0].parent))
+    counts = [1, *given.partitions]
+    fits = [fitted(recipe, files, count, given.on) for count in counts]
+    radii = radii_of([fit.inspector.model for fit in fits], files)
+    for count, of_fit, fit in zip(counts, radii, fits, strict=True):
+        found = fit.inspector.evaluate(data).metrics
+        ratio = ", ".join(f"{radius / one:.2f}" for radius, one in zip(of_fit, radii[0], strict=True))
+        print(
+            f"| {data.name}, seed {recipe.seed} | {count} | {ratio} | {100 * (found['image_auroc'] or 0):.2f} "
+            f"| {100 * (found['pixel_auroc'] or 0):.2f} | {fit.inspector.model.calibration.threshold:.3f} "
+            f"| {fit.seconds:.1f} | {fit.alone:.1f} | {fit.memory / 2**30:.2f} | {fit.answers / 1e6:.1f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 python benchmarks/fleet.py                # 8 products, 40 images each to learn from, 60 to inspect
 python benchmarks/fleet.py --products 40 --good 60 --images 500 --side 256 --recipe fast --image-size 0 --kill-every 20
-python benchmarks/fleet.py --on --kill-on --no-kill-client --scaling 3    # on one core and on two, in turn
+python benchmarks/fleet.py --on --kill-on --no-kill-client --scaling 3    # and the same after `taskset -c 0`
 
 Products are rendered discs, each with a ring pattern of its own; every tenth image has a red stain. One process that
 inspects product after product is what the others are held against. Tables are compared row by row. With `--folder` the
@@ -33,6 +33,7 @@ from goodparts import Inspector
 from goodparts.fleet.fit import fit_fleet
 from goodparts.fleet.inspect import FleetRun, Options, inspect_fleet
 from goodparts.fleet.manifest import Manifest
+from goodparts.parallel import cores
 from goodparts.recipe.recipe import Recipe
 from goodparts.scale.places import open_place
 
@@ -148,50 +149,53 @@ def killed_client(root: Path, shard: int, after: float) -> tuple[int, FleetRun]:
     return finished, fleet("processes:2", root, "again", shard)[2]
 
 
-def one_process(root: Path, names: list[str]) -> float:
-    """Seconds in which this process inspects the images of some products."""
-    began = time.perf_counter()
+def one_process(root: Path, names: list[str]) -> None:
+    """Inspect the images of some products in this process."""
     for name in names:
         inspector = Inspector.load(root / "models" / f"{name}.goodparts")
         for _ in inspector.inspect_many(sorted((root / "archive" / name).iterdir())):
             pass
-    return time.perf_counter() - began
+
+
+def processor_seconds(processes: list[psutil.Process]) -> float:
+    """Of all these together, so far."""
+    return float(sum(sum(process.cpu_times()[:2]) for process in processes))
 
 
 def scaling(root: Path, products: int, shard: int, rounds: int) -> None:
-    """One process and workers, on one core and on two, in turn; who hands out shares the cores with the workers."""
+    """One process and workers with a core each, in turn, on the cores that there are; after `taskset -c 0` that is one.
+
+    Processor time is what other programs on the machine disturb least.
+    """
     names = [path.stem for path in sorted((root / "models").glob("*.goodparts"))][:products]
     count = sum(len(list((root / "archive" / name).iterdir())) for name in names)
     plan = root / "some.toml"
     plan.write_text("".join(f'[products.{name}]\nimages = "archive/{name}"\n' for name in names))
-    process = psutil.Process()
-    allowed = process.cpu_affinity()
+    here = [psutil.Process()]
     print(
-        f"\n{count} images of {len(names)} products\n\n| | cores | s | images/s | against one process "
-        "| in the workers, ms an image | handing out, ms of processor a shard |"
+        f"\n{count} images of {len(names)} products, shards of {shard}\n\n| | cores | images/s "
+        "| processor, ms an image | handing out, ms of processor a shard |"
     )
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("|---|---|---|---|---|", flush=True)
     for number in range(rounds):
-        for cores, places in ((1, ["processes:1"]), (2, ["processes:2", "dask:local:2"])):
-            process.cpu_affinity(allowed[:cores])
-            alone = one_process(root, names)
-            print(f"| one process | {cores} | {alone:.1f} | {count / alone:.1f} | | | |", flush=True)
-            for on in places:
-                out = Path(tempfile.mkdtemp(prefix=f"scaling{number}-", dir=root))
-                with open_place(on, memory=2 * GIB) as place:
-                    before = sum(process.cpu_times()[:2])
-                    run = inspect_fleet(root / "models", str(plan), out, place, Options(shard=shard))
-                    handing_out = sum(process.cpu_times()[:2]) - before
-                with Manifest(out / "manifest.sqlite") as manifest:
-                    shards = list(manifest.shard_rows())
-                busy = sum(one.seconds for one in shards)
-                print(
-                    f"| {on} | {cores} | {run.seconds:.1f} | {count / run.seconds:.1f} "
-                    f"| {100 * (run.seconds / alone - 1):+.0f} % | {1000 * busy / count:.2f} "
-                    f"| {1000 * handing_out / len(shards):.1f} |",
-                    flush=True,
-                )
-    process.cpu_affinity(allowed)
+        began, before = time.perf_counter(), processor_seconds(here)
+        one_process(root, names)
+        took, used = time.perf_counter() - began, processor_seconds(here) - before
+        print(f"| one process | {cores()} | {count / took:.1f} | {1000 * used / count:.2f} | |", flush=True)
+        for on in (f"processes:{cores()}", f"dask:local:{cores()}"):
+            out = Path(tempfile.mkdtemp(prefix=f"scaling{number}-", dir=root))
+            with open_place(on, memory=2 * GIB) as place:
+                before = processor_seconds(here)
+                run = inspect_fleet(root / "models", str(plan), out, place, Options(shard=shard))
+                handing_out = processor_seconds(here) - before
+                used = processor_seconds(workers())
+            with Manifest(out / "manifest.sqlite") as manifest:
+                shards = len(list(manifest.shard_rows()))
+            print(
+                f"| {on} | {cores()} | {count / run.seconds:.1f} | {1000 * used / count:.2f} "
+                f"| {1000 * handing_out / shards:.1f} |",
+                flush=True,
+            )
 
 
 def main() -> None:
@@ -210,7 +214,9 @@ def main() -> None:
     parser.add_argument("--kill-on", nargs="*", default=["processes:2", "dask:local:2"])
     parser.add_argument("--folder", type=Path, help="keep images, models and figures of one process here")
     parser.add_argument("--kill-client", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--scaling", type=int, default=0, metavar="ROUNDS", help="on one core and on two")
+    parser.add_argument(
+        "--scaling", type=int, default=0, metavar="ROUNDS", help="one process and workers, in turn"
+    )
     parser.add_argument("--scaling-products", type=int, default=8)
     given = parser.parse_args()
     root = given.folder or Path(tempfile.mkdtemp(prefix="fleet-"))

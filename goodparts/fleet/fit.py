@@ -217,7 +217,7 @@ class _Spreading:
     died: Died
     progress: Progress
 
-    def fit(self, task: _Task) -> str | GoodpartsError:
+    def fit(self, task: _Task) -> str | Exception:
         """What `_fit` says, or why it failed. Images that can't be read, tried twice, are left out."""
         began = time.perf_counter()
         files, left_out = list(task.files), list[str]()
@@ -231,7 +231,7 @@ class _Spreading:
                     raise
                 fitted = self._fit(task, files)
             path = fitted.save(task.model)
-        except GoodpartsError as error:
+        except Exception as error:  # of this product; others are still to come
             return error
         forget(self.work)
         with suppress(OSError):

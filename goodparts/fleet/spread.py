@@ -33,7 +33,7 @@ from goodparts.features.part_files import read_tensors, write_tensors
 from goodparts.features.whitening import Whitening
 from goodparts.fleet.attempts import Died, in_words, require_version, run_twice
 from goodparts.fleet.images import ImageFile, OnceRead, is_address
-from goodparts.model.parts import Part, Said, Stage
+from goodparts.model.parts import COLLECTED, Part, Said, Stage
 from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.progress import Progress, silent
 from goodparts.recipe.recipe import Recipe
@@ -321,6 +321,8 @@ def _answer(
         f"{number}.{name}": of for number, one in enumerate(said) for name, of in one.tensors().items()
     }
     write_tensors(Path(path), {"answers": np.array(len(said)), **tensors})
+    if stage.name == COLLECTED.name:  # the last question
+        PARTS.close()
     return path
 
 
@@ -341,8 +343,7 @@ class _Parts:
         with self._lock:
             folder = Path(partition.folder)
             if self._part is None or self._key != partition.folder or not part_files.is_saved(folder):
-                self._open.close()
-                self._part = None
+                self._close()
                 inspector = Inspector(
                     partition.preprocessor.recipe, workers=threads, pixel_limit=partition.pixel_limit
                 )
@@ -358,6 +359,15 @@ class _Parts:
                     workers=inspector.workers,
                 )
             yield self._part
+
+    def close(self) -> None:
+        """Give memory and files back."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        self._part = None
+        self._open.close()
 
 
 def _extract(partition: Partition, inspector: Any, folder: Path) -> None:
