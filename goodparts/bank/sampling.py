@@ -22,6 +22,9 @@ from goodparts.recipe.recipe import Recipe
 
 _LEAST = 16  # patches that a tile's own bank keeps, if there are so many: a region of interest may leave it few cells
 _TRIED = 2000  # patches that try a search space
+_OFFERED = (
+    2  # times as many as are wanted of all, of each of several partitions: with once, a bank covers less well
+)
 
 
 def choose(
@@ -60,7 +63,7 @@ def propose(
     partitions: int = 1,
     progress: Progress | None = None,
 ) -> Candidates:
-    """What some of the good images give for a bank of `count` entries: as many as are wanted of all, if they have them.
+    """What some of the good images give for a bank of `count` entries: as many; of several partitions twice as many.
 
     Args:
         features: of all patches of these n images.
@@ -74,7 +77,8 @@ def propose(
     """
     rows = np.flatnonzero(eligible)
     neighbourhood = window_of(recipe, grid)
-    kept = _keep(features, rows, min(count, len(rows)), recipe, neighbourhood, progress)
+    offered = min(count if partitions == 1 else _OFFERED * count, len(rows))
+    kept = _keep(features, rows, offered, recipe, neighbourhood, progress)
     tried = -(-_TRIED // partitions)
     patches, own = _test_patches(features, rows, kept, recipe.seed, neighbourhood, tried)
     return Candidates(Entries.of(features, kept, neighbourhood, first_image), patches, own)

@@ -25,7 +25,7 @@ def in_partitions(features: np.ndarray, partitions: int, recipe: Recipe) -> Memo
         candidates = sampling.propose(
             exact(part, recipe), eligible, count, recipe, first_image=first, partitions=partitions
         )
-        assert len(candidates.entries.features) == min(count, eligible.size)
+        assert len(candidates.entries.features) == min(count * (2 if partitions > 1 else 1), eligible.size)
         found.append(Candidates.from_tensors(candidates.tensors()))
         first += len(part)
     return sampling.choose_among(found, count, recipe)
