@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -84,11 +85,24 @@ def test_several_partitions_cover_nearly_as_well(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"sampling": "random"}, {"position_window": 30}, {"sampling_ratio": 1.0}, {"tiling": "64x64+16"}],
+    [
+        {"sampling": "random", "light": "colour"},
+        {"position_window": 30},
+        {"sampling_ratio": 1.0},
+        {"tiling": "64x64+16"},
+        {"pose": "shift", "augment": "brightness:0.9-1.1"},
+        {"roi": "zones.json", "banks": "by_depth"},
+    ],
 )
 def test_other_banks_are_spread_as_well(
     recipe: Recipe, files: list[ImageFile], pool: WorkerPool, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
+    ring = [[[10, 10], [86, 10], [86, 86], [10, 86]]]
+    middle = [[[40, 40], [60, 40], [60, 60], [40, 60]]]
+    zones = [{"name": "ring", "polygons": ring, "holes": middle}, {"name": "middle", "polygons": middle}]
+    (tmp_path / "zones.json").write_text(json.dumps({"zones": zones}), encoding="utf-8")
+    if "roi" in changes:
+        changes = changes | {"roi": str(tmp_path / "zones.json")}
     recipe = recipe.replace(changes)
     one = Inspector(recipe, workers=2).fit(sources(files)).model
     model = fit_spread(recipe, files, pool, tmp_path, 2).model
@@ -96,6 +110,11 @@ def test_other_banks_are_spread_as_well(
         np.testing.assert_array_equal(model.bank.features, one.bank.features)
     assert len(model.bank.features) == pytest.approx(len(one.bank.features), rel=0.05)
     assert model.calibration.threshold == pytest.approx(one.calibration.threshold, rel=0.25)
+    of_one = one.calibration.training_set
+    for found, wanted in zip(model.calibration.training_set.zones, of_one.zones, strict=True):
+        assert (found.zone, len(found.scores)) == (wanted.zone, 16)
+        assert np.median(found.scores) == pytest.approx(np.median(wanted.scores), rel=0.25)
+    assert set(model.preprocessor.members()) == set(one.preprocessor.members())
 
 
 def test_a_worker_that_is_killed_costs_its_part(
