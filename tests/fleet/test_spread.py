@@ -242,7 +242,6 @@ def test_a_fleet_with_partitions(
 
 
 def test_on_a_cluster(recipe: Recipe, files: list[ImageFile], pool: WorkerPool, tmp_path: Path) -> None:
-    pytest.importorskip("distributed")
     from goodparts.scale.places import open_place
 
     expected = fit_spread(recipe, files, pool, tmp_path / "processes", 2).model
