@@ -187,11 +187,11 @@ class _SpreadParts:
         self, stage: Stage[Said], *arguments: Any, left_out: NDArray[np.bool_], quiet: bool = False
     ) -> list[list[Said]]:
         """What each partition answers, in order; what it has answered before is read."""
-        asked = digest_of((stage.name, arguments))
+        name, asked = stage.name.replace(" ", "_"), digest_of((stage.name, arguments))
         answers, calls = [], []
         for of in self._partitions:
             own = left_out[of.first_image : of.first_image + len(of.files)]
-            path = Path(of.folder) / f"{stage.name}-{digest_of((asked, own))[:12]}.safetensors"
+            path = Path(of.folder) / f"{name}-{digest_of((asked, own))[:12]}.safetensors"
             answers.append(path)
             if not path.is_file():
                 calls.append((of, partial(_answer, of, stage, arguments, own, str(path))))
