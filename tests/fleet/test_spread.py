@@ -65,7 +65,12 @@ def test_one_partition_is_the_fit_of_one_process(
 def test_several_partitions_cover_nearly_as_well(
     recipe: Recipe, files: list[ImageFile], pool: WorkerPool, tmp_path: Path, mini_dataset: Path
 ) -> None:
-    recipe = recipe.replace({"banks": "by_depth", "memory_limit": 0.0001})  # features stay in their files
+    changes = {
+        "banks": "by_depth",
+        "sampling_ratio": 0.05,
+        "memory_limit": 0.0001,
+    }  # features stay in their files
+    recipe = recipe.replace(changes)
     one = Inspector(recipe, workers=2).fit(sources(files)).model
     model = fit_spread(recipe, files, pool, tmp_path, 4).model
     assert model.calibration.digests == one.calibration.digests
@@ -79,8 +84,8 @@ def test_several_partitions_cover_nearly_as_well(
         # neither bank lies far from what the other one covers
         radius = covering_radius(wanted.features, bank.features)
         assert radius < 1.5 * covering_radius(bank.features, wanted.features)
-    assert np.median(model.calibration.scores) == pytest.approx(np.median(one.calibration.scores), rel=0.05)
-    assert model.calibration.threshold == pytest.approx(one.calibration.threshold, rel=0.1)
+    assert np.median(model.calibration.scores) == pytest.approx(np.median(one.calibration.scores), rel=0.1)
+    assert model.calibration.threshold == pytest.approx(one.calibration.threshold, rel=0.15)
 
 
 @pytest.mark.parametrize(
