@@ -212,6 +212,8 @@ def main() -> None:
     parser.add_argument("--kill-every", type=float, default=3.0)
     parser.add_argument("--on", nargs="*", default=["processes:1", "processes:2", "dask:local:2"])
     parser.add_argument("--kill-on", nargs="*", default=["processes:2", "dask:local:2"])
+    parser.add_argument("--partitions", type=int, default=1, help="of each product's good images, to fit")
+    parser.add_argument("--fit-again", metavar="PLACE", help="fit once more there, with workers killed")
     parser.add_argument("--folder", type=Path, help="keep images, models and figures of one process here")
     parser.add_argument("--kill-client", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
@@ -234,18 +236,35 @@ def measure(root: Path, given: argparse.Namespace) -> None:
     if given.image_size:
         recipe = recipe.replace({"image_size": given.image_size})
     with open_place("processes:2", memory=int(1.5 * GIB)) as place:
-        fits = fit_fleet(str(root / "plant"), root / "models", recipe, place)
+        fits = fit_fleet(str(root / "plant"), root / "models", recipe, place, partitions=given.partitions)
     assert not fits.failed, fits.failed
     count = given.products * given.images
     print(
         f"{given.products} products x {given.good} good images fitted in {fits.seconds:.1f} s (processes:2), "
         f"{sum(one.kept for one in fits.fitted)} of them before"
     )
+    if given.fit_again:
+        fit_again(root, recipe, given, {one.product: one.identity for one in fits.fitted})
     runs = [(on, 0.0) for on in given.on] + [(on, given.kill_every) for on in given.kill_on]
     if runs or given.kill_client:
         against_one_process(root, given, runs, count)
     if given.scaling:
         scaling(root, given.scaling_products, given.shard, given.scaling)
+
+
+def fit_again(root: Path, recipe: Recipe, given: argparse.Namespace, expected: dict[str, str]) -> None:
+    """All products once more, one worker killed every so many seconds: which models come out as another."""
+    models = Path(tempfile.mkdtemp(prefix="models-", dir=root))
+    killer = Killer(given.kill_every)
+    with open_place(given.fit_again, memory=int(1.5 * GIB)) as place:
+        killer.start()
+        run = fit_fleet(str(root / "plant"), models, recipe, place, partitions=given.partitions)
+        killer.over.set()
+    differ = sum(one.identity != expected[one.product] for one in run.fitted)
+    print(
+        f"fitted again in {run.seconds:.1f} s ({given.fit_again}, one killed every {given.kill_every:g} s: "
+        f"{killer.killed}, {len(run.deaths)} fits tried again): {differ} of {len(run.fitted)} models differ"
+    )
 
 
 def against_one_process(
