@@ -12,6 +12,9 @@ from goodparts.fleet.shard import TRIES, Shard, inspect_shard, set_aside, text_o
 from goodparts.scale.executor import Executor, Job, WorkerDiedError
 from goodparts.version import __version__
 
+JOB_TRIES = 3
+"""How often a job is tried whose worker dies: a fit takes long, and some of many lose their worker more than once."""
+
 Died = Callable[[str, Exception], object]
 """Called with (what a job was about, how it ended) for every job that did not end well."""
 
@@ -66,12 +69,12 @@ def _attempt(
     return dead
 
 
-def run_twice(
+def run_again(
     executor: Executor, jobs: Sequence[Job[str]], died: Died
 ) -> Generator[tuple[Job[str], str | Exception], None, None]:
-    """Yield jobs with their results as they are finished; one whose worker dies is tried once more."""
+    """Yield jobs with their results as they are finished; one whose worker dies is tried again, `JOB_TRIES` in all."""
     left = list(jobs)
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(1, JOB_TRIES + 1):
         dead = []
         with closing(executor.run(left)) as finished:
             for job, found in finished:
@@ -80,7 +83,7 @@ def run_twice(
                     continue
                 assert isinstance(found, Exception)
                 died(job.name, found)
-                if attempt == TRIES:
+                if attempt == JOB_TRIES:
                     yield job, found
                 else:
                     dead.append(job)

@@ -18,7 +18,7 @@ from goodparts.errors import DatasetError, ImageError, ModelError
 from goodparts.evaluation.evaluation import read_test_set
 from goodparts.evaluation.figures import figures
 from goodparts.files import write_text
-from goodparts.fleet.attempts import in_words, require_version, run_twice
+from goodparts.fleet.attempts import in_words, require_version, run_again
 from goodparts.fleet.images import ImageFile, content_of, stamp_of
 from goodparts.fleet.manifest import Manifest, ProductRow
 from goodparts.fleet.plan import read_products
@@ -140,7 +140,7 @@ def evaluate_fleet(
             run.deaths.append(f"{what}: {in_words(error)}")
 
         progress("evaluate", 0, len(jobs))
-        with closing(run_twice(executor, jobs, died)) as finished:
+        with closing(run_again(executor, jobs, died)) as finished:
             for count, (job, found) in enumerate(finished, 1):
                 if isinstance(found, str):
                     record = json.loads(found)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from goodparts.data.dataset import good_images
 from goodparts.errors import DatasetError, GoodpartsError, ImageError, ModelError
-from goodparts.fleet.attempts import Died, in_words, require_version, run_twice
+from goodparts.fleet.attempts import Died, in_words, require_version, run_again
 from goodparts.fleet.images import ImageFile, OnceRead, content_of, is_address, list_image_files, stamp_of
 from goodparts.fleet.manifest import Manifest, ProductRow
 from goodparts.fleet.plan import Product, read_products, recipe_of
@@ -179,13 +179,13 @@ def fit_fleet(
                 done[name] = _of_row(row, kept=False)
             else:
                 path = next(product for product in products if product.name == name).model_in(models)
-                hint = "; if memory ran out, take fewer workers, or more --memory-per-worker"
+                hint = ", three times; if memory ran out, take fewer workers, or more --memory-per-worker"
                 why = f"{in_words(found)}{hint if isinstance(found, WorkerDiedError) else ''}"
                 done[name] = Fitted(name, str(path), error=why)
 
         total = len(jobs) + len(spread)
         progress("fit", 0, total)
-        with closing(run_twice(executor, jobs, died)) as finished:
+        with closing(run_again(executor, jobs, died)) as finished:
             for count, (job, found) in enumerate(finished, 1):
                 keep(job.name, found)
                 progress("fit", count, total)
@@ -258,7 +258,7 @@ class _Spreading:
     def _readable(self, task: _Task) -> tuple[list[ImageFile], list[str]]:
         """As `_readable`, by a worker."""
         job = Job(task.product, partial(_which_readable, task, __version__), memory_of(task.recipe))
-        with closing(run_twice(self.executor, [job], self.died)) as finished:
+        with closing(run_again(self.executor, [job], self.died)) as finished:
             ((_, found),) = finished
         if not isinstance(found, str):
             raise GoodpartsError(in_words(found))

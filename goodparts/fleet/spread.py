@@ -31,7 +31,7 @@ from goodparts.features.extract import Extractor, extract
 from goodparts.features.facts import Facts
 from goodparts.features.part_files import read_tensors, write_tensors
 from goodparts.features.whitening import Whitening
-from goodparts.fleet.attempts import Died, in_words, require_version, run_twice
+from goodparts.fleet.attempts import Died, in_words, require_version, run_again
 from goodparts.fleet.images import ImageFile, OnceRead, is_address
 from goodparts.model.parts import COLLECTED, Part, Said, Stage
 from goodparts.preprocessing.preprocessor import Preprocessor
@@ -225,12 +225,12 @@ class _SpreadParts:
 
         if jobs and not quiet:
             spread.progress(stage, 0, len(jobs))
-        with closing(run_twice(spread.executor, jobs, died)) as finished:
+        with closing(run_again(spread.executor, jobs, died)) as finished:
             for done, (job, found) in enumerate(finished, 1):
                 if isinstance(found, WorkerDiedError):
                     raise GoodpartsError(
-                        f"{job.name}: {stage}: its worker ended early, twice ({in_words(found)}); if memory ran out, "
-                        "take more partitions, fewer workers, or more --memory-per-worker"
+                        f"{job.name}: {stage}: its worker ended early, three times ({in_words(found)}); if memory "
+                        "ran out, take more partitions, fewer workers, or more --memory-per-worker"
                     )
                 if isinstance(found, GoodpartsError):
                     raise found

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import Run
@@ -13,6 +17,7 @@ from running import Run
 from goodparts import Inspector, Recipe
 from goodparts.fleet.evaluate import evaluate_fleet
 from goodparts.fleet.fit import FitRun, fit_fleet
+from goodparts.scale.executor import Job
 from goodparts.scale.pool import WorkerPool
 
 
@@ -68,6 +73,49 @@ def test_images_that_cannot_be_read_are_left_out(
     assert few.good_images == 7
     assert [str(broken) in error for error in few.left_out] == [True]
     assert fit_fleet(str(plant), tmp_path / "models", recipe, pool).fitted[1].kept
+
+
+def dying(folder: Path, deaths: int, call: Any) -> Any:
+    """Do the job, but end its worker so many times before."""
+    before = len(list(folder.iterdir()))
+    if before < deaths:
+        (folder / str(before)).touch()
+        os._exit(9)
+    return call()
+
+
+class Dying:
+    """An executor whose workers die of the fits of some products, each so many times."""
+
+    def __init__(self, pool: WorkerPool, folder: Path, deaths: dict[str, int]) -> None:
+        self.pool, self.folder, self.deaths = pool, folder, deaths
+        self.workers = pool.workers
+
+    def run(self, jobs: Sequence[Job[Any]]) -> Iterator[tuple[Job[Any], Any]]:
+        by_name = {job.name: job for job in jobs}
+        for name in by_name:
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        calls = [
+            replace(job, call=partial(dying, self.folder / job.name, self.deaths.get(job.name, 0), job.call))
+            for job in jobs
+        ]
+        for job, found in self.pool.run(calls):
+            yield by_name[job.name], found
+
+
+def test_a_fit_is_tried_three_times(plant: Path, tmp_path: Path, recipe: Recipe, pool: WorkerPool) -> None:
+    shutil.copytree(plant / "few", plant / "poison")
+    executor = Dying(pool, tmp_path / "deaths", {"few": 2, "poison": 3})
+    run = fit_fleet(str(plant), tmp_path / "models", recipe, executor)
+    assert {one.product: bool(one.error) for one in run.fitted} == {
+        "disc": False,
+        "few": False,
+        "poison": True,
+    }
+    assert len(run.deaths) == 5
+    assert "ended early with exit code 9, three times; if memory ran out" in run.failed[0].error
+    run = fit_fleet(str(plant), tmp_path / "models", recipe, executor)  # the same command does the rest
+    assert kept(run) == {"disc": True, "few": True, "poison": False}
 
 
 def test_evaluation(plant: Path, models: Path, tmp_path: Path, pool: WorkerPool, mini_dataset: Path) -> None:
