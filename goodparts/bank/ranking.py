@@ -184,7 +184,7 @@ def best_nodes(build: GraphBuilder, ranks: str, entries: int, count: int) -> tup
     """The `count` lowest of each row (rows, padded), sorted, (rows, k) float32; and where, (rows, k) int64.
 
     Of every block of entries the minimum is taken first, then those of the best blocks are ranked: a top-k over whole
-    rows would take longer than the products.
+    rows would take longer than the products. So would one along short rows: in columns it is of many patches at once.
     """
     k = min(count, entries)
     block = _block_size(entries)
@@ -193,14 +193,21 @@ def best_nodes(build: GraphBuilder, ranks: str, entries: int, count: int) -> tup
         return build.top_k(ranks, k, largest=False)
     by_block = build.node("Reshape", ranks, build.ints([-1, blocks, block]))
     lowest = build.node("ReduceMin", by_block, build.ints([2]), keepdims=0)
-    best = build.top_k(lowest, k, largest=False)[1]  # (rows, k) blocks
+    _, best = _lowest_of_rows(build, lowest, k)  # (rows, k) blocks
     within = build.node("GatherND", by_block, build.node("Unsqueeze", best, build.ints([2])), batch_dims=1)
     within = build.node("Reshape", within, build.ints([-1, k * block]))
-    values, found = build.top_k(within, k, largest=False)
+    values, found = _lowest_of_rows(build, within, k)
     which = build.node("Div", found, build.ints([block]))
     offset = build.node("Sub", found, build.node("Mul", which, build.ints([block])))
     first = build.node("Mul", build.node("GatherElements", best, which, axis=1), build.ints([block]))
     return values, build.node("Add", first, offset)
+
+
+def _lowest_of_rows(build: GraphBuilder, values: str, k: int) -> tuple[str, str]:
+    """The k lowest of each row (rows, n), sorted: values and where, (rows, k) each."""
+    columns = build.node("Transpose", values, perm=[1, 0])
+    lowest, at = build.top_k(columns, k, largest=False, axis=0)
+    return build.node("Transpose", lowest, perm=[1, 0]), build.node("Transpose", at, perm=[1, 0])
 
 
 def padded_width(entries: int, count: int) -> int:

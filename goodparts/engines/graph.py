@@ -40,13 +40,13 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(kind, list(inputs), [label], name=label, **attributes))
         return label
 
-    def top_k(self, values: str, k: int, *, largest: bool) -> tuple[str, str]:
-        """The k largest or smallest along axis 1, sorted: names of their values and indices."""
+    def top_k(self, values: str, k: int, *, largest: bool, axis: int = 1) -> tuple[str, str]:
+        """The k largest or smallest along an axis, sorted: names of their values and indices."""
         label = f"{self.prefix}TopK_{len(self.nodes)}"
         outputs = (f"{label}:values", f"{label}:indices")
         self.nodes.append(
             helper.make_node(
-                "TopK", [values, self.ints([k])], outputs, name=label, axis=1, largest=int(largest)
+                "TopK", [values, self.ints([k])], outputs, name=label, axis=axis, largest=int(largest)
             )
         )
         return outputs
