@@ -226,13 +226,15 @@ def _below_largest_around(
     if patch_mask is not None:
         there = build.node("Greater", patch_mask, build.floats([0.5]))
         shown = build.node("Where", there, guide, build.floats([_NOTHING]))
-    around = build.node(
-        "MaxPool",
-        build.node("Reshape", shown, build.ints([-1, 1, h, w])),
-        kernel_shape=[2 * side + 1 for side in reach],
-        pads=[*reach, *reach],
-        strides=[1, 1],
-    )
+    around = build.node("Reshape", shown, build.ints([-1, 1, h, w]))
+    for rows, columns in ((reach[0], 0), (0, reach[1])):  # one after the other: less to compare
+        around = build.node(
+            "MaxPool",
+            around,
+            kernel_shape=[2 * rows + 1, 2 * columns + 1],
+            pads=[rows, columns, rows, columns],
+            strides=[1, 1],
+        )
     below = build.node("Sub", build.node("Reshape", around, build.ints([-1, h, w])), guide)
     below = build.node("Max", below, build.floats([0]))  # where the patch itself does not count
     root = build.node(

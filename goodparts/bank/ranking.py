@@ -193,21 +193,22 @@ def best_nodes(build: GraphBuilder, ranks: str, entries: int, count: int) -> tup
         return build.top_k(ranks, k, largest=False)
     by_block = build.node("Reshape", ranks, build.ints([-1, blocks, block]))
     lowest = build.node("ReduceMin", by_block, build.ints([2]), keepdims=0)
-    _, best = _lowest_of_rows(build, lowest, k)  # (rows, k) blocks
+    best = _turned(
+        build, build.top_k(_turned(build, lowest), k, largest=False, axis=0)[1]
+    )  # (rows, k) blocks
     within = build.node("GatherND", by_block, build.node("Unsqueeze", best, build.ints([2])), batch_dims=1)
     within = build.node("Reshape", within, build.ints([-1, k * block]))
-    values, found = _lowest_of_rows(build, within, k)
+    lowest, at = build.top_k(_turned(build, within), k, largest=False, axis=0)
+    values, found = _turned(build, lowest), _turned(build, at)
     which = build.node("Div", found, build.ints([block]))
     offset = build.node("Sub", found, build.node("Mul", which, build.ints([block])))
     first = build.node("Mul", build.node("GatherElements", best, which, axis=1), build.ints([block]))
     return values, build.node("Add", first, offset)
 
 
-def _lowest_of_rows(build: GraphBuilder, values: str, k: int) -> tuple[str, str]:
-    """The k lowest of each row (rows, n), sorted: values and where, (rows, k) each."""
-    columns = build.node("Transpose", values, perm=[1, 0])
-    lowest, at = build.top_k(columns, k, largest=False, axis=0)
-    return build.node("Transpose", lowest, perm=[1, 0]), build.node("Transpose", at, perm=[1, 0])
+def _turned(build: GraphBuilder, matrix: str) -> str:
+    """Rows as columns, and columns as rows."""
+    return build.node("Transpose", matrix, perm=[1, 0])
 
 
 def padded_width(entries: int, count: int) -> int:

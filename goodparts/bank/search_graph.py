@@ -10,6 +10,7 @@ patch_features (n, h, w, d) ─► ranking of the bank in its search space ─�
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from goodparts.bank.scoring import FAR, Candidates, score_nodes, squared_distanc
 from goodparts.bank.search_space import candidates as candidates_of
 from goodparts.bank.window import window_of
 from goodparts.engines.graph import OPSET, PATCH_FEATURES, Graph, GraphBuilder, numbered
+from goodparts.engines.runtime import ANYWHERE, Products
 
 if TYPE_CHECKING:
     from goodparts.bank.memory_bank import MemoryBank
@@ -30,6 +32,7 @@ DISTANCES = "distances"
 """The input of `fusion_graph` for the finest depth."""
 
 _SCRATCH = 100 << 20  # bytes
+_SMALL = 32 << 20  # bytes: four times those of int8 are no matter
 
 
 def search_graph(
@@ -41,6 +44,7 @@ def search_graph(
     fusion: Fusion | None = None,
     masked: bool = False,
     held_out: bool = False,
+    products: Products = ANYWHERE,
     opset: int = OPSET,
 ) -> Graph:
     """The graph from `patch_features` (n, h, w, d) to `distance_grid` (n, h, w) and `score` (n,), float32.
@@ -63,16 +67,19 @@ def search_graph(
         held_out: adds the input `excluded` (m,) float32, `FAR` for bank entries that must not be found, and
             `excluded_2` and so on; where tiles have banks of their own, those of the tile in the order of
             `bank.by_tile`.
+        products: what they are like where the graph will run. A bank in int8 is ranked in float32 where that is as
+            fast: the exact distances decide, so either finds the same.
         opset: that of the features graph, so that both can be joined.
     """
     build = GraphBuilder("search/", opset=opset)
     scored = fusion is not None or not coarser
     patch_mask = build.input("valid", TensorProto.FLOAT, ["n", *grid]) if masked and scored else None
-    distances, seen = _search_nodes(build, bank, grid, recipe, 0, held_out=held_out)
+    distances, seen = _search_nodes(build, bank, grid, recipe, 0, products, held_out=held_out)
     if coarser:
         found = [distances]
         for depth, (of_depth, of_grid) in enumerate(coarser, 1):
-            found.append(_search_nodes(build, of_depth, of_grid, recipe, depth, held_out=held_out)[0])
+            own = _search_nodes(build, of_depth, of_grid, recipe, depth, products, held_out=held_out)
+            found.append(own[0])
         if fusion is None:
             for depth, (values, at) in enumerate(zip(found, (grid, *(at for _, at in coarser)), strict=True)):
                 name = numbered("distance_grid", depth)
@@ -126,11 +133,13 @@ def _search_nodes(
     grid: tuple[int, int],
     recipe: Recipe,
     depth: int,
+    products: Products,
     *,
     held_out: bool,
 ) -> tuple[str, Candidates]:
     """The distances of the patches of one depth, (n h w,) float32, and what they come from."""
     build.depth = depth
+    bank = _ranked_in(bank, products)
     dimensions = bank.features.shape[1]
     features = build.input(numbered(PATCH_FEATURES, depth), TensorProto.FLOAT, ["n", *grid, dimensions])
     patches = build.node("Reshape", features, build.ints([-1, dimensions]))
@@ -144,7 +153,7 @@ def _search_nodes(
 
     neighbourhood = window_of(recipe, grid)
     ranking = neighbourhood.ranking(bank)
-    entries, count = ranking.width, candidates_of(bank, recipe, neighbourhood)
+    entries, count = ranking.width, candidates_of(bank, recipe, neighbourhood, exact=products.exact)
     query = query_nodes(build, patches, bank)
     ranking = ranking.padded(padded_width(entries, count))
     ranks = ranking.ranks(build, query, compared, excluded)
@@ -182,6 +191,12 @@ def _search_nodes(
     )
 
 
+def _ranked_in(bank: MemoryBank, products: Products) -> MemoryBank:
+    """The bank in the numbers that its entries are ranked in."""
+    in_float32 = bank.int8 and not products.int8 and 4 * bank.features.size <= _SMALL
+    return replace(bank, int8=False) if in_float32 else bank
+
+
 def side_by_side(
     bank: MemoryBank,
     grid: tuple[int, int],
@@ -196,7 +211,7 @@ def side_by_side(
     for of_depth, (h, w) in ((bank, grid), *coarser):
         neighbourhood = window_of(recipe, (h, w))
         entries, dimensions = neighbourhood.ranking(of_depth).width, of_depth.features.shape[1]
-        count = candidates_of(of_depth, recipe, neighbourhood)
+        count = candidates_of(of_depth, recipe, neighbourhood, exact=False)
         scratch = max(scratch, 4 * h * w * (entries + 2 * count * dimensions))
     return scratch <= _SCRATCH
 

@@ -18,14 +18,21 @@ from goodparts.bank.window import Neighbourhood
 from goodparts.recipe.recipe import Recipe
 
 _CANDIDATES = 6  # of which the nearest entry is one; one more for each neighbour more
+_EXACT = 2  # the same, where ranks are distances but for rounding
 _SPARE = 3  # so many fewer must still do for nearly all patches
 _NEARLY = 0.003  # of the patches that these may miss
 _BLOCK = 1 << 12  # entries that are worked on at once
 _SOME = 250  # patches that are tried at once
 
 
-def candidates(bank: MemoryBank, recipe: Recipe, neighbourhood: Neighbourhood) -> int:
-    """Bank entries per patch, ranked best, whose exact distances decide; in int8 more among many entries."""
+def candidates(bank: MemoryBank, recipe: Recipe, neighbourhood: Neighbourhood, *, exact: bool) -> int:
+    """Bank entries per patch, ranked best, whose exact distances decide; in int8 more among many entries.
+
+    Where products are `exact`, ranks of all dimensions in float32 are squared distances but for rounding, and an entry
+    that takes another's place is as near: one is to spare.
+    """
+    if exact and not bank.int8 and bank.basis is None:
+        return _EXACT + recipe.score_neighbours - 1
     return _CANDIDATES + recipe.score_neighbours - 1 + neighbourhood.more_candidates(bank)
 
 
@@ -103,7 +110,7 @@ class RecallTest:
         distances = np.empty(len(patches), dtype=np.float32)
         test = cls(patches, own, recipe, distances, cells, neighbourhood)
         everywhere = replace(bank, basis=None, int8=False)
-        count = candidates(everywhere, recipe, neighbourhood)
+        count = candidates(everywhere, recipe, neighbourhood, exact=True)
         for part, ranking in test._rankings(everywhere):
             test.distances[part] = test._mean_distance(bank, part, ranking, count)
         return test
@@ -115,7 +122,7 @@ class RecallTest:
         missed more than 0.3 % of these.
         """
         nearly = 0
-        count = candidates(bank, self.recipe, self.neighbourhood)
+        count = candidates(bank, self.recipe, self.neighbourhood, exact=False)
         for part, ranking in self._rankings(bank):
             most = self.distances[part] * (1 + 1e-4)
             if np.any(self._mean_distance(bank, part, ranking, count) > most):

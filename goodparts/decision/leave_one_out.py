@@ -24,6 +24,7 @@ from goodparts.bank.search_graph import fusion_graph, search_graph, side_by_side
 from goodparts.decision import replacements
 from goodparts.engines.engine import Engine, open_engine
 from goodparts.engines.graph import numbered
+from goodparts.engines.runtime import current
 from goodparts.features.extract import GoodFeatures
 from goodparts.progress import Progress, silent
 from goodparts.recipe.recipe import Recipe
@@ -270,6 +271,7 @@ class _Run:
             fusion=fusion,
             masked=_masked(good, recipe),
             held_out=True,
+            products=current().products(),
         )
         alone = side_by_side(self.banks[0], good.grid, recipe, coarser)
         return open_engine(graph, throughput=preprocessor.single_crop and alone)

@@ -18,6 +18,7 @@ from goodparts.bank.search import Piece, at_each_depth, counted_distances, featu
 from goodparts.bank.search_graph import fusion_graph, search_graph
 from goodparts.decision.leave_one_out import HeldOutScore
 from goodparts.engines.engine import open_engine
+from goodparts.engines.runtime import current
 from goodparts.features.extract import Extractor
 from goodparts.preprocessing import augment, framing
 from goodparts.preprocessing.framing import Frame
@@ -73,14 +74,24 @@ def score(
     pieces: Iterable[Piece] = (piece_of(copy) for copy in copies)
     fusion = None
     if coarser:
-        engine = open_engine(search_graph(banks[0], grid, recipe, coarser=coarser, masked=True))
+        engine = open_engine(
+            search_graph(banks[0], grid, recipe, coarser=coarser, masked=True, products=current().products())
+        )
         measured = [at_each_depth(engine, piece, extractor.grids) for piece in pieces]
         fusion = learn_fusion(
             extractor.grids, (counted_distances(piece, extractor.grids) for piece in measured)
         )
         pieces = measured
     if fusion is None or recipe.image_score == "reweighted":
-        graph = search_graph(banks[0], grid, recipe, coarser=coarser, fusion=fusion, masked=True)
+        graph = search_graph(
+            banks[0],
+            grid,
+            recipe,
+            coarser=coarser,
+            fusion=fusion,
+            masked=True,
+            products=current().products(),
+        )
         pieces = (piece_of(copy) for copy in copies)
     else:
         graph = fusion_graph(fusion, recipe, masked=True)

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from goodparts.engines.runtime import Device, Run
+from goodparts.engines.runtime import Device, Products, Run
 from goodparts.errors import BackboneError, EngineError, shortened
 
 if TYPE_CHECKING:
@@ -96,6 +96,11 @@ class OnnxRuntimeEngine:
             raise RuntimeError("this engine was opened before the process forked; open another one here")
         found = self._session.run(self._outputs, dict(inputs))
         return dict(zip(self._outputs, found, strict=True))
+
+
+def products(device: str, precision: str) -> Products:
+    """See `runtime.EngineModule`; graphics processors may round factors (TF32), whatever the precision."""
+    return Products(exact=device == "cpu")
 
 
 def open_engine(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts.engines.runtime import Device, Run
+from goodparts.engines.runtime import Device, Products, Run
 from goodparts.errors import BackboneError, EngineError
 
 if TYPE_CHECKING:
@@ -114,6 +114,33 @@ def find(device: str) -> Device:
     if found.failure:
         raise EngineError(f"OpenVINO's {name} doesn't answer: {found.failure}; update its driver")
     return found
+
+
+def products(device: str, precision: str) -> Products:
+    """See `runtime.EngineModule`."""
+    on_cpu = device == "cpu"
+    return Products(int8=not on_cpu or _int8_dot_products(), exact=on_cpu and precision == "f32")
+
+
+@cache
+def _int8_dot_products() -> bool:
+    """Whether OpenVINO has instructions for int8 products here (VNNI, AMX, on ARM its own): without them they are slow.
+
+    It doesn't say so, but calls what it compiled for a small product by the name of a plain routine.
+    """
+    from openvino import Model, opset13
+
+    patches = opset13.parameter([8, 16], np.float32)
+    levels = [np.float32(level) for level in (-1.28, 1.27)]
+    query = opset13.fake_quantize(patches, *levels, *levels, 256)
+    entries = opset13.convert(opset13.constant(np.ones((16, 16), np.int8)), np.float32)
+    entries = opset13.multiply(entries, opset13.constant(np.float32(0.01)))
+    with _core() as core:
+        model = Model([opset13.matmul(query, entries, False, False)], [patches])
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        described = (node.get_rt_info() for node in compiled.get_runtime_model().get_ops())
+        routines = [str(kind["primitiveType"].astype(str)) for kind in described if "primitiveType" in kind]
+    return not any(name.startswith("jit_gemm") for name in routines)
 
 
 def _name_of(device: str, known: Sequence[Device]) -> str:

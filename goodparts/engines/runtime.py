@@ -77,6 +77,23 @@ class Device:
     failure: str = ""
 
 
+@dataclass(frozen=True)
+class Products:
+    """What products of matrices are like where a graph will run: that decides what a search leaves to them.
+
+    Attributes:
+        int8: whether those of int8 numbers are faster than those of float32.
+        exact: whether those of float32 numbers are computed in float32, not in bfloat16 or half.
+    """
+
+    int8: bool = True
+    exact: bool = False
+
+
+ANYWHERE = Products()
+"""Of a graph that any engine may run, in any precision."""
+
+
 class Engine(Protocol):
     """A compiled graph. Calls from several threads run side by side."""
 
@@ -111,6 +128,9 @@ class EngineModule(Protocol):
 
     def find(self, device: str) -> Device:
         """The device of a name such as cpu or cuda:1; EngineError where it isn't there, with what to do."""
+
+    def products(self, device: str, precision: str) -> Products:
+        """What its products of matrices are like."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +203,10 @@ class Runtime:
     def found(self) -> Device:
         """Its device, as the engine describes it."""
         return self.module.find(self.device)
+
+    def products(self, precision: str = "f32") -> Products:
+        """What its products of matrices are like in a precision, "f32" or "bf16"."""
+        return self.module.products(self.device, precision)
 
     @property
     def workers(self) -> int:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from goodparts.engines.batches import batched
-from goodparts.engines.runtime import Device
+from goodparts.engines.runtime import Device, Products
 from goodparts.engines.torch_graph import tensor_of, to_module
 from goodparts.errors import EngineError
 
@@ -50,6 +50,11 @@ def find(device: str) -> Device:
         raise EngineError(f"PyTorch sees {torch.cuda.device_count()} GPUs, so the last is cuda:{number}")
     formats = ("FP32", "BF16") if torch.cuda.get_device_capability(int(number)) >= (8, 0) else ("FP32",)
     return Device(device, torch.cuda.get_device_name(int(number)), formats)
+
+
+def products(device: str, precision: str) -> Products:
+    """See `runtime.EngineModule`."""
+    return Products(exact=precision == "f32")
 
 
 def open_engine(

@@ -33,7 +33,7 @@ class Ranking:
         best: the blocks that are found, (rows, count); made here.
         values: ranks of the entries that are found, (rows, count); made here.
         within: where they are among those of the best blocks, (rows, count); made here.
-        inside: all that is made on the way, and is nobody else's.
+        inside: all that is made on the way or before `within`, by the first name of what makes it.
         integers: query and entries in int8 and the scale of each; None where they are not of these.
     """
 
@@ -108,7 +108,7 @@ def _ranking(
     readers: Mapping[str, list[str]],
     constants: Mapping[str, onnx.TensorProto],
 ) -> Ranking | None:
-    """That which ends in a TopK; None where it is another one."""
+    """That which ends in a TopK of columns; None where it is another one."""
 
     def made(name: str, *kinds: str) -> onnx.NodeProto | None:
         node: onnx.NodeProto | None = makers.get(name)
@@ -119,27 +119,36 @@ def _ranking(
                 node = makers.get(node.input[0])
         return node
 
-    gathered = made(last.input[0], "Reshape", "GatherND")
+    def turned(name: str) -> str | None:
+        """A matrix as rows, which is in columns here; None where something else is made of it, too."""
+        only = readers.get(name, ["", ""])
+        node = makers.get(only[0]) if len(only) == 1 else None
+        return only[0] if node is not None and node.op_type == "Transpose" else None
+
+    gathered = made(last.input[0], "Transpose", "Reshape", "GatherND")
     if gathered is None:
         return None
-    places = made(gathered.input[1], "Unsqueeze", "TopK")
+    blocks = made(gathered.input[1], "Unsqueeze", "Transpose")
+    places = made(gathered.input[1], "Unsqueeze", "Transpose", "TopK")
     by_block = made(gathered.input[0], "Reshape")
     ranks = made(gathered.input[0], "Reshape", "Sub")
-    if places is None or by_block is None or ranks is None:
+    if blocks is None or places is None or by_block is None or ranks is None:
         return None
-    lowest, products = made(places.input[0], "ReduceMin"), made(ranks.input[1], "MatMul")
+    lowest, products = made(places.input[0], "Transpose", "ReduceMin"), made(ranks.input[1], "MatMul")
     if lowest is None or products is None or lowest.input[0] != by_block.output[0]:
         return None
     if by_block.input[1] not in constants or last.input[1] not in constants:
         return None
     _, _, block = numpy_helper.to_array(constants[by_block.input[1]]).tolist()
-    unsqueezed = makers[gathered.input[1]].output[0]
-    within = makers[last.input[0]].output[0]
+    values, within = (turned(name) for name in last.output)
+    if values is None or within is None:
+        return None
+    columns = makers[last.input[0]]
     inside = {
-        *(node.output[0] for node in (gathered, by_block, ranks, lowest, products)),
-        *(unsqueezed, within),
+        *(node.output[0] for node in (gathered, by_block, ranks, lowest, products, columns)),
+        *(gathered.input[1], columns.input[0], places.input[0], *places.output, *last.output),
     }
-    own = {*inside, last.output[0], places.output[0]}
+    own = {*inside, blocks.output[0], values, within}
     if any(not set(readers.get(name, ())) <= own for name in inside):
         return None
     return Ranking(
@@ -148,10 +157,10 @@ def _ranking(
         offset=ranks.input[0],
         block=block,
         count=int(numpy_helper.to_array(constants[last.input[1]])[0]),
-        best=places.output[1],
-        values=last.output[0],
-        within=last.output[1],
-        inside=frozenset({*inside, places.output[0]}),
+        best=blocks.output[0],
+        values=values,
+        within=within,
+        inside=frozenset({*inside, blocks.output[0], values}),
         integers=_integers(products, makers, constants),
     )
 

@@ -62,11 +62,11 @@ def features_graph(
     scale = 1 / (255 * np.asarray(std, np.float64))
     offset = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
     pixels = build.node("Cast", image, to=TensorProto.FLOAT)
-    pixels = build.node("Transpose", pixels, perm=[0, 3, 1, 2])
     for step in steps:
         pixels = step.add_nodes(build, pixels, recipe.image_size)
-    pixels = build.node("Mul", pixels, build.constant(scale.reshape(1, 3, 1, 1).astype(np.float32)))
-    pixels = build.node("Add", pixels, build.constant(offset.reshape(1, 3, 1, 1).astype(np.float32)))
+    pixels = build.node("Mul", pixels, build.constant(scale.astype(np.float32)))
+    pixels = build.node("Add", pixels, build.constant(offset.astype(np.float32)))
+    pixels = build.node("Transpose", pixels, perm=[0, 3, 1, 2])
     layers = build.embed(backbone, pixels)
 
     maps = []

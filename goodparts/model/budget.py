@@ -27,6 +27,7 @@ from goodparts.bank.search_graph import search_graph
 from goodparts.data.good_images import GoodImages
 from goodparts.engines.engine import Engine, open_engine
 from goodparts.engines.graph import pipeline_graph
+from goodparts.engines.runtime import current
 from goodparts.errors import RecipeError
 from goodparts.features.extract import backbone_graph, dimensions_of, grids_of
 from goodparts.features.whitening import Whitening, wanted
@@ -147,6 +148,7 @@ def _open(recipe: Recipe, backbone: Backbone, images: int) -> tuple[Engine, tupl
         recipe,
         coarser=list(zip(banks[1:], grids[1:], strict=True)),
         fusion=fusion if len(banks) > 1 else None,
+        products=current().products(),
         opset=to_features.model.opset_import[0].version,
     )
     graph = pipeline_graph(to_features, found)

@@ -18,6 +18,7 @@ from goodparts.bank.fusion import Fusion
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.decision.calibration import Calibration
 from goodparts.engines.precision import UNCHECKED, PrecisionCheck
+from goodparts.engines.runtime import ANYWHERE, Products
 from goodparts.errors import BackboneError, ModelError
 from goodparts.features.whitening import Whitening
 from goodparts.model.records import EvaluationRecord, FitRecord, Provenance
@@ -98,7 +99,7 @@ class Model:
         """The same that keeps the figures of an evaluation, made just now."""
         return replace(self, evaluation=EvaluationRecord.of(figures))
 
-    def pipeline(self) -> Graph:
+    def pipeline(self, products: Products = ANYWHERE) -> Graph:
         """From pixels to distances and score: the graph that `inspect` runs and an export writes.
 
         `image` (n, H, W, 3) uint8 to `distance_grid` (n, h, w) and `score` (n,) float32. Where padding, or what a pose
@@ -106,6 +107,9 @@ class Model:
         patches that are looked at. Tiled images go through it tile by tile: there the score is made of the merged
         distances, unless it is `reweighted`, and then `valid` is an input; so is `tile` (1,) int64, the index of the
         tile row by row, where tiles have banks of their own.
+
+        Args:
+            products: what products of matrices are like where it will run.
 
         Raises:
             ModelError: the memory bank is not all numbers, or does not go with the backbone.
@@ -141,6 +145,7 @@ class Model:
             coarser=self.coarser_banks,
             fusion=self.fusion,
             masked=self._masked,
+            products=products,
             opset=to_features.model.opset_import[0].version,
         )
         if (mask := preprocessor.constant_mask) is not None:

@@ -72,7 +72,7 @@ class Predictor:
             throughput = not latency and (self.runtime.several_at_once or self._side_by_side)
             engine = self._engines.get(throughput)
             if engine is None or not engine.usable:
-                pipeline = self.model.pipeline()
+                pipeline = self.model.pipeline(self.runtime.products(self.precision))
                 try:
                     engine = open_engine(
                         pipeline, throughput=throughput, precision=self.precision, on=self.runtime

@@ -99,10 +99,13 @@ class Light(Step):
 
     def add_nodes(self, build: GraphBuilder, pixels: str, image_size: tuple[int, int]) -> str:
         """Pixels times what brings their light within that of good images."""
+        channels = build.node("Transpose", pixels, perm=[0, 3, 1, 2])
         height, width = image_size
         across = np.ascontiguousarray(averaging(width).T)
         cells = build.node(
-            "MatMul", build.constant(averaging(height)), build.node("MatMul", pixels, build.constant(across))
+            "MatMul",
+            build.constant(averaging(height)),
+            build.node("MatMul", channels, build.constant(across)),
         )
         cells = build.node("Reshape", cells, build.ints([-1, 3 * CELLS**2]))
         logarithms = build.node("Log", build.node("Add", cells, build.floats([DARK])))
@@ -119,7 +122,7 @@ class Light(Step):
         )  # (n, 3)
         exponents = build.node("Max", exponents, build.floats([-LARGEST]))
         exponents = build.node("Min", exponents, build.floats([LARGEST]))
-        gains = build.node("Reshape", build.node("Exp", exponents), build.ints([-1, 3, 1, 1]))
+        gains = build.node("Reshape", build.node("Exp", exponents), build.ints([-1, 1, 1, 3]))
         return build.node("Mul", pixels, gains)
 
     def members(self) -> dict[str, bytes]:

@@ -93,7 +93,7 @@ class Step:
         return self
 
     def add_nodes(self, build: GraphBuilder, pixels: str, image_size: tuple[int, int]) -> str:
-        """What the step does within the graph, to pixels (n, 3, height, width) float32, 0 to 255; their new name.
+        """What the step does within the graph, to pixels (n, height, width, 3) float32, 0 to 255; their new name.
 
         Good images that are learnt from do not pass through it.
         """

@@ -89,12 +89,17 @@ def test_entries_that_int8_can_not_tell_apart_are_ranked_in_float32() -> None:
 def test_more_candidates_of_a_large_bank_that_int8_ranks(entries: int, in_int8: int) -> None:
     bank = chosen(flat_features(20, 4, 4))
     large = replace(bank, features=np.zeros((entries, 4), dtype=np.float32), int8=False)
-    assert search_space.candidates(large, Recipe(), EVERYWHERE) == 8
-    assert search_space.candidates(replace(large, int8=True), Recipe(), EVERYWHERE) == in_int8
+    ranked = replace(large, int8=True)
     window = Window((9, 9), (1, 1))
-    assert search_space.candidates(replace(large, int8=True), Recipe(), window) == 8
-    nearest = search_space.candidates(replace(large, int8=True), Recipe(score_neighbours=1), EVERYWHERE)
-    assert nearest == in_int8 - 2
+    for exactly in (False, True):
+        assert search_space.candidates(ranked, Recipe(), EVERYWHERE, exact=exactly) == in_int8
+        assert search_space.candidates(ranked, Recipe(), window, exact=exactly) == 8
+        nearest = search_space.candidates(ranked, Recipe(score_neighbours=1), EVERYWHERE, exact=exactly)
+        assert nearest == in_int8 - 2
+    assert search_space.candidates(large, Recipe(), EVERYWHERE, exact=False) == 8
+    assert search_space.candidates(large, Recipe(), EVERYWHERE, exact=True) == 4
+    in_directions = replace(large, basis=np.eye(4, 2, dtype=np.float32))
+    assert search_space.candidates(in_directions, Recipe(), EVERYWHERE, exact=True) == 8
 
 
 def test_a_large_bank_is_ranked_in_int8_and_finds_the_three_nearest() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -161,3 +163,32 @@ def test_each_engine_is_named_in_its_own_files(package: str) -> None:
         )
     }
     assert all(name == "torch.py" or name.startswith(f"engines/{package}") for name in naming), naming
+
+
+# ---- products of matrices ------------------------------------------------------------------------------
+
+PRODUCTS = """
+from goodparts.engines.runtime import Runtime
+print(Runtime.of("openvino", "cpu").products().int8)
+"""
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="AVX2 is of x86-64")
+def test_a_processor_without_int8_dot_products_has_slow_ones() -> None:
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    ran = subprocess.run([sys.executable, "-c", PRODUCTS], capture_output=True, text=True, env=environment)
+    assert ran.stdout.strip() == "False", ran.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux lists what a processor has")
+def test_a_processor_with_int8_dot_products_has_fast_ones() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    has_them = bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+    assert Runtime.of("openvino", "cpu").products().int8 == has_them
+
+
+@pytest.mark.parametrize("engine", runtime.ENGINES)
+def test_products_are_exact_in_float32_on_a_processor(engine: str) -> None:
+    found = Runtime.of(engine, "cpu")
+    assert found.products("f32").exact
+    assert found.products("bf16").exact == (engine == "onnxruntime")  # which computes in float32 all the same

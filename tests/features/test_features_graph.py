@@ -26,6 +26,7 @@ from goodparts.bank.scoring import FAR
 from goodparts.bank.search_graph import search_graph
 from goodparts.engines.engine import layer_shapes, open_engine
 from goodparts.engines.graph import Graph, pipeline_graph
+from goodparts.engines.runtime import Products
 from goodparts.errors import BackboneError
 from goodparts.features.features_graph import features_graph
 from goodparts.recipe.recipe import Recipe
@@ -371,6 +372,30 @@ def test_useless_principal_dimensions_never_give_less_than_the_true_distance() -
     all_distances = distances(patches, bank.features)
     assert (found >= all_distances.min(axis=1) * (1 - 1e-6)).all()
     assert (found <= np.median(all_distances, axis=1)).all()
+
+
+@pytest.mark.parametrize("neighbours", [1, 3])
+def test_numbers_that_entries_are_ranked_in_change_no_distance(neighbours: int) -> None:
+    rng = np.random.default_rng(6)
+    spread = np.where(np.arange(40) < 20, 1, 1e-3)
+    bank = bank_of(rng.standard_normal((700, 40)) * spread + 9, search_dimensions=20)
+    assert bank.int8
+    patches = (rng.standard_normal((1, 30, 30, 40)) * spread + 9).astype(np.float32)
+    recipe = scoring(score_neighbours=neighbours)
+    expected = np.sort(distances(patches, bank.features), axis=1)[:, :neighbours].mean(axis=1)
+    for products in (Products(), Products(exact=True), Products(int8=False), Products(False, True)):
+        graph = search_graph(bank, (30, 30), recipe, products=products)
+        kinds = [node.op_type for node in graph.model.graph.node]
+        assert ("QuantizeLinear" in kinds) == products.int8
+        found = run(graph, patch_features=patches)["distance_grid"].ravel()
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_bank_that_is_large_in_float32_stays_in_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = replace(bank_of(cloud(300, 40)), int8=True)
+    monkeypatch.setattr("goodparts.bank.search_graph._SMALL", 4 * 300 * 40 - 1)
+    graph = search_graph(bank, (2, 2), scoring(), products=Products(int8=False, exact=True))
+    assert "QuantizeLinear" in [node.op_type for node in graph.model.graph.node]
 
 
 SPACES = pytest.mark.parametrize(

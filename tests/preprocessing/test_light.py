@@ -119,14 +119,14 @@ def test_the_graph_multiplies_by_these_gains() -> None:
     learnt = light.learn(cells_of(images[:3]))
     changed = np.concatenate([images[:2], in_light(images[3:], WARM * 1.4), np.zeros_like(images[:1])])
     build = GraphBuilder("test/", opset=OPSET)
-    pixels = build.input("pixels", TensorProto.FLOAT, ["n", 3, 48, 80])
+    pixels = build.input("pixels", TensorProto.FLOAT, ["n", 48, 80, 3])
     build.node("Identity", learnt.add_nodes(build, pixels, (48, 80)), name="found")
-    build.output("found", ["n", 3, 48, 80])
-    given = changed.transpose(0, 3, 1, 2).astype(np.float32)
+    build.output("found", ["n", 48, 80, 3])
+    given = changed.astype(np.float32)
     found = open_engine(Graph(build.finish()), {"pixels": given.shape})({"pixels": given})["found"]
     gains = learnt.gains(cells_of(changed))
     assert np.ptp(gains) > 0.3
-    np.testing.assert_allclose(found, given * gains[:, :, None, None], rtol=1e-4)
+    np.testing.assert_allclose(found, given * gains[:, None, None], rtol=1e-4)
 
 
 def light_of(inspector: Inspector) -> Light:
