@@ -14,7 +14,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from goodparts.engines.telemetry import silence_openvino
-from goodparts.version import __version__
 
 if TYPE_CHECKING:
     from goodparts.client import Client
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from goodparts.inspector import Inspector
     from goodparts.recipe.presets import PRESETS
     from goodparts.recipe.recipe import Recipe
+    from goodparts.version import __version__
 
 __all__ = [
     "PRESETS",
@@ -56,6 +56,7 @@ _HOMES = {
     "Recipe": "recipe.recipe",
     "Region": "decision.regions",
     "TestSample": "data.dataset",
+    "__version__": "version",
     "read_dataset": "data.dataset",
 }
 

@@ -31,10 +31,11 @@ _looked_through: set[str] = set()
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` when the block ends without an error, and leaves no trace else.
 
-    Folders on the way are made. A crash at any moment leaves the old file whole.
+    Folders on the way are made. A crash at any moment leaves the old file whole; one of the whole machine does so where
+    it is `durable`, which waits for the disk.
 
     Raises:
         OutputError: disk full, no permission, a folder in the way.
@@ -49,7 +50,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with temporary.open("wb") as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
         raise output_error(path, error) from error

@@ -21,11 +21,10 @@ from goodparts.backbones.backbone import MakesBackbone
 from goodparts.data.bit_depth import with_bit_depth
 from goodparts.data.good_images import Good, GoodImages
 from goodparts.data.images import PIXEL_LIMIT, ImageLike, path_of, read_image
-from goodparts.decision.drift import Drift
 from goodparts.decision.inspection import Inspection
 from goodparts.engines.runtime import Runtime
 from goodparts.errors import ImageError, ModelError
-from goodparts.model import export, file, fit, recalibrate, update
+from goodparts.model import file
 from goodparts.model.model import Model
 from goodparts.model.parts import MakesParts, in_this_process
 from goodparts.model.predictor import Images, OnError, Predictor, Then
@@ -34,6 +33,7 @@ from goodparts.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from goodparts.data.dataset import Dataset
+    from goodparts.decision.drift import Drift
     from goodparts.evaluation.evaluation import Evaluation, Observer
 
 Result = TypeVar("Result")
@@ -113,6 +113,8 @@ class Inspector:
 
     def export(self, path: str | Path, *, format: str = "onnx", precision: str = "f32") -> Path:
         """Write what `inspect` runs as a file for other programs; see `goodparts.model.export.export`."""
+        from goodparts.model import export
+
         return export.export(self.model, path, format=format, precision=precision)
 
     # ---- learning
@@ -141,6 +143,8 @@ class Inspector:
             BackboneError: the backbone or a layer of it is not there.
             RecipeError: the threshold's rule needs more images; no working size is within the budget.
         """
+        from goodparts.model import fit, recalibrate
+
         images = self._good_images(good, progress)
         recipe, images = with_bit_depth(self.recipe, images, pixel_limit=self.pixel_limit)
         with self.runtime.chosen():
@@ -169,6 +173,8 @@ class Inspector:
         Raises:
             DatasetError, ImageError: no image that is new; one of them can't be read.
         """
+        from goodparts.model import update
+
         with self.runtime.chosen():
             self._set_model(update.update(self.model, good, self._good_images(good, progress)))
         return self
@@ -191,6 +197,8 @@ class Inspector:
             DatasetError, ImageError: fewer than two images, or some were learnt from; one of them can't be read.
             RecipeError: a key not of the decision, or not of its rule; too few images for it; an unseen oracle.
         """
+        from goodparts.model import recalibrate
+
         images = None if good is None else self._good_images(good, progress, least=2)
         self._set_decision(recalibrate.recalibrate(self._ready, images, changes or {}))
         return self
@@ -204,6 +212,10 @@ class Inspector:
     def inspect(self, image: ImageLike) -> Inspection:
         """Inspect one image: a path, the bytes of a file, or a uint8 array (H, W, 3) RGB or (H, W) grey."""
         return self.inspect_pixels(self.read(image), path_of(image))
+
+    def open_ahead(self) -> None:
+        """Have the engine for `inspect` opened by another thread, while the first image is still to be read."""
+        self._ready.open_ahead()
 
     def inspect_pixels(self, pixels: NDArray[np.uint8], path: Path | None = None) -> Inspection:
         """Inspect pixels (H, W, 3) uint8 RGB that were read from `path`."""
@@ -272,6 +284,8 @@ class Inspector:
 
         Feed it `drift.add(inspection.score, inspection.statistics)` for every part; statistics need the quality gate.
         """
+        from goodparts.decision.drift import Drift
+
         return Drift.of(self.model.calibration, seed=seed)
 
     # ---- inside

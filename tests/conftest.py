@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from goodparts import Inspector, Recipe
 
 silence_openvino()  # before any test imports openvino itself
+os.environ["GOODPARTS_CACHE"] = "off"  # neither from nor into the user's own; tests of it take a folder
 os.environ.setdefault("GOODPARTS_DEVICE", "cpu")  # figures are those of a processor, whatever else is here
 
 SIDE = 96  # pixels, of the images in `mini_dataset`

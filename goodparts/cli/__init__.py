@@ -7,25 +7,55 @@ import io
 import signal
 import sys
 import traceback
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import NoReturn
 
 import click
 
-from goodparts.cli.backbone import backbone
-from goodparts.cli.benchmark import benchmark
-from goodparts.cli.check import check, doctor, recipe_command
-from goodparts.cli.fit import demo, fit, run
-from goodparts.cli.fleet import fleet
-from goodparts.cli.inspect import evaluate, inspect
-from goodparts.cli.model import calibrate, card_command, export, update
 from goodparts.cli.options import WIDTH
-from goodparts.cli.roi import roi_command
-from goodparts.cli.serve import serve, server
-from goodparts.cli.sign import sign
 from goodparts.cli.streams import StdoutError, complain, watched_streams
-from goodparts.cli.verify import verify
+from goodparts.engines.telemetry import without_converter
 from goodparts.errors import GoodpartsError, brief
-from goodparts.version import __version__
+
+_HOMES = {
+    "run": "fit:run",
+    "fit": "fit:fit",
+    "inspect": "inspect:inspect",
+    "evaluate": "inspect:evaluate",
+    "calibrate": "model:calibrate",
+    "update": "model:update",
+    "card": "model:card_command",
+    "export": "model:export",
+    "verify": "verify:verify",
+    "sign": "sign:sign",
+    "serve": "serve:serve",
+    "server": "serve:server",
+    "check": "check:check",
+    "roi": "roi:roi_command",
+    "demo": "fit:demo",
+    "doctor": "check:doctor",
+    "recipe": "check:recipe_command",
+    "backbone": "backbone:backbone",
+    "benchmark": "benchmark:benchmark",
+    "fleet": "fleet:fleet",
+}
+"""Module and name of each command."""
+
+
+class _Commands(Mapping[str, click.Command]):
+    """The commands by name, each imported when it is asked for: all of them take longer than one that runs."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        module, _, attribute = _HOMES[name].partition(":")
+        command: click.Command = getattr(import_module(f"goodparts.cli.{module}"), attribute)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_HOMES)
+
+    def __len__(self) -> int:
+        return len(_HOMES)
 
 
 class _Group(click.Group):
@@ -43,8 +73,27 @@ class _Group(click.Group):
             )
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH})
-@click.version_option(__version__, prog_name="goodparts")
+def _say_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        from goodparts.version import __version__
+
+        click.echo(f"goodparts, version {__version__}")
+        context.exit()
+
+
+@click.group(
+    cls=_Group,
+    commands=_Commands(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_say_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Visual inspection that learns what good parts look like from images of good parts only.
 
@@ -55,35 +104,11 @@ def cli() -> None:
     """
 
 
-for command in (
-    run,
-    fit,
-    inspect,
-    evaluate,
-    calibrate,
-    update,
-    card_command,
-    export,
-    verify,
-    sign,
-    serve,
-    server,
-    check,
-    roi_command,
-    demo,
-    doctor,
-    recipe_command,
-    backbone,
-    benchmark,
-    fleet,
-):
-    cli.add_command(command)
-
-
 def main() -> NoReturn:
     """Run the command line and exit."""
     # An interrupt while the interpreter ends would turn the code of what is done into that of a killed process.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    without_converter()
     try:
         with watched_streams():
             code = cli.main(standalone_mode=False) or 0
@@ -104,6 +129,8 @@ def main() -> NoReturn:
             complain(f"error: {error.message}")
         sys.exit(0 if error.left else 2)
     except Exception:
+        from goodparts.version import __version__
+
         complain(
             f"{traceback.format_exc()}\nThis is a fault of goodparts {__version__}, not yours. Please report it with "
             "the lines above."

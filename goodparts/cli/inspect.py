@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
     from goodparts.decision.inspection import Inspection
     from goodparts.inspector import Inspector
+    from goodparts.model.predictor import Then
 
 
 @click.command(
@@ -81,6 +84,10 @@ def inspect(
     --exit-zero too: 2 if nothing can be inspected or pictures can't be written, 3 for a fault of the program, 130 if
     interrupted.
     """
+    if (
+        "numpy" not in sys.modules
+    ):  # its products are small, and threads for large ones spin while the rest starts
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from goodparts.data.bit_depth import in_words
     from goodparts.data.findings_by_name import passed_over
     from goodparts.inspector import Inspector
@@ -140,28 +147,42 @@ def _inspections(
     Neither do pictures that can't be written: `unwritten` gets the error of each image.
     """
     from goodparts.data.images import read_image
-    from goodparts.report.picture_files import names_beside
-    from goodparts.report.results_folder import write_pictures
 
-    names = names_beside(paths, out) if out is not None else ()
-
-    def with_pictures(index: int, pixels: NDArray[np.uint8], found: Inspection) -> Inspection:
-        if out is not None:
-            try:
-                write_pictures(inspector, out, names[index], pixels, found)
-            except OutputError as error:
-                unwritten.append(error)
-        return found
+    with_pictures = _as_it_is if out is None else _with_pictures(inspector, paths, out, unwritten)
 
     if len(paths) > 1:
         return inspector.inspect_many(paths, with_pictures, on_error="return")
     (path,) = paths
+    inspector.open_ahead()
     try:
         pixels = read_image(path, pixel_limit=inspector.pixel_limit, bit_depth=inspector.recipe.bit_depth)
         found = inspector.inspect_pixels(pixels, path)  # sooner than one of many
     except ImageError as error:
         return iter([error])
     return iter([with_pictures(0, pixels, found)])
+
+
+def _as_it_is(index: int, pixels: NDArray[np.uint8], found: Inspection) -> Inspection:
+    return found
+
+
+def _with_pictures(
+    inspector: Inspector, paths: list[Path], out: Path, unwritten: list[OutputError]
+) -> Then[Inspection]:
+    """What writes the pictures of each inspection."""
+    from goodparts.report.picture_files import names_beside
+    from goodparts.report.results_folder import write_pictures
+
+    names = names_beside(paths, out)
+
+    def with_pictures(index: int, pixels: NDArray[np.uint8], found: Inspection) -> Inspection:
+        try:
+            write_pictures(inspector, out, names[index], pixels, found)
+        except OutputError as error:
+            unwritten.append(error)
+        return found
+
+    return with_pictures
 
 
 @click.command(

@@ -20,7 +20,6 @@ from goodparts.errors import OutputError
 from goodparts.files import JsonRecord
 from goodparts.recipe.values import size_text
 from goodparts.scale.memory import peak_memory
-from goodparts.version import __version__
 
 if TYPE_CHECKING:
     from goodparts.data.finding import Finding
@@ -231,6 +230,8 @@ def made_by(model_path: Path, identity: str) -> Callable[[], JsonRecord]:
     """What makes of a JSON line a record that stands by itself: the model, the program, and the time now."""
 
     def about() -> JsonRecord:
+        from goodparts.version import __version__
+
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         return {"model": str(model_path), "identity": identity, "version": __version__, "time": now}
 

@@ -16,7 +16,6 @@ from typing import Any, TextIO, cast
 import click
 
 from goodparts.files import output_error
-from goodparts.version import __version__
 
 _PLAIN = {"×": "x", "°": " deg", "…": "...", "≤": "<=", "≥": ">=", "·": "*", "→": "->"}
 _LOGGER = logging.getLogger("goodparts")
@@ -94,6 +93,8 @@ def complain(message: str) -> None:
 @contextmanager
 def verbose_logging() -> Iterator[None]:
     """What the package logs goes to standard error."""
+    from goodparts.version import __version__
+
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     before = _LOGGER.level

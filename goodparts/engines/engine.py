@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from goodparts.engines import runtime
+from goodparts.engines import kept, runtime
 from goodparts.engines.runtime import Device, Runtime, current
 from goodparts.engines.runtime import Engine as Engine
 from goodparts.errors import BackboneError, EngineError, shortened
@@ -66,6 +66,45 @@ def open_engine(
         if batched(graph):
             return Batches(engine)
     return engine
+
+
+def open_known_engine(
+    identity: str,
+    make_graph: Callable[[], Graph],
+    *,
+    throughput: bool = False,
+    precision: str = "f32",
+    on: Runtime | None = None,
+) -> Engine:
+    """`open_engine` of a graph that may have been compiled by an earlier process of this machine: see `kept`.
+
+    Args:
+        identity: of all that the graph is made from.
+        make_graph: makes it, where it has to be compiled.
+        throughput, precision, on: as `open_engine`.
+
+    Raises:
+        BackboneError, EngineError: as `open_engine`, and what `make_graph` raises.
+    """
+    on = on if on is not None else current()
+    if (on.engine, on.device) != ("openvino", "cpu") or kept.folder() is None:
+        return open_engine(make_graph(), throughput=throughput, precision=precision, on=on)
+    on.require()
+    from goodparts.engines import openvino
+
+    name = kept.name_of(identity, *openvino.circumstances(throughput=throughput, precision=precision))
+    if (content := kept.read(name)) is not None:
+        try:
+            engine = openvino.reopen(content, throughput=throughput, precision=precision)
+        except (RuntimeError, ValueError, LookupError) as error:
+            _LOGGER.info("what was kept can't be used: %s", shortened(error, 300))
+        else:
+            _LOGGER.info("compiled earlier for %s in %s: %s", on, precision, name)
+            return engine
+    compiled = open_engine(make_graph(), throughput=throughput, precision=precision, on=on)
+    if isinstance(compiled, openvino.OpenVinoEngine):
+        kept.write(name, compiled.export())
+    return compiled
 
 
 def layer_shapes(model: onnx.ModelProto, image_size: tuple[int, int]) -> list[tuple[int, ...]]:

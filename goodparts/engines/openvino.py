@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import struct
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from goodparts.engines.runtime import Device, Products, Run
 from goodparts.errors import BackboneError, EngineError
+from goodparts.parallel import cores
 
 if TYPE_CHECKING:
     import onnx
@@ -24,51 +27,29 @@ if TYPE_CHECKING:
     from goodparts.engines.graph import Graph
 
 _ONE_AT_A_TIME = threading.RLock()
+_SIZE = struct.Struct("<I")
+_ALIGNMENT = 64  # bytes
+_STEERING = ("ONEDNN_", "DNNL_", "OV_", "OPENVINO_")  # variables of the environment that OpenVINO heeds
 _OPEN: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()
 
 
 class OpenVinoEngine:
-    """A compiled graph: what `engine.open_engine` says of one holds here."""
+    """A compiled graph: what `engine.open_engine` says of one holds here.
 
-    def __init__(
-        self,
-        graph: Graph,
-        shapes: Mapping[str, tuple[int, ...]],
-        *,
-        throughput: bool,
-        precision: str,
-        device: str = "CPU",
-    ) -> None:
-        """Compile.
+    Args:
+        compiled: OpenVINO's own.
+        inputs: by name.
+        outputs: by name, in order: not the compiled model's own, since where it merges tensors it keeps either's.
+        memory: what it reads as it runs, and has to stay.
+    """
 
-        Raises:
-            BackboneError: if OpenVINO can't run an operator of the graph.
-        """
-        if precision == "bf16" and device == "CPU" and "BF16" not in capabilities():
-            precision = "f32"
-        hints = {
-            "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
-            "INFERENCE_PRECISION_HINT": precision,
-        }
-        self.inputs = frozenset(graph.inputs)
+    def __init__(self, compiled: Any, inputs: Iterable[str], outputs: Iterable[str], memory: object) -> None:
+        self.inputs = frozenset(inputs)
+        self._outputs = list(outputs)
+        self._compiled, self._memory = compiled, memory
         self._process = os.getpid()
-        self._constants = graph.constants  # the compiled model reads their memory
         self._local = threading.local()
-        # Not the compiled model's own names: where it merges tensors, it keeps either's.
-        self._outputs = [output.name for output in graph.model.graph.output]
-        with _core() as core:
-            try:
-                model = core.read_model(graph.model.SerializeToString())
-                self._bind(model, graph.constants)
-                model.reshape({name: list(shape) for name, shape in shapes.items()})
-                self._compiled = core.compile_model(model, device, hints)
-            except RuntimeError as error:
-                raise BackboneError(
-                    f"OpenVINO {version()} can't run this graph: {_first_line(error)}\n"
-                    "Take other layers, or another backbone (goodparts backbone list)."
-                ) from error
-            _OPEN.add(self)
-            self({port.get_any_name(): _zeros(port) for port in self._compiled.inputs})
+        _OPEN.add(self)
 
     @property
     def usable(self) -> bool:
@@ -85,25 +66,95 @@ class OpenVinoEngine:
         request.infer(dict(inputs), share_inputs=True)
         return {name: request.get_output_tensor(i).data.copy() for i, name in enumerate(self._outputs)}
 
-    @staticmethod
-    def _bind(model: Any, constants: Mapping[str, NDArray[Any]]) -> None:
-        from openvino import opset13
+    def export(self) -> bytes:
+        """What `reopen` makes an engine of that computes the same."""
+        names = json.dumps({"inputs": sorted(self.inputs), "outputs": self._outputs}).encode()
+        head = _SIZE.pack(len(names)) + names
+        return b"".join((head, bytes(-len(head) % _ALIGNMENT), self._compiled.export_model().getbuffer()))
 
-        for parameter in list(model.get_parameters()):
-            name = parameter.get_friendly_name()
-            if name in constants:
-                constant = opset13.constant(constants[name], shared_memory=True)
-                parameter.output(0).replace(constant.output(0))
-                model.remove_parameter(parameter)
+    def _warm_up(self) -> None:
+        self({port.get_any_name(): _zeros(port) for port in self._compiled.inputs})
+
+
+def _bind(model: Any, constants: Mapping[str, NDArray[Any]]) -> None:
+    """Constants in place of the inputs of their names."""
+    from openvino import opset13
+
+    for parameter in list(model.get_parameters()):
+        name = parameter.get_friendly_name()
+        if name in constants:
+            constant = opset13.constant(constants[name], shared_memory=True)
+            parameter.output(0).replace(constant.output(0))
+            model.remove_parameter(parameter)
+
+
+def _hints(device: str, *, throughput: bool, precision: str) -> dict[str, str]:
+    if precision == "bf16" and device == "CPU" and "BF16" not in capabilities():
+        precision = "f32"
+    return {
+        "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+    }
 
 
 def open_engine(
     graph: Graph, shapes: Mapping[str, tuple[int, ...]], *, device: str, throughput: bool, precision: str
 ) -> OpenVinoEngine:
     """See `engine.open_engine`."""
-    return OpenVinoEngine(
-        graph, shapes, throughput=throughput, precision=precision, device=_name_of(device, devices())
-    )
+    with _core() as core:
+        # A processor is always there; to list the others loads what each of them needs.
+        name = "CPU" if device == "cpu" else _name_of(device, devices())
+        try:
+            model = core.read_model(graph.model.SerializeToString())
+            _bind(model, graph.constants)
+            model.reshape({given: list(shape) for given, shape in shapes.items()})
+            compiled = core.compile_model(
+                model, name, _hints(name, throughput=throughput, precision=precision)
+            )
+        except RuntimeError as error:
+            raise BackboneError(
+                f"OpenVINO {version()} can't run this graph: {_first_line(error)}\n"
+                "Take other layers, or another backbone (goodparts backbone list)."
+            ) from error
+        outputs = [output.name for output in graph.model.graph.output]
+        engine = OpenVinoEngine(compiled, graph.inputs, outputs, memory=graph.constants)
+        engine._warm_up()
+        return engine
+
+
+def reopen(content: NDArray[np.uint8], *, throughput: bool, precision: str) -> OpenVinoEngine:
+    """An engine of what `OpenVinoEngine.export` gave under the same `circumstances`.
+
+    Args:
+        content: (bytes,) uint8, which must not change.
+        throughput, precision: as `engine.open_engine`.
+
+    Raises:
+        RuntimeError: OpenVINO refuses it: made by another version, or for another processor.
+        ValueError, LookupError: it is something else.
+    """
+    import openvino as ov
+
+    (size,) = _SIZE.unpack_from(content.data)
+    names = json.loads(content[_SIZE.size : _SIZE.size + size].tobytes())
+    first = _SIZE.size + size
+    with _core() as core:
+        blob = ov.Tensor(content[first + -first % _ALIGNMENT :])
+        compiled = core.import_model(blob, "CPU", _hints("CPU", throughput=throughput, precision=precision))
+        engine = OpenVinoEngine(compiled, names["inputs"], names["outputs"], memory=content)
+        engine._warm_up()
+        return engine
+
+
+def circumstances(*, throughput: bool, precision: str) -> tuple[str, ...]:
+    """What, beside the graph, decides how a processor's engine is compiled."""
+    import openvino as ov
+
+    with _core() as core:
+        name = core.get_property("CPU", "FULL_DEVICE_NAME")
+    steered = [f"{key}={value}" for key, value in os.environ.items() if key.startswith(_STEERING)]
+    how = sorted(_hints("CPU", throughput=throughput, precision=precision).items())
+    return (ov.__version__, name, repr(capabilities()), str(cores()), repr(how), *sorted(steered))
 
 
 def find(device: str) -> Device:

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -253,6 +252,8 @@ def installed(engine: str) -> bool:
 
 def version_of(engine: str) -> str:
     """Of an engine's package."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(engine)
     except PackageNotFoundError:  # it may come under another name, as onnxruntime-gpu does

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 
 _PACKAGE = "openvino_telemetry"
+_CONVERTER = "openvino.tools.ovc"
 
 
 def silence_openvino() -> bool:
@@ -20,3 +21,11 @@ def silence_openvino() -> bool:
     """
     sys.modules.setdefault(_PACKAGE, None)  # type: ignore[arg-type]  # None: importing it raises ImportError
     return sys.modules[_PACKAGE] is None
+
+
+def without_converter() -> None:
+    """Keep `import openvino` from importing its converter of models, which takes as long as all the rest of it.
+
+    For a process that is this program's own: others may want `openvino.convert_model`, which is then missing.
+    """
+    sys.modules.setdefault(_CONVERTER, None)  # type: ignore[arg-type]

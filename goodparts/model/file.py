@@ -121,12 +121,12 @@ def _read(path: Path, require_signature: StrPath | None) -> tuple[Model, dict[st
         for name, digest in hashes(parts).items():
             if manifest["sha256"].get(name) != digest:
                 raise ValueError(f"{name} does not have the sha256 it was written with")
-        model = _restore(parts, manifest)
+        model = replace(_restore(parts, manifest), path=path)
         require_agreement(model, manifest)
         if model.identity != manifest["identity"]:
             raise ValueError("manifest.json does not belong to the rest")
     _LOGGER.info("read %s, identity %s, fitted %s", path, manifest["identity"], model.fit_record.fitted)
-    return replace(model, path=path), manifest, parts
+    return model, manifest, parts
 
 
 def _with_suffix(path: str | Path) -> Path:

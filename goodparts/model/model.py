@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,7 @@ class Model:
         """What to tell the user of a model that can't be run."""
         return ModelError(f"{self.path or 'model'}: damaged model ({why}); copy it again, or fit it anew")
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """sha256 over everything but the time and place of fitting."""
         return identity_of(hashes(members(self)), self)

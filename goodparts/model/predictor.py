@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,14 @@ from goodparts.data.images import ImageLike, name_of, path_of
 from goodparts.data.structure import in_hand
 from goodparts.decision.inspection import Inspection
 from goodparts.decision.verdict import Measured, judge, score_of
-from goodparts.engines.engine import Engine, open_engine
+from goodparts.engines.engine import Engine, open_engine, open_known_engine
 from goodparts.engines.precision import SAMPLE, UNCHECKED, PrecisionCheck, has_bf16, in_use, margin
 from goodparts.engines.runtime import Runtime, current
 from goodparts.errors import BackboneError, ImageError
 from goodparts.model.model import Model
+
+if TYPE_CHECKING:
+    from goodparts.engines.graph import Graph
 
 Images = Iterable[ImageLike]
 OnError = Literal["raise", "return"]
@@ -72,15 +76,31 @@ class Predictor:
             throughput = not latency and (self.runtime.several_at_once or self._side_by_side)
             engine = self._engines.get(throughput)
             if engine is None or not engine.usable:
-                pipeline = self.model.pipeline(self.runtime.products(self.precision))
-                try:
-                    engine = open_engine(
-                        pipeline, throughput=throughput, precision=self.precision, on=self.runtime
-                    )
-                except BackboneError as error:
-                    raise self.model.damaged(str(error)) from error
+                engine = self._opened(throughput=throughput)
                 self._engines[throughput] = engine
             return engine
+
+    def open_ahead(self) -> None:
+        """Open the engine for one image after another in a thread of its own; whoever needs it first waits for it."""
+
+        def open_it() -> None:
+            with suppress(Exception):  # which whoever needs it meets again
+                self.open(latency=True)
+
+        threading.Thread(target=open_it, name="goodparts-open").start()
+
+    def _opened(self, *, throughput: bool) -> Engine:
+        """A compiled engine; of a model from a file the next process finds it compiled."""
+        how: Any = {"throughput": throughput, "precision": self.precision, "on": self.runtime}
+        try:
+            if self.model.path is None:
+                return open_engine(self._pipeline(), **how)
+            return open_known_engine(self.model.identity, self._pipeline, **how)
+        except BackboneError as error:
+            raise self.model.damaged(str(error)) from error
+
+    def _pipeline(self) -> Graph:
+        return self.model.pipeline(self.runtime.products(self.precision))
 
     def close(self) -> None:
         """Let go of the engines and their memory; the next image compiles them anew."""

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
@@ -122,6 +121,8 @@ class FitRecord:
     @classmethod
     def of(cls, good: Good, clock: Clock, image_milliseconds: float | None = None) -> Self:
         """Of a fit on these images that ends now."""
+        from importlib.metadata import PackageNotFoundError, version
+
         versions = {"python": platform.python_version()}
         for package in dict.fromkeys((*PACKAGES, current().engine)):
             try:

@@ -20,13 +20,13 @@ from goodparts.model import predictor
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each engine that was opened is for several images at a time."""
     found: list[bool] = []
-    really = predictor.open_engine
+    really = predictor.Predictor._opened
 
-    def open_engine(*graph: Any, **options: Any) -> Any:
-        found.append(options["throughput"])
-        return really(*graph, **options)
+    def opened(self: predictor.Predictor, *, throughput: bool) -> Any:
+        found.append(throughput)
+        return really(self, throughput=throughput)
 
-    monkeypatch.setattr(predictor, "open_engine", open_engine)
+    monkeypatch.setattr(predictor.Predictor, "_opened", opened)
     return found
 
 
