@@ -119,7 +119,7 @@ def inspect(
                 complain(f"error: {found}")
             continue
         tally.add(found)
-        height, width = found.anomaly_map.shape
+        height, width = found.mask.shape
         if unlike(height, width):
             others.append(f"{path}, {width}x{height}")
         if as_json:

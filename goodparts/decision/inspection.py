@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,35 @@ def telling_zones(zones: tuple[ZoneScore, ...]) -> tuple[ZoneScore, ...]:
     return tuple(zone for zone in worst if zone.bad) or (worst[0],)
 
 
+class LaterMap:
+    """An anomaly map, made when somebody looks at it; most are of GOOD parts, and nobody does.
+
+    A pickle or a copy of it holds the map itself.
+    """
+
+    def __init__(self, make: Callable[[], NDArray[np.float32]]) -> None:
+        self._make = make
+        self._made: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, anomaly_map: NDArray[np.float32]) -> LaterMap:
+        """One that is made already, (H, W) float32."""
+        found = cls(lambda: anomaly_map)
+        found._made = anomaly_map
+        return found
+
+    @property
+    def made(self) -> NDArray[np.float32]:
+        """The map, (H, W) float32: from several threads at once it may be made twice, and is the same."""
+        made = self._made
+        if made is None:
+            made = self._made = self._make()
+        return made
+
+    def __reduce__(self) -> tuple[Callable[[NDArray[np.float32]], LaterMap], tuple[NDArray[np.float32]]]:
+        return type(self).of, (self.made,)
+
+
 @dataclass(frozen=True, eq=False)
 class Inspection:
     """What was found on one image of height H and width W.
@@ -59,7 +89,7 @@ class Inspection:
             pose_failure = recheck.
         borderline: whether the score lies closer to the threshold than the engine's precision can tell.
         distance_grid: patch distances, (h, w) float32; NaN where the recipe did not look.
-        anomaly_map: smoothed distances at the size of the image, (H, W) float32; NaN where it did not look.
+        later_map: what gives the anomaly map.
         pixel_threshold: the value of the anomaly map above which a pixel is bad.
         mask: bad pixels, (H, W) bool; never empty for BAD, else empty.
         regions: the connected parts of the mask, largest peak first.
@@ -78,7 +108,7 @@ class Inspection:
     verdict: str
     borderline: bool
     distance_grid: NDArray[np.float32]
-    anomaly_map: NDArray[np.float32]
+    later_map: LaterMap
     pixel_threshold: float
     mask: NDArray[np.bool_]
     regions: tuple[Region, ...]
@@ -88,6 +118,14 @@ class Inspection:
     pose: Pose | None = None
     learnt_from: bool = False
     computed_by: str = ""
+
+    @property
+    def anomaly_map(self) -> NDArray[np.float32]:
+        """Smoothed distances at the size of the image, (H, W) float32; NaN where it did not look.
+
+        Of a BAD image it is there; of others it is made when it is first asked for.
+        """
+        return self.later_map.made
 
     @property
     def bad(self) -> bool:

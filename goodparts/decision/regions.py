@@ -37,6 +37,7 @@ class Region:
 class _Runs:
     """The r runs of a mask in scan order, each with the region it belongs to."""
 
+    rows: slice  # of the mask, outside of which there are none
     row: NDArray[np.intp]  # (r,)
     left: NDArray[np.intp]  # (r,)
     right: NDArray[np.intp]  # (r,), exclusive
@@ -62,7 +63,7 @@ def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     """
     runs = _find_runs(mask)
     labels = np.zeros(mask.shape, dtype=np.int32)
-    labels[mask] = np.repeat(runs.region.astype(np.int32) + 1, runs.length)
+    labels[runs.rows][mask[runs.rows]] = np.repeat(runs.region.astype(np.int32) + 1, runs.length)
     return labels, runs.regions
 
 
@@ -101,7 +102,11 @@ def find_regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> t
 
     first_pixel = np.cumsum(runs.length) - runs.length
     peak = np.full(runs.regions, np.nan)
-    np.fmax.at(peak, runs.region, np.fmax.reduceat(anomaly_map[mask], first_pixel).astype(np.float64))
+    np.fmax.at(
+        peak,
+        runs.region,
+        np.fmax.reduceat(anomaly_map[runs.rows][mask[runs.rows]], first_pixel).astype(np.float64),
+    )
 
     order = np.lexsort((np.arange(runs.regions), -area, -peak))  # NaN comes last
     return tuple(
@@ -131,19 +136,22 @@ def remove_small(mask: NDArray[np.bool_], minimum_area: float) -> NDArray[np.boo
     runs = _find_runs(mask)
     area = np.bincount(runs.region, runs.length, runs.regions)
     kept = mask.copy()
-    kept[mask] = np.repeat((area >= minimum_area)[runs.region], runs.length)
+    kept[runs.rows][mask[runs.rows]] = np.repeat((area >= minimum_area)[runs.region], runs.length)
     return kept
 
 
 def _find_runs(mask: NDArray[np.bool_]) -> _Runs:
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise ValueError(f"mask: expected shape (H, W) of bool, found {mask.shape} of {mask.dtype}")
-    height, width = mask.shape
+    width = mask.shape[1]
+    holding = np.flatnonzero(mask.any(axis=1))
+    rows = slice(int(holding[0]), int(holding[-1]) + 1) if len(holding) else slice(0, 0)
+    height = rows.stop - rows.start
 
     # Rows are laid end to end, each closed by one False pixel, so that no run crosses into the next row.
     stride = width + 1
     line = np.zeros(height * stride + 1, dtype=bool)
-    line[1:].reshape(height, stride)[:, :width] = mask
+    line[1:].reshape(height, stride)[:, :width] = mask[rows]
     edges = np.flatnonzero(line[1:] != line[:-1])
     starts, ends = edges[::2], edges[1::2]
 
@@ -158,7 +166,8 @@ def _find_runs(mask: NDArray[np.bool_]) -> _Runs:
     is_root = root == np.arange(len(starts))
     row = starts // stride
     return _Runs(
-        row=row,
+        rows=rows,
+        row=row + rows.start,
         left=starts - row * stride,
         right=ends - row * stride,
         region=(np.cumsum(is_root) - 1)[root],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from goodparts.bank.scoring import zone_scores
 from goodparts.decision import quality_gate
 from goodparts.decision.calibration import Calibration
-from goodparts.decision.inspection import BAD, GOOD, RECHECK, Inspection, ZoneScore
+from goodparts.decision.inspection import BAD, GOOD, RECHECK, Inspection, LaterMap, ZoneScore
 from goodparts.decision.regions import find_regions, label_regions, remove_small
+from goodparts.parallel import small_products
 from goodparts.preprocessing import statistics
+from goodparts.preprocessing.framing import Frame
 from goodparts.preprocessing.preprocessor import Preprocessor
 from goodparts.preprocessing.statistics import ImageStatistics
 from goodparts.preprocessing.step import Prepared
@@ -66,21 +69,17 @@ def judge(
     Raises:
         ModelError: there is no threshold yet.
     """
-    recipe, roi, frame = preprocessor.recipe, preprocessor.roi, measured.image.frame
+    recipe, frame = preprocessor.recipe, measured.image.frame
     score, zones = score_of(measured, calibration, preprocessor)
     image_statistics, reasons = _quality(measured, calibration, preprocessor)
     threshold = calibration.threshold
-    anomaly_map = preprocessor.to_image(measured.distance_grid, frame)
-    if roi.several:
-        anomaly_map /= roi.levels(
-            frame.image_size, [zone.pixel_threshold for zone in calibration.decision.zones]
-        )
+    later_map = LaterMap(partial(_anomaly_map, measured.distance_grid, frame, calibration, preprocessor))
     verdict = (
         RECHECK if reasons else GOOD if score <= threshold else BAD
     )  # and what is no number is never GOOD
-    mask = np.zeros(anomaly_map.shape, dtype=bool)
+    mask = np.zeros(frame.image_size, dtype=bool)
     if verdict == BAD:
-        for part in _bad_parts(anomaly_map, zones, preprocessor):
+        for part in _bad_parts(later_map.made, zones, preprocessor):
             mask |= segment(part, calibration.pixel_threshold, recipe.minimum_area)
     return Inspection(
         path=path,
@@ -90,16 +89,30 @@ def judge(
         verdict=verdict,
         borderline=abs(score - threshold) <= margin * abs(threshold),
         distance_grid=measured.distance_grid,
-        anomaly_map=anomaly_map,
+        later_map=later_map,
         pixel_threshold=calibration.pixel_threshold,
         mask=mask,
-        regions=find_regions(mask, anomaly_map) if verdict == BAD else (),
+        regions=find_regions(mask, later_map.made) if verdict == BAD else (),
         reasons=reasons,
         statistics=image_statistics,
         zones=zones,
         pose=measured.image.pose,
         learnt_from=recognise and measured.image.digest in calibration.digests,
     )
+
+
+def _anomaly_map(
+    distance_grid: NDArray[np.float32], frame: Frame, calibration: Calibration, preprocessor: Preprocessor
+) -> NDArray[np.float32]:
+    """The anomaly map (H, W): of several zones in multiples of their thresholds."""
+    roi = preprocessor.roi
+    with small_products():
+        anomaly_map = preprocessor.to_image(distance_grid, frame)
+    if roi.several:
+        anomaly_map /= roi.levels(
+            frame.image_size, [zone.pixel_threshold for zone in calibration.decision.zones]
+        )
+    return anomaly_map
 
 
 def score_of(

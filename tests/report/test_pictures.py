@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from goodparts.decision.inspection import Inspection
+from goodparts.decision.inspection import Inspection, LaterMap
 from goodparts.decision.regions import find_regions
 from goodparts.errors import OutputError
 from goodparts.report import pictures
@@ -54,7 +54,7 @@ def inspection(
         verdict="BAD" if bad else "GOOD",
         borderline=borderline,
         distance_grid=np.zeros((2, 2), dtype=np.float32),
-        anomaly_map=values,
+        later_map=LaterMap.of(values),
         pixel_threshold=2.0,
         mask=mask,
         regions=find_regions(mask, values),

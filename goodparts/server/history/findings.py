@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from goodparts.decision.inspection import Inspection, ZoneScore
+from goodparts.decision.inspection import Inspection, LaterMap, ZoneScore
 from goodparts.decision.regions import Region
 from goodparts.report import pictures
 from goodparts.report.panel import draw_panel
@@ -27,7 +27,7 @@ _LARGEST = 256 << 20  # bytes of unpacked findings
 
 def pack(inspection: Inspection) -> bytes:
     """Map and mask of an inspection as a file."""
-    height, width = inspection.anomaly_map.shape
+    height, width = inspection.mask.shape
     step = -(-max(height, width) // _SAMPLES)
     samples = inspection.anomaly_map[step // 2 :: step, step // 2 :: step].astype(np.float16)
     tensors: dict[str, NDArray[Any]] = {
@@ -61,7 +61,7 @@ def inspection_of(row: Mapping[str, Any], data: bytes) -> Inspection:
         verdict=row["verdict"],
         borderline=bool(row["borderline"]),
         distance_grid=np.zeros((0, 0), dtype=np.float32),
-        anomaly_map=anomaly_map,
+        later_map=LaterMap.of(anomaly_map),
         pixel_threshold=row["pixel_threshold"],
         mask=mask,
         regions=tuple(

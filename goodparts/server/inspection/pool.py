@@ -227,7 +227,7 @@ class InspectionPool:
     def _row(
         self, model: LoadedModel, image: bytes, kind: str, inspection: Inspection, packed: bytes, part: Part
     ) -> Row:
-        height, width = inspection.anomaly_map.shape
+        height, width = inspection.mask.shape
         calibration = model.predictor.model.calibration
         typical = calibration.typical_pixel
         identifier = new_identifier()
