@@ -1,5 +1,6 @@
-"""How long one image takes: decoded array or file to verdict and map at its original size, beside the backbone alone;
-and how many images a second a folder of files goes through.
+"""How long one image takes: decoded array to verdict; decoded array or file to verdict and map at its original size,
+which is made when it is asked for (of BAD parts always); beside the backbone alone. And how many images a second a
+folder of files goes through.
 
     python benchmarks/latency.py DATA [--resnet50 resnet50_he.onnx] [--resnet18 resnet18_tv.safetensors]
 
@@ -40,7 +41,7 @@ from goodparts.preprocessing import framing
 
 _FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 _LESSER = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-_STEPS = ("backbone", "graph", "decoded", "file")
+_STEPS = ("backbone", "graph", "verdict", "decoded", "file")
 Times = dict[str, dict[str, Any]]
 
 
@@ -194,12 +195,13 @@ def _steps(
 
     def inspect() -> object:
         with parallel.small_products():
-            return inspector.inspect_pixels(pixels)
+            return inspector.inspect_pixels(pixels).anomaly_map
 
     yield "backbone", lambda: alone({model.backbone.input_name: normalised})
     yield "graph", lambda: whole({"image": working})
+    yield "verdict", lambda: inspector.inspect_pixels(pixels)
     yield "decoded", inspect
-    yield "file", lambda: inspector.inspect(path)
+    yield "file", lambda: inspector.inspect(path).anomaly_map
 
 
 def print_table(found: Times) -> None:
@@ -210,14 +212,15 @@ def print_table(found: Times) -> None:
         "bank",
         "backbone",
         "with search",
-        "decoded",
+        "to verdict",
+        "and map",
         "of backbone",
         "from file",
     )
-    print(f"| {' | '.join(columns)} | files one by one, images/s | folder | times |\n|{'---|' * 11}")
+    print(f"| {' | '.join(columns)} | files one by one, images/s | folder | times |\n|{'---|' * 12}")
     for name, of in found.items():
         cells = [f"{of[step][0]:.1f} ({of[step][1]:.1f})" for step in _STEPS]
-        cells.insert(3, f"{of['decoded'][0] / of['backbone'][0]:.2f}")
+        cells.insert(4, f"{of['decoded'][0] / of['backbone'][0]:.2f}")
         one, folder = of["rates"]
         cells += [f"{one:.1f}", f"{folder:.1f}", f"{folder / one:.2f}"]
         print(f"| {name} | {of['precision']} | {of['banks']} | {' | '.join(cells)} |")
