@@ -100,11 +100,15 @@ class Inspector:
         require_signature: StrPath | None = None,
         device: str | None = None,
         engine: str | None = None,
+        keep_compiled: bool = True,
     ) -> Self:
-        """An inspector from a model file; ModelError if it is none, damaged, too new, or not signed by a .pub's key."""
+        """An inspector from a model file; ModelError if it is none, damaged, too new, or not signed by a .pub's key.
+
+        `keep_compiled`: what is compiled of it is kept in the user's cache folder, where the next process finds it.
+        """
         model = file.load(path, require_signature)
         inspector = cls(model.recipe, workers=workers, pixel_limit=pixel_limit, device=device, engine=engine)
-        inspector._set_model(model)
+        inspector._predictor = Predictor(model, runtime=inspector.runtime, keep_compiled=keep_compiled)
         return inspector
 
     def save(self, path: str | Path) -> Path:

@@ -96,7 +96,7 @@ def open_known_engine(
     if (content := kept.read(name)) is not None:
         try:
             engine = openvino.reopen(content, throughput=throughput, precision=precision)
-        except (RuntimeError, ValueError, LookupError) as error:
+        except (RuntimeError, ValueError) as error:
             _LOGGER.info("what was kept can't be used: %s", shortened(error, 300))
         else:
             _LOGGER.info("compiled earlier for %s in %s: %s", on, precision, name)

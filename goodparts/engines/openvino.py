@@ -131,17 +131,21 @@ def reopen(content: NDArray[np.uint8], *, throughput: bool, precision: str) -> O
 
     Raises:
         RuntimeError: OpenVINO refuses it: made by another version, or for another processor.
-        ValueError, LookupError: it is something else.
+        ValueError: it is something else.
     """
     import openvino as ov
 
-    (size,) = _SIZE.unpack_from(content.data)
-    names = json.loads(content[_SIZE.size : _SIZE.size + size].tobytes())
-    first = _SIZE.size + size
+    try:
+        (size,) = _SIZE.unpack_from(content.data)
+        first = _SIZE.size + size
+        names = json.loads(content[_SIZE.size : first].tobytes())
+        inputs, outputs = names["inputs"], names["outputs"]
+    except (struct.error, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"no engine ({error})") from error
     with _core() as core:
         blob = ov.Tensor(content[first + -first % _ALIGNMENT :])
         compiled = core.import_model(blob, "CPU", _hints("CPU", throughput=throughput, precision=precision))
-        engine = OpenVinoEngine(compiled, names["inputs"], names["outputs"], memory=content)
+        engine = OpenVinoEngine(compiled, inputs, outputs, memory=content)
         engine._warm_up()
         return engine
 

@@ -253,7 +253,7 @@ def _evaluate(
 
     require_version(version)
     began = time.perf_counter()
-    inspector = Inspector.load(model, workers=threads, pixel_limit=pixel_limit)
+    inspector = Inspector.load(model, workers=threads, pixel_limit=pixel_limit, keep_compiled=False)
     found = inspector.evaluate(data)
     counted = {name: value for name, value in figures(found).items() if name in _COUNTS}
     metrics = {**found.metrics, **counted, "seconds": round(time.perf_counter() - began, 3)}

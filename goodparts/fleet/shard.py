@@ -260,7 +260,9 @@ class _Inspectors:
             while self._loaded and shard.memory and resident_memory() > shard.memory // 2:
                 self._loaded.popitem(last=False)
                 gc.collect()
-            inspector = Inspector.load(shard.model, workers=threads, pixel_limit=shard.pixel_limit)
+            inspector = Inspector.load(
+                shard.model, workers=threads, pixel_limit=shard.pixel_limit, keep_compiled=False
+            )
             if inspector.model.identity != shard.identity:
                 raise ModelError(
                     f"{shard.model}: has changed meanwhile: expected identity {shard.identity[:12]}, found "

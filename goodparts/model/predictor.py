@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -46,18 +46,28 @@ class Predictor:
         model: what was learnt.
         precision: what is computed in, "f32" or "bf16".
         runtime: by which engine, on which device.
+        keep_compiled: whether what is compiled is kept on this machine, and taken from there (`engines.kept`).
     """
 
-    def __init__(self, model: Model, precision: str | None = None, runtime: Runtime | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        precision: str | None = None,
+        runtime: Runtime | None = None,
+        *,
+        keep_compiled: bool = False,
+    ) -> None:
         self.model = model
+        self.keep_compiled = keep_compiled
         self.runtime = runtime if runtime is not None else current()
         with self.runtime.chosen():
             self.precision = precision or in_use(model.recipe, model.precision)
         self._engines: dict[bool, Engine] = {}
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[Predictor], tuple[Model, str, Runtime]]:
-        return type(self), (self.model, self.precision, self.runtime)
+    def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[Model, str, Runtime]]:
+        found = partial(type(self), keep_compiled=self.keep_compiled)
+        return found, (self.model, self.precision, self.runtime)
 
     @property
     def computed_by(self) -> str:
@@ -66,7 +76,7 @@ class Predictor:
 
     def redecided(self, model: Model) -> Predictor:
         """A predictor with the same engines for a model that measures as this one and decides otherwise."""
-        other = Predictor(model, self.precision, self.runtime)
+        other = Predictor(model, self.precision, self.runtime, keep_compiled=self.keep_compiled)
         other._engines, other._lock = self._engines, self._lock
         return other
 
@@ -90,10 +100,10 @@ class Predictor:
         threading.Thread(target=open_it, name="goodparts-open").start()
 
     def _opened(self, *, throughput: bool) -> Engine:
-        """A compiled engine; of a model from a file the next process finds it compiled."""
+        """A compiled engine, by an earlier process if one kept it."""
         how: Any = {"throughput": throughput, "precision": self.precision, "on": self.runtime}
         try:
-            if self.model.path is None:
+            if not self.keep_compiled:
                 return open_engine(self._pipeline(), **how)
             return open_known_engine(self.model.identity, self._pipeline, **how)
         except BackboneError as error:

@@ -90,6 +90,34 @@ def test_nothing_heavy_is_imported_before_it_is_used(statement: str) -> None:
     assert ran.stdout.splitlines()[-1] == "loaded []"
 
 
+LEARNING = (
+    "goodparts.model.fit",
+    "goodparts.model.export",
+    "goodparts.decision.leave_one_out",
+    "goodparts.evaluation",
+)
+SHOWING = ("goodparts.report", "matplotlib", "jinja2", "PIL.ImageDraw")
+OTHERS = (
+    "goodparts.cli.fit",
+    "goodparts.cli.fleet",
+    "goodparts.server",
+    "openvino.tools.ovc.convert",
+    "torch",
+)
+
+
+def test_inspect_imports_neither_learning_nor_other_commands(fitted_file: Path, mini_dataset: Path) -> None:
+    image = mini_dataset / "test" / "good" / "000.png"
+    script = (
+        "import sys\nfrom goodparts import cli\n"
+        f"sys.argv[1:] = ['inspect', {str(fitted_file)!r}, {str(image)!r}]\n"
+        "try:\n    cli.main()\nexcept SystemExit as ended:\n    print(ended.code)\n"
+        f"print('loaded', [name for name in {LEARNING + SHOWING + OTHERS!r} if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-2:] == ["0", "loaded []"]
+
+
 def test_unknown_commands_and_flags_are_the_users_error(goodparts: Run) -> None:
     for arguments in (["fly"], ["run"], ["fit", "--sampling-ration", "1", "x"], ["inspect", "model"]):
         ran = goodparts(*arguments)

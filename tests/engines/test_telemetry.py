@@ -57,3 +57,11 @@ def test_telemetry_that_was_imported_before_is_told(tmp_path: Path) -> None:
     )
 
     assert run(script, tmp_path) == "False"
+
+
+def test_a_command_does_without_openvinos_converter_and_a_library_leaves_it_there(tmp_path: Path) -> None:
+    asked = "import openvino; print('openvino.tools.ovc.convert' in sys.modules, hasattr(openvino, 'convert_model'))"
+    command = "import sys; from goodparts.engines.telemetry import without_converter; without_converter(); "
+
+    assert run(command + asked, tmp_path) == "False False"
+    assert run(f"import sys, goodparts.inspector; {asked}", tmp_path) == "True True"
