@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import io
 import signal
 import sys
@@ -108,6 +109,7 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     # An interrupt while the interpreter ends would turn the code of what is done into that of a killed process.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    atexit.register(gc.freeze)  # else all that was imported is searched for circles once more before it goes
     without_converter()
     try:
         with watched_streams():
