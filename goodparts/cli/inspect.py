@@ -79,6 +79,9 @@ def inspect(
 ) -> int:
     """Inspect images with a model: a line for each, and how many of them are BAD on standard error.
 
+    What is compiled of a model is kept in your cache folder, or in that of GOODPARTS_CACHE (off: nowhere), so that the
+    next command starts sooner.
+
     Exit codes: 0 all GOOD; 1 at least one BAD; 4 none BAD, at least one RECHECK. Where an image can't be read the
     others are still inspected: then 5 at least one BAD; 6 none BAD, at least one RECHECK; 2 the others are GOOD. With
     --exit-zero too: 2 if nothing can be inspected or pictures can't be written, 3 for a fault of the program, 130 if

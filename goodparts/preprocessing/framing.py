@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from goodparts.errors import ImageError
 from goodparts.recipe.recipe import Recipe
 from goodparts.recipe.values import size_text
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
 Scalar = TypeVar("Scalar", np.uint8, np.float32)
 Warp = tuple[float, float, float, float, float, float]
 """(a, b, c, d, e, f): what lies at (x, y) lay at (a x + b y + c, d x + e y + f) before; whole numbers lie between
@@ -27,6 +30,7 @@ pixels."""
 
 PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is padded with
 
+_LARGE = 3 * 2**22  # bytes of an image from which on it is resized in bands
 _DENSE = 128  # cells each way up to which an anomaly map is two plain matrix products
 _BLOCK = 256  # pixels that are worked on at once in larger ones
 
@@ -112,16 +116,36 @@ def apply(frame: Frame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The working image, (height, width, 3) uint8, of an image (H, W, 3) uint8; not straightened."""
     from PIL import Image
 
-    picture = Image.fromarray(image)
     # The width first, then the height: left to itself, Pillow 13 swaps them at times, and rounding differs.
-    for size in ((frame.resized[1], frame.image_size[0]), (frame.resized[1], frame.resized[0])):
-        if size != picture.size:
-            picture = picture.resize(size, Image.Resampling.BILINEAR)
+    picture = _at_width(image, frame.resized[1])
+    if picture.height != frame.resized[0]:
+        picture = picture.resize((frame.resized[1], frame.resized[0]), Image.Resampling.BILINEAR)
     if frame.resized == frame.working_size and frame.offset == (0, 0):
         return np.asarray(picture)
     canvas = Image.new("RGB", (frame.working_size[1], frame.working_size[0]), PADDING)
     canvas.paste(picture, (frame.offset[1], frame.offset[0]))
     return np.asarray(canvas)
+
+
+def _at_width(image: NDArray[np.uint8], width: int) -> PILImage:
+    """An image (H, W, 3) uint8 in another width.
+
+    Of a large one some rows at a time: Pillow copies what it resizes, and to make room for all of it takes longer than
+    to resize it. The bytes are the same, since no row depends on another.
+    """
+    from PIL import Image
+
+    height = len(image)
+    if width == image.shape[1]:
+        return Image.fromarray(image)
+    if image.size <= _LARGE:
+        return Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    narrow = Image.new("RGB", (width, height))
+    for first in range(0, height, _BLOCK):
+        rows = image[first : first + _BLOCK]
+        resized = Image.fromarray(rows).resize((width, len(rows)), Image.Resampling.BILINEAR)
+        narrow.paste(resized, (0, first))
+    return narrow
 
 
 def straighten(frame: Frame, working: NDArray[np.uint8], beyond: NDArray[np.uint8]) -> NDArray[np.uint8]:

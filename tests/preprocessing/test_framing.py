@@ -412,3 +412,15 @@ def test_padding_of_a_letterbox_does_not_count_when_it_is_turned() -> None:
     assert patch_mask[8:16].all()
     assert not patch_mask[:8].any()
     assert not patch_mask[16:].any()
+
+
+@pytest.mark.parametrize("size", [(600, 500), (512, 64), (257, 300), (100, 90)])
+@pytest.mark.parametrize("keys", [{}, {"framing": "letterbox"}, {"framing": "crop", "resize_size": 100}])
+def test_large_images_are_resized_to_the_same_bytes(
+    size: tuple[int, int], keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
+    frame = framing.frame_of(size, Recipe(image_size=96, **keys))
+    whole = framing.apply(frame, image)
+    monkeypatch.setattr(framing, "_LARGE", 0)
+    np.testing.assert_array_equal(framing.apply(frame, image), whole)
