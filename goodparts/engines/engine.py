@@ -101,9 +101,14 @@ def open_known_engine(
         else:
             _LOGGER.info("compiled earlier for %s in %s: %s", on, precision, name)
             return engine
-    compiled = open_engine(make_graph(), throughput=throughput, precision=precision, on=on)
-    if isinstance(compiled, openvino.OpenVinoEngine):
-        kept.write(name, compiled.export())
+    graph = make_graph()
+    compiled = open_engine(graph, throughput=throughput, precision=precision, on=on)
+    large = sum(value.nbytes for value in graph.constants.values()) > kept.LARGEST
+    if isinstance(compiled, openvino.OpenVinoEngine) and not large:
+        try:
+            kept.write(name, compiled.export())
+        except RuntimeError as error:  # it can be run all the same
+            _LOGGER.info("can't be kept: %s", shortened(error, 300))
     return compiled
 
 

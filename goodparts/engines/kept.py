@@ -33,6 +33,9 @@ VARIABLE = "GOODPARTS_CACHE"
 LIMIT = 512 * 2**20
 """Bytes that all of them may take."""
 
+LARGEST = 128 * 2**20
+"""Bytes of the constants of a graph that is kept; to write out larger ones takes memory, and leaves few others."""
+
 _LOGGER = logging.getLogger(__name__)
 _NAME = re.compile(r"[0-9a-f]{64}\.compiled")
 _HEADER = struct.Struct("<8sQI")  # magic, bytes of the content, their CRC-32

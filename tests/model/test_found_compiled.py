@@ -14,6 +14,7 @@ import pytest
 
 from goodparts import Inspection, Inspector, Recipe
 from goodparts.engines import kept
+from goodparts.engines.openvino import OpenVinoEngine
 from goodparts.errors import ModelError
 from goodparts.model.model import Model
 
@@ -122,6 +123,28 @@ def test_what_is_no_engine_is_compiled_anew(
     found = Inspector.load(fitted_file).inspect(images[0])
     assert facts(found) == facts(fitted.inspect(images[0]))
     assert path.stat().st_size == len(whole), "and what is right is kept in its place"
+
+
+def test_what_is_too_large_or_cannot_be_written_out_is_not_kept(
+    fitted_file: Path, images: list[Path], cache: Path, fitted: Inspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = facts(fitted.inspect(images[0]))
+    with monkeypatch.context() as patched:
+        patched.setattr(kept, "LARGEST", 100)
+        assert facts(Inspector.load(fitted_file).inspect(images[0])) == expected
+    assert not cache.exists()
+
+    def refuse(self: OpenVinoEngine) -> bytes:
+        raise RuntimeError("an operator that can't be written out")
+
+    monkeypatch.setattr(OpenVinoEngine, "export", refuse)
+    assert facts(Inspector.load(fitted_file).inspect(images[0])) == expected
+    assert not cache.exists()
+
+
+def test_it_is_not_kept_where_nobody_wants_it(fitted_file: Path, images: list[Path], cache: Path) -> None:
+    Inspector.load(fitted_file, keep_compiled=False).inspect(images[0])
+    assert not cache.exists()
 
 
 def test_a_truncated_file_is_compiled_anew(
