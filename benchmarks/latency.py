@@ -191,7 +191,8 @@ def _steps(
         Graph(model.backbone.model), {model.backbone.input_name: (1, 3, *size)}, precision=precision
     )
     normalised = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
-    whole = open_engine(model.pipeline(), {"image": (1, *size, 3)}, precision=precision)
+    pipeline = model.pipeline(inspector.runtime.products(precision))
+    whole = open_engine(pipeline, {"image": (1, *size, 3)}, precision=precision)
 
     def inspect() -> object:
         with parallel.small_products():
