@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
@@ -159,6 +159,20 @@ def parallel_map(
             calls.end()
 
 
+def on_all_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """`map` on all cores, for the parts of one image; in a thread of `parallel_map`, whose others have the cores, on one."""
+    if len(items) < 2 or cores() < 2 or threading.current_thread().name.startswith(_NAME):
+        return [function(item) for item in items]
+    with _pool_of(cores() - 1) as pool:
+        others = [pool.submit(function, item) for item in items[1:]]
+        try:
+            first = function(items[0])
+        finally:
+            wait(others)
+        return [first, *(future.result() for future in others)]
+
+
+_NAME = "goodparts-worker"  # of threads of a pool
 _IDLE: dict[int, list[ThreadPoolExecutor]] = {}  # pools that nobody uses, by their number of threads
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_IDLE.clear)  # where their threads are not
@@ -176,7 +190,7 @@ def _pool_of(workers: int) -> Iterator[ThreadPoolExecutor]:
     try:
         pool = idle.pop()  # of two threads that ask at the same time, one gets it
     except IndexError:
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="goodparts")
+        pool = ThreadPoolExecutor(workers, thread_name_prefix=_NAME)
     try:
         yield pool
     except (KeyboardInterrupt, SystemExit):

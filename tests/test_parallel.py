@@ -308,6 +308,47 @@ assert blas_threads() == [2]
         subprocess.run([sys.executable, "-W", "ignore", "-c", source], check=True, timeout=60)
 
 
+@pytest.mark.parametrize("items", [0, 1, 2, 9])
+def test_parts_of_one_image_come_in_order_from_all_cores(items: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
+    threads = set()
+
+    def square(item: int) -> int:
+        threads.add(threading.get_ident())
+        time.sleep(0.01)
+        return item**2
+
+    assert parallel.on_all_cores(square, range(items)) == [item**2 for item in range(items)]
+    assert len(threads) == min(items, 3)
+
+
+def test_in_a_thread_of_parallel_map_parts_stay_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
+
+    def parts(_: int) -> set[int]:
+        return {threading.get_ident(), *parallel.on_all_cores(lambda _: threading.get_ident(), range(5))}
+
+    assert [len(found) for found in parallel.parallel_map(parts, range(4), workers=2)] == [1] * 4
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 4])
+def test_an_error_of_a_part_is_raised_when_no_part_is_running_any_more(
+    wrong: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
+    running = Ledger()
+
+    def work(item: int) -> None:
+        with running:
+            time.sleep(0.01)
+            if item == wrong:
+                raise ValueError(str(item))
+
+    with pytest.raises(ValueError, match=str(wrong)):
+        parallel.on_all_cores(work, range(5))
+    assert running.running == 0
+
+
 def test_there_is_one_worker_more_than_cores() -> None:
     assert 1 <= parallel.cores() <= (os.cpu_count() or 1)
     assert parallel.default_workers() == parallel.cores() + 1

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from goodparts import parallel
 from goodparts.errors import ImageError
 from goodparts.recipe.recipe import Recipe
 from goodparts.recipe.values import size_text
@@ -30,7 +31,8 @@ pixels."""
 
 PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is padded with
 
-_LARGE = 3 * 2**22  # bytes of an image from which on it is resized in bands
+_SMALL = 2**19  # bytes of an image up to which it is resized as a whole
+_BAND = 3 * 2**20  # bytes of an image that are resized at once
 _DENSE = 128  # cells each way up to which an anomaly map is two plain matrix products
 _BLOCK = 256  # pixels that are worked on at once in larger ones
 
@@ -130,21 +132,30 @@ def apply(frame: Frame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _at_width(image: NDArray[np.uint8], width: int) -> PILImage:
     """An image (H, W, 3) uint8 in another width.
 
-    Of a large one some rows at a time: Pillow copies what it resizes, and to make room for all of it takes longer than
-    to resize it. The bytes are the same, since no row depends on another.
+    Of all but small ones each core has its share of the rows, and takes some at a time: Pillow copies what it resizes,
+    and to make room for all of a large one takes longer than to resize it. The bytes are the same, since no row depends
+    on another.
     """
     from PIL import Image
 
     height = len(image)
     if width == image.shape[1]:
         return Image.fromarray(image)
-    if image.size <= _LARGE:
+    if image.size <= _SMALL:
         return Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     narrow = Image.new("RGB", (width, height))
-    for first in range(0, height, _BLOCK):
-        rows = image[first : first + _BLOCK]
-        resized = Image.fromarray(rows).resize((width, len(rows)), Image.Resampling.BILINEAR)
-        narrow.paste(resized, (0, first))
+
+    def resize(share: range) -> None:
+        for first in share:
+            rows = image[first : min(first + share.step, share.stop)]
+            resized = Image.fromarray(rows).resize((width, len(rows)), Image.Resampling.BILINEAR)
+            narrow.paste(resized, (0, first))
+
+    share = -(-height // parallel.cores())
+    rows = min(share, max(1, _BAND // (3 * image.shape[1])))
+    parallel.on_all_cores(
+        resize, [range(first, min(first + share, height), rows) for first in range(0, height, share)]
+    )
     return narrow
 
 

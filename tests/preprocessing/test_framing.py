@@ -416,11 +416,15 @@ def test_padding_of_a_letterbox_does_not_count_when_it_is_turned() -> None:
 
 @pytest.mark.parametrize("size", [(600, 500), (512, 64), (257, 300), (100, 90)])
 @pytest.mark.parametrize("keys", [{}, {"framing": "letterbox"}, {"framing": "crop", "resize_size": 100}])
+@pytest.mark.parametrize(("cores", "band"), [(1, 20_000), (2, 20_000), (3, 2**20)])
 def test_large_images_are_resized_to_the_same_bytes(
-    size: tuple[int, int], keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, int], keys: dict[str, Any], cores: int, band: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
     frame = framing.frame_of(size, Recipe(image_size=96, **keys))
+    monkeypatch.setattr(framing, "_SMALL", image.size)
     whole = framing.apply(frame, image)
-    monkeypatch.setattr(framing, "_LARGE", 0)
+    monkeypatch.setattr(framing, "_SMALL", 0)
+    monkeypatch.setattr(framing, "_BAND", band)
+    monkeypatch.setattr(parallel, "cores", lambda: cores)
     np.testing.assert_array_equal(framing.apply(frame, image), whole)
