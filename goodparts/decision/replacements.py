@@ -9,29 +9,24 @@ first, for as many entries as were taken away. `docs/calibration.md` shows what 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodparts import parallel
 from goodparts.bank import coreset, memory_bank
 from goodparts.bank.coreset import Points
 from goodparts.bank.entries import Entries
-from goodparts.bank.grid_positions import Positions
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.projected_points import ProjectedPoints
 from goodparts.bank.sampling_rules import RULES
 from goodparts.bank.window import Neighbourhood, window_of
+from goodparts.decision.nearest_images import two_nearest_images
 from goodparts.errors import DatasetError
 from goodparts.features.extract import GoodFeatures
 from goodparts.features.projection import Projection
 from goodparts.recipe.recipe import Recipe
-
-_ROWS = 1024  # points that are compared at once
-_ENTRIES = 512  # with about so many entries: 2 MiB of distances
 
 
 class Proposed(NamedTuple):
@@ -211,7 +206,7 @@ def _in_holes(
     points = ProjectedPoints.of(good.features, rows)
     entries = good.features.projection.of(bank.features) - points.centre
     cells = neighbourhood.cells_of(rows)
-    first, second, owner = _two_nearest_images(
+    first, second, owner = two_nearest_images(
         points,
         entries,
         bank.image_ids,
@@ -313,106 +308,6 @@ def _seen_everywhere(
             replacements = replacements.joined(replace(others.only(which), cells=at))
             absent = np.concatenate([absent, np.full(len(which), image, dtype=np.int32)])
     return replacements, absent
-
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Entries of some images, which points are compared with together.
-
-    Attributes:
-        images: (g,) int32.
-        begins: where the entries of each begin, (g,) int64.
-        centres: -2 c, and behind it what their positions add, (q, e) float32.
-        norms: |c|^2, (e,) float32.
-    """
-
-    images: NDArray[np.int32]
-    begins: NDArray[np.int64]
-    centres: NDArray[np.float32]
-    norms: NDArray[np.float32]
-
-
-def _groups(
-    entries: NDArray[np.float32], image_ids: NDArray[np.int32], elsewhere: NDArray[np.float32]
-) -> list[_Group]:
-    """Entries in groups of about `_ENTRIES`, those of an image in one."""
-    images, starts = np.unique(image_ids, return_index=True)
-    norms = np.einsum("md,md->m", entries, entries)
-    products = np.ascontiguousarray(_beside(-2 * entries, elsewhere).T)
-    cuts = (
-        np.flatnonzero(np.diff(starts // _ENTRIES)) + 1
-    )  # an image's entries are compared with the points together
-    parts = np.split(np.arange(len(images)), cuts)
-    ends = [*(int(starts[part[0]]) for part in parts[1:]), len(entries)]
-    return [
-        _Group(images[part], starts[part] - starts[part[0]], products[:, begin:end], norms[begin:end])
-        for part, begin, end in zip(parts, (int(starts[part[0]]) for part in parts), ends, strict=True)
-    ]
-
-
-def _beside(values: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of values (r, a), and behind each what a position adds, (r, b); no copy where it adds nothing."""
-    return np.concatenate([values, more], axis=1) if more.shape[1] else values
-
-
-def _two_nearest_images(
-    points: Points,
-    entries: NDArray[np.float32],
-    image_ids: NDArray[np.int32],
-    positions: Positions,
-    others: Positions,
-    cells: NDArray[np.int32],
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-    """Squared distances of points to the nearest entry and to the nearest of another image, and whose the first is.
-
-    Exact where the second is larger than the largest first, the bank's covering radius; elsewhere both are within it,
-    and it is not worth while to look for nearer ones. `positions` are those of the points, `others` and `cells` those
-    of the entries: an entry that a point does not see is farther than any that it sees.
-    """
-    n = len(points)
-    blocks: list[NDArray[np.int64]] = []
-    groups: dict[int, list[_Group]] = {}
-    indices = np.arange(len(entries))
-    for rows in positions.by_region(np.arange(n)):
-        region = positions.region_of(rows[0])
-        seen = positions.visible(region, cells)
-        groups[region] = _groups(entries[seen], image_ids[seen], others.elsewhere(indices[seen]))
-        blocks += [rows[begin : begin + _ROWS] for begin in range(0, len(rows), _ROWS)]
-    first = np.full(n, np.inf, dtype=np.float32)
-    second = np.full(n, np.inf, dtype=np.float32)
-    owner = np.zeros(n, dtype=np.int32)
-    radius = np.float32(-1)  # at least so large
-
-    def compare(rows: NDArray[np.int64]) -> np.float32:
-        x = points[rows]
-        own_norms = np.einsum("nd,nd->n", x, x)
-        x = _beside(x, positions.here(rows))
-        for group in groups[positions.region_of(rows[0])]:
-            distances = x @ group.centres
-            distances += group.norms
-            by_image = np.minimum.reduceat(distances, group.begins, axis=1)
-            by_image += own_norms[:, None]
-            np.maximum(by_image, 0, out=by_image)
-            lines = np.arange(len(rows))
-            which = by_image.argmin(axis=1)
-            nearest = by_image[lines, which]
-            by_image[lines, which] = np.inf
-            nearer = nearest < first[rows]
-            second[rows] = np.where(
-                nearer, np.minimum(first[rows], by_image.min(axis=1)), np.minimum(second[rows], nearest)
-            )
-            first[rows] = np.minimum(first[rows], nearest)
-            owner[rows] = np.where(nearer, group.images[which], owner[rows])
-            far = second[rows] > radius
-            rows, x, own_norms = rows[far], x[far], own_norms[far]
-            if not len(rows):
-                break
-        return np.float32(first[rows].max(initial=-1))
-
-    with closing(parallel.parallel_map(compare, blocks, workers=parallel.cores())) as radii:
-        for largest in radii:
-            radius = max(radius, largest)
-    return first, second, owner
 
 
 def _fill(
