@@ -179,7 +179,8 @@ class _Cover:
             for which, last in self.positions.visible_picks(region, picks, first, _PICKS):
                 centres = self.centres[which]
                 distances = scratch.distances[: len(x) * len(centres)].reshape(len(x), -1)
-                nearest = np.matmul(x, centres.T, out=distances).min(axis=1)
+                np.matmul(x, centres.T, out=distances)
+                nearest = distances[np.arange(len(x)), distances.argmin(axis=1)]  # faster than min
                 nearest += norms
                 np.maximum(nearest, 0, out=nearest)
                 np.minimum(nearest, self.bound[block], out=nearest)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,11 @@ from numpy.typing import NDArray
 
 from goodparts import parallel
 from goodparts.data.good_images import GoodImages
-from goodparts.engines.engine import layer_shapes, open_engine
+from goodparts.engines.engine import Engine, layer_shapes, open_engine
 from goodparts.engines.graph import PATCH_FEATURES, numbered
 from goodparts.errors import BackboneError
 from goodparts.features import whitening
-from goodparts.features.features_graph import features_graph
+from goodparts.features.features_graph import LAYERS, features_graph, whitening_graph
 from goodparts.features.store import PatchFeatures, patch_features
 from goodparts.features.whitening import Moments, Whitening
 from goodparts.preprocessing import statistics as image_statistics
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 
 _SAME = 1e-5  # of the largest value: features that differ by less differ by rounding alone
+_KEPT = 1 / 16  # of the memory limit, for images that whitening was learnt from
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +105,21 @@ class GoodFeatures:
         return len(self.frames)
 
 
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """An image that whitening was learnt from, and its features of each depth before that, (patches, d) float32."""
+
+    image: Prepared
+    depths: tuple[NDArray[np.float32], ...]
+
+
 class Extractor:
     """From a working image to its patch features: the first half of the pipeline, compiled.
 
     Attributes:
         grids: (h, w) of the patches of each depth, from fine to coarse.
         dimensions: of their features.
+        kept: images that whitening was learnt from, by index, so that none is decoded and computed twice.
     """
 
     def __init__(
@@ -116,10 +128,24 @@ class Extractor:
         graph = backbone_graph(backbone, recipe, whitening)
         self.grids = grids_of(graph)
         self.dimensions = dimensions_of(graph)
+        self.kept: dict[int, Kept] = {}
         self._name = backbone.name
-        self._engine = open_engine(graph, throughput=not recipe.tiling)
+        self._throughput = not recipe.tiling
+        self._engine = open_engine(graph, throughput=self._throughput)
+        self._whiten: Engine | None = None
         self._first: NDArray[np.float32] | None = None  # patch, which some other one differs from
         self._varies = False
+
+    def whitened(self, whitening: Sequence[Whitening | None]) -> Extractor:
+        """The same network, which is not compiled anew, and whitening behind it."""
+        graph = whitening_graph(self.grids, whitening)
+        other = copy(self)
+        other.dimensions = tuple(
+            dimensions if learnt is None else learnt.matrix.shape[1]
+            for dimensions, learnt in zip(self.dimensions, whitening, strict=True)
+        )
+        other._whiten = open_engine(graph, throughput=self._throughput)
+        return other
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -133,10 +159,26 @@ class Extractor:
             BackboneError: they are not all finite numbers.
         """
         found = self._engine({"image": working[None]})
-        depths = tuple(
-            found[numbered(PATCH_FEATURES, depth)].reshape(-1, dimensions)
-            for depth, dimensions in enumerate(self.dimensions)
+        return self.finished(
+            [
+                features.reshape(-1, features.shape[-1])
+                for features in (found[numbered(PATCH_FEATURES, depth)] for depth in range(len(self.grids)))
+            ]
         )
+
+    def finished(self, layers: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], ...]:
+        """Patch features of each depth, (patches, d) float32, from those before whitening; errors as `__call__`."""
+        depths = tuple(layers)
+        if self._whiten is not None:
+            given = {
+                numbered(LAYERS, depth): features.reshape(1, *grid, -1)
+                for depth, (features, grid) in enumerate(zip(layers, self.grids, strict=True))
+            }
+            mapped = self._whiten({name: given[name] for name in self._whiten.inputs})
+            depths = tuple(
+                mapped.get(numbered(PATCH_FEATURES, depth), features).reshape(-1, dimensions)
+                for depth, (features, dimensions) in enumerate(zip(layers, self.dimensions, strict=True))
+            )
         if not all(np.isfinite(features).all() for features in depths):
             raise BackboneError(
                 f"backbone {self._name}: some of its features are NaN or infinite, so no distance could be told; the "
@@ -218,12 +260,17 @@ def learn_whitening(
         drawn = rng.choice(count, min(count, whitening.SAMPLE), replace=False, shuffle=False)
         sample = np.sort(drawn).tolist()
 
+    kept = set(sample[: _room_for(extractor, recipe)] if preprocessor.single_crop else ())
+
     def features_of(index: int) -> list[NDArray[np.float32]]:
         image = preprocessor.prepare_good(good, index // len(tiles))
         crop = preprocessor.crop(image, tiles[index % len(tiles)])
+        depths = extractor(crop.pixels)
+        if index in kept:
+            extractor.kept[index] = Kept(image, depths)
         return [
             features[at_grid(crop.patch_mask, grid).ravel()]
-            for features, grid in zip(extractor(crop.pixels), extractor.grids, strict=True)
+            for features, grid in zip(depths, extractor.grids, strict=True)
         ]
 
     moments = [Moments() for _ in wanted]
@@ -237,6 +284,13 @@ def learn_whitening(
     return tuple(
         Whitening.of(sums, recipe) if needed else None for sums, needed in zip(moments, wanted, strict=True)
     )
+
+
+def _room_for(extractor: Extractor, recipe: Recipe) -> int:
+    """How many images are kept beside their features."""
+    values = sum(h * w * d for (h, w), d in zip(extractor.grids, extractor.dimensions, strict=True))
+    bytes_each = 4 * values + 6 * math.prod(recipe.image_size)
+    return int(_KEPT * recipe.memory_limit * 2**30 / bytes_each)
 
 
 @contextmanager
@@ -261,11 +315,15 @@ def extract(good: GoodImages, extractor: Extractor, preprocessor: Preprocessor) 
         def extract_one(
             index: int,
         ) -> tuple[Prepared, str, ImageStatistics, list[NDArray[np.float32] | None]]:
-            image = preprocessor.prepare_good(good, index)
+            kept = extractor.kept.pop(index, None)
+            image = preprocessor.prepare_good(good, index) if kept is None else kept.image
             measured_statistics = image_statistics.measure(preprocessor.quality_gate_pixels(image))
             for crop in preprocessor.training_crops(image):
-                depths = zip(extractor(crop.pixels), stores, patch_masks, grids, strict=True)
-                for features, store, patch_mask, grid in depths:
+                if kept is not None and crop.view == 0:
+                    found = extractor.finished(kept.depths)
+                else:
+                    found = extractor(crop.pixels)
+                for features, store, patch_mask, grid in zip(found, stores, patch_masks, grids, strict=True):
                     patch_mask[index, crop.view] = at_grid(crop.patch_mask, grid).ravel()
                     store.put(index, features, crop.view)
                 if crop.view < crops:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from goodparts.preprocessing.step import Step
     from goodparts.recipe.recipe import Recipe
 
+LAYERS = "layers"
+"""The input of `whitening_graph` for the finest depth."""
+
 
 def features_graph(
     backbone: onnx.ModelProto,
@@ -89,15 +92,35 @@ def features_graph(
                     f"layers: have {dimensions} channels in all, and what was learnt is of {len(learnt.mean)}; the "
                     "model is damaged, or its backbone is another one"
                 )
-            joined = build.node("Sub", joined, build.learnt(numbered("features_mean", depth), learnt.mean))
-            joined = build.node(
-                "MatMul", joined, build.learnt(numbered("features_matrix", depth), learnt.matrix)
-            )
-            dimensions = learnt.matrix.shape[1]
+            joined, dimensions = _whitened(build, joined, learnt, depth)
         name = numbered(PATCH_FEATURES, depth)
         build.node("Reshape", joined, build.ints([0, *grid, dimensions]), name=name)
         build.output(name, ["n", *grid, dimensions])
     return Graph(build.finish(), build.constants)
+
+
+def whitening_graph(grids: Sequence[tuple[int, int]], whitening: Sequence[Whitening | None]) -> Graph:
+    """The end of a features graph alone: from the features of each depth before they are whitened to what comes then.
+
+    Inputs are `layers` (n, h, w, d), `layers_2` and so on, of the depths that are whitened.
+    """
+    build = GraphBuilder("whitening/", opset=OPSET)
+    for depth, (grid, learnt) in enumerate(zip(grids, whitening, strict=True)):
+        if learnt is not None:
+            given = build.input(numbered(LAYERS, depth), TensorProto.FLOAT, ["n", *grid, len(learnt.mean)])
+            rows = build.node("Reshape", given, build.ints([0, grid[0] * grid[1], len(learnt.mean)]))
+            mapped, dimensions = _whitened(build, rows, learnt, depth)
+            name = numbered(PATCH_FEATURES, depth)
+            build.node("Reshape", mapped, build.ints([0, *grid, dimensions]), name=name)
+            build.output(name, ["n", *grid, dimensions])
+    return Graph(build.finish(), build.constants)
+
+
+def _whitened(build: GraphBuilder, rows: str, learnt: Whitening, depth: int) -> tuple[str, int]:
+    """Features (n, h w, d) of a depth whitened, and how many dimensions they then have."""
+    centred = build.node("Sub", rows, build.learnt(numbered("features_mean", depth), learnt.mean))
+    mapped = build.node("MatMul", centred, build.learnt(numbered("features_matrix", depth), learnt.matrix))
+    return mapped, learnt.matrix.shape[1]
 
 
 def _depths(sizes: Sequence[tuple[int, int]], recipe: Recipe) -> list[tuple[tuple[int, int], list[int]]]:

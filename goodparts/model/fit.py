@@ -92,7 +92,7 @@ def fit(
     clock.lap("preprocessing")
     whitening = learn_whitening(good, extractor, preprocessor)
     if any(whitening):
-        extractor = Extractor(backbone, recipe, whitening)
+        extractor = extractor.whitened(whitening)
         clock.lap("whitening")
     with make_parts(good, extractor, preprocessor, whitening) as parts:
         copy_extractor = extractor if len(good) == 1 else None  # copies of an only image are still to come
