@@ -62,6 +62,8 @@ def two_nearest_images(
         region = positions.region_of(rows[0]) if n else 0
         seen = positions.visible(region, cells)
         every = _Group.of(entries[seen], image_ids[seen], others.elsewhere(indices[seen]))
+        if not len(every):
+            continue  # what sees no entry is infinitely far from all
         sample = rows[:: -(-len(rows) // max(_LEAST, min(_SAMPLE, _SAMPLED // len(every)))) or 1]
         distances = every.distances(*_rows_of(points, sample, positions))
         radius = max(radius, distances.min(axis=1).max(initial=-1) * np.float32(_CERTAIN))

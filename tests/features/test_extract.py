@@ -10,7 +10,14 @@ import pytest
 from onnx import numpy_helper
 
 from goodparts import Inspector, Recipe
+from goodparts.backbones.backbone import cut_down, with_layers
+from goodparts.backbones.catalogue import load_backbone
+from goodparts.data.good_images import GoodImages
+from goodparts.data.images import ImageLike
 from goodparts.errors import BackboneError
+from goodparts.features.extract import Extractor, extract, learn_whitening
+from goodparts.preprocessing.preprocessor import Preprocessor
+from goodparts.preprocessing.roi import EVERYWHERE
 
 
 def changed(backbone: Path, path: Path, factor: float, *, bias: float = 0.0) -> str:
@@ -51,3 +58,39 @@ def test_features_that_are_no_numbers_are_refused(
 def test_images_of_one_colour_can_be_learnt_where_features_differ(recipe: Recipe) -> None:
     images = [np.full((96, 96, 3), level, dtype=np.uint8) for level in (80, 90, 100, 110)]
     assert Inspector(recipe).fit(images).model.bank.features.size
+
+
+@pytest.mark.parametrize("banks", ["joined", "by_depth"])
+def test_what_whitening_was_learnt_from_is_read_once_and_has_the_features_of_any_other(
+    recipe: Recipe, banks: str
+) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(256, size=(96, 96, 3), dtype=np.uint8) for _ in range(5)]
+    read: list[int] = []
+
+    def counted(image: ImageLike) -> np.ndarray:
+        assert isinstance(image, np.ndarray)
+        read.append(next(index for index, other in enumerate(images) if other is image))
+        return image
+
+    good = GoodImages.of(images, read=counted, workers=2)
+    recipe = recipe.replace({"whitening": 0.25, "banks": banks, "grid_layer": ""})
+    backbone = load_backbone(recipe.backbone, offline=True)
+    recipe = with_layers(recipe, backbone)
+    backbone = cut_down(backbone, recipe)
+    first = Extractor(backbone, recipe)
+    preprocessor = Preprocessor.learn(good, recipe, first.grid, EVERYWHERE)
+    read.clear()
+    whitening = learn_whitening(good, first, preprocessor)
+    extractor, anew = first.whitened(whitening), Extractor(backbone, recipe, whitening)
+    assert extractor.dimensions == anew.dimensions
+    with (
+        extract(good, extractor, preprocessor) as features,
+        extract(good, anew, preprocessor) as expected,
+    ):
+        assert sorted(read) == sorted([*range(5), *range(5)])  # of learning, and of `anew`
+        assert not extractor.kept
+        for of, other in zip(features.depths, expected.depths, strict=True):
+            for index in range(5):
+                found, wanted = of.features.image(index), other.features.image(index)
+                assert found == pytest.approx(wanted, abs=1e-4 * float(np.abs(wanted).max()))
