@@ -160,7 +160,11 @@ def parallel_map(
 
 
 def on_all_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`map` on all cores, for the parts of one image; in a thread of `parallel_map`, whose others have the cores, on one."""
+    """`map` on all cores, for the parts of one image.
+
+    In a thread of `parallel_map` it stays in that thread, since others have the cores. However it ends, no call is
+    running any more.
+    """
     if len(items) < 2 or cores() < 2 or threading.current_thread().name.startswith(_NAME):
         return [function(item) for item in items]
     with _pool_of(cores() - 1) as pool:

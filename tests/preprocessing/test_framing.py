@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from goodparts import parallel
 from goodparts.errors import ImageError
 from goodparts.preprocessing import framing
 from goodparts.preprocessing.framing import Frame
