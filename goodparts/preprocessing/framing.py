@@ -31,7 +31,7 @@ pixels."""
 
 PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is padded with
 
-_SMALL = 2**19  # bytes of an image up to which it is resized as a whole
+_SMALL = 3 * 2**20  # bytes of an image up to which it is resized as a whole: to wake a thread takes as long
 _BAND = 3 * 2**20  # bytes of an image that are resized at once
 _DENSE = 128  # cells each way up to which an anomaly map is two plain matrix products
 _BLOCK = 256  # pixels that are worked on at once in larger ones
