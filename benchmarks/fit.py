@@ -49,7 +49,7 @@ STAGES = (
 PARTS = {
     "of it coreset": ("goodparts.bank.sampling", "_keep"),
     "of it search space": ("goodparts.bank.sampling", "_searchable"),
-    "of it replacements": ("goodparts.decision.replacements", "filled"),
+    "of it replacements": ("goodparts.decision.replacements", "_in_holes"),
     "precision check": ("goodparts.model.fit", "with_precision_check"),
 }
 
