@@ -45,6 +45,7 @@ class Bars:
         """The end of all of them."""
         for bar in self._bars.values():
             bar.close()
+        self._bars.clear()
 
 
 class Lines:

@@ -49,6 +49,8 @@ def test_a_bar_for_each_stage_and_length() -> None:
         (4, 2, True),
         (7, 1, False),
     ]
+    bars("a", 1, 3)  # of the next product
+    assert (FakeBar.made[-1].n, FakeBar.made[-2].closed) == (1, True)
     bars.close()
     assert FakeBar.made[-1].closed
 

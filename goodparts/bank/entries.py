@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -46,17 +45,16 @@ class Entries:
 
     def joined(self, more: Entries) -> Entries:
         """These and more behind them."""
-        return Entries(
-            np.concatenate([self.features, more.features]),
-            np.concatenate([self.image_ids, more.image_ids]),
-            np.concatenate([self.cells, more.cells]),
-        )
+        return Entries.of_all([self, more])
 
     @classmethod
     def of_all(cls, several: Sequence[Entries]) -> Entries:
         """Those of several, one behind the other."""
-        first, *others = several
-        return reduce(Entries.joined, others, first)
+        return Entries(
+            np.concatenate([one.features for one in several]),
+            np.concatenate([one.image_ids for one in several]),
+            np.concatenate([one.cells for one in several]),
+        )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """As a file keeps them: `from_tensors` makes the same of them."""

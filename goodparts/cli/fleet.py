@@ -320,16 +320,17 @@ class _Lines:
     """Says every few seconds how far it is, and how long it will still take."""
 
     def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._began: dict[str, float] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
         if not done:
-            self._began = self._said = now
+            self._began[stage] = self._said = now
         if not total or (done < total and now - self._said < _SECONDS):
             return
         self._said = now
-        rate = done / max(now - self._began, 1e-9)
+        rate = done / max(now - self._began.setdefault(stage, now), 1e-9)
         left = (total - done) / rate if rate else 0.0
         complain(
             f"{stage:13}{done:,} of {total:,} ({100 * done / total:.0f} %), {rate:.3g}/s, "

@@ -23,7 +23,7 @@ from goodparts.fleet.attempts import Died, in_words, require_version, run_again
 from goodparts.fleet.images import ImageFile, OnceRead, content_of, is_address, list_image_files, stamp_of
 from goodparts.fleet.manifest import Manifest, ProductRow
 from goodparts.fleet.plan import Product, read_products, recipe_of
-from goodparts.fleet.spread import Spread, forget, memory_of, require_spreadable, sources
+from goodparts.fleet.spread import PARTS, Spread, forget, memory_of, require_spreadable, sources
 from goodparts.model import file
 from goodparts.preprocessing.roi_file import roi_hash
 from goodparts.progress import Progress, silent
@@ -116,13 +116,14 @@ def fit_fleet(
         again: fit anew what is fitted already.
         offline: never ask the network for a backbone.
         pixel_limit: files of more pixels are refused; None: 100 million.
-        progress: called with (stage, done, total), of products.
+        progress: called with (stage, done, total), of products, and of the partitions of each.
 
     Raises:
         PlanError, RecipeError, BackboneError: nothing can be fitted so.
         OutputError: the manifest can't be written.
     """
     progress = progress or silent
+    models = models.absolute()  # workers may be in another folder
     products = read_products(place, "good")
     recipes = {product.name: recipe_of(product, recipe) for product in products}
     cuts = {product.name: product.partitions or partitions for product in products}
@@ -194,6 +195,11 @@ def fit_fleet(
             fitting = _Spreading(executor, work, keys[task.product], died, progress)
             keep(task.product, fitting.fit(task))
             progress("fit", count, total)
+        for name, one in done.items():
+            if not one.error:
+                forget(models / WORK / name)  # of a fit that was cut otherwise, too
+        with suppress(OSError):
+            (models / WORK).rmdir()  # if nothing is left to be fitted
     run.fitted = [done[product.name] for product in products]
     run.seconds = time.perf_counter() - began
     return run
@@ -230,13 +236,9 @@ class _Spreading:
                 if not left_out:
                     raise
                 fitted = self._fit(task, files)
-            path = fitted.save(task.model)
+            return _told(task, fitted, fitted.save(task.model), left_out, began)
         except Exception as error:  # of this product; others are still to come
             return error
-        forget(self.work)
-        with suppress(OSError):
-            self.work.parent.rmdir()  # if nothing else is being fitted
-        return _told(task, fitted, path, left_out, began)
 
     def _fit(self, task: _Task, files: Sequence[ImageFile]) -> Inspector:
         from goodparts.inspector import Inspector
@@ -333,6 +335,7 @@ def _fit(task: _Task, threads: int | None, version: str) -> str:
     from goodparts.inspector import Inspector
 
     require_version(version)
+    PARTS.close()  # of a fit in partitions that ended early
     began = time.perf_counter()
     inspector = Inspector(task.recipe, workers=threads, pixel_limit=task.pixel_limit, offline=task.offline)
     files = list(task.files)

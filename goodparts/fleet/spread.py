@@ -4,7 +4,7 @@
 
 Every partition has a folder, with its features and a file for each answer that it has given (`model.parts`). A fit that
 was killed so goes on from there: what is known by what it was asked, and of what, is not asked again. Features are read
-and written by workers alone; here come answers, whose size the memory bank sets.
+and written by workers alone; here come answers: entries for the memory bank, and 17 kB an image for the calibration.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Partition:
         partitions: how many there are.
         preprocessor: how images are prepared.
         whitening: of each depth.
+        computed_by: the engine that makes features, and its version.
         offline: never ask the network for a backbone.
         pixel_limit: files of more pixels are refused; None: 100 million.
     """
@@ -92,6 +93,7 @@ class Partition:
     partitions: int
     preprocessor: Preprocessor
     whitening: tuple[Whitening | None, ...]
+    computed_by: tuple[str, str]
     offline: bool
     pixel_limit: int | None
 
@@ -131,8 +133,13 @@ class Spread:
         whitening: Sequence[Whitening | None],
     ) -> Iterator[_SpreadParts]:
         """The partitions, once all their features are made; an `extractor` of its own each worker makes itself."""
+        del extractor  # with the images that whitening was learnt from
+        if len(good) != len(self.files):
+            raise ValueError(f"files: expected those of the {len(good)} good images, found {len(self.files)}")
         require_spreadable(preprocessor.recipe, len(self.files), self.partitions)
-        yield _SpreadParts(self, self._cut(good.names, preprocessor, tuple(whitening)), preprocessor)
+        partitions = self._cut(good.names, preprocessor, tuple(whitening))
+        _forget_others(self.folder, partitions)
+        yield _SpreadParts(self, partitions, preprocessor)
 
     def _cut(
         self, names: Sequence[str], preprocessor: Preprocessor, whitening: tuple[Whitening | None, ...]
@@ -141,6 +148,7 @@ class Spread:
         of_all = digest_of(
             (
                 __version__,
+                *_computed_by(),
                 self.depends_on,
                 preprocessor.recipe.product,
                 preprocessor.members(),
@@ -150,8 +158,9 @@ class Spread:
         found = []
         for number, (first, last) in enumerate(pairwise(bounds)):
             files = tuple(self.files[first:last])
-            key = digest_of((of_all, [tuple(image) for image in files]))
-            folder = self.folder / f"partition{number + 1:03d}-{key[:12]}"
+            here = (first, self.partitions, list(names[first:last]), [tuple(image) for image in files])
+            key = digest_of((of_all, here))
+            folder = self.folder.absolute() / f"partition{number + 1:03d}-{key[:12]}"
             found.append(
                 Partition(
                     str(folder),
@@ -162,6 +171,7 @@ class Spread:
                     self.partitions,
                     preprocessor,
                     whitening,
+                    _computed_by(),
                     self.offline,
                     self.pixel_limit,
                 )
@@ -243,6 +253,31 @@ class _SpreadParts:
 def forget(folder: Path) -> None:
     """Remove what a fit kept of its partitions."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _forget_others(folder: Path, partitions: Sequence[Partition]) -> None:
+    """Remove what is kept of partitions that were cut otherwise, of other images say."""
+    own = {Path(of.folder).name for of in partitions}
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name not in own:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _computed_by() -> tuple[str, str]:
+    """The engine here, which a worker's has to be, and its version: features of several go into one model."""
+    from goodparts.engines.runtime import Runtime, version_of
+
+    engine = Runtime.of().engine
+    return engine, version_of(engine)
+
+
+def _require_computed_by(expected: tuple[str, str]) -> None:
+    if _computed_by() != expected:
+        raise GoodpartsError(
+            f"a worker computes with {' '.join(_computed_by())}, and others with {' '.join(expected)}; a model of "
+            "several partitions takes the same on all machines"
+        )
 
 
 def sources(files: Sequence[ImageFile]) -> list[Any]:
@@ -347,6 +382,7 @@ class _Parts:
                 inspector = Inspector(
                     partition.preprocessor.recipe, workers=threads, pixel_limit=partition.pixel_limit
                 )
+                _require_computed_by(partition.computed_by)
                 if not part_files.is_saved(folder):
                     _extract(partition, inspector, folder)
                 features = self._open.enter_context(part_files.opened(folder, partition.preprocessor))

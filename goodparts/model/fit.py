@@ -70,6 +70,11 @@ def fit(
             f"{good.source}: 1 good image, and with tiling = {recipe.tiling} at least 2 are needed; add one, or leave "
             "out tiling"
         )
+    if network is not None and make_parts is not in_this_process:
+        raise DatasetError(
+            f"{network.name}: a network of your own is in this process alone, and partitions are fitted by others; "
+            "add it (goodparts backbone add), and name it as the recipe's backbone"
+        )
     require_enough(recipe, len(good))
     roi = _roi_of(recipe, good)
     clock = Clock()

@@ -18,7 +18,7 @@ from running import Run
 
 from goodparts import Inspector, Recipe
 from goodparts.bank.composable import covering_radius
-from goodparts.errors import DatasetError, RecipeError
+from goodparts.errors import DatasetError, GoodpartsError, RecipeError
 from goodparts.fleet.fit import WORK, fit_fleet
 from goodparts.fleet.images import ImageFile, list_image_files
 from goodparts.fleet.spread import Spread, digest_of, require_spreadable, sources
@@ -86,6 +86,41 @@ def test_several_partitions_cover_nearly_as_well(
         assert radius < 1.5 * covering_radius(bank.features, wanted.features)
     assert np.median(model.calibration.scores) == pytest.approx(np.median(one.calibration.scores), rel=0.1)
     assert model.calibration.threshold == pytest.approx(one.calibration.threshold, rel=0.15)
+
+
+def test_without_an_early_image_nothing_that_is_kept_is_taken_for_others(
+    recipe: Recipe, files: list[ImageFile], pool: WorkerPool, tmp_path: Path
+) -> None:
+    # The last partition has the same files either way, which are now others among all.
+    recipe = recipe.replace({"whitening": 0.0, "feature_dimensions": 0})
+    kept = tmp_path / "kept"
+    fit_spread(recipe, files, pool, kept, 2)
+    fewer = [*files[:2], *files[3:]]
+    assert len(fewer) // 2 + len(files) // 2 == len(fewer)
+    anew = fit_spread(recipe, fewer, pool, tmp_path / "anew", 2)
+    again = fit_spread(recipe, fewer, pool, kept, 2)
+    assert again.model.identity == anew.model.identity
+    assert len(list(kept.iterdir())) == 2
+
+
+def test_files_are_those_of_the_good_images(
+    recipe: Recipe, files: list[ImageFile], pool: WorkerPool, tmp_path: Path
+) -> None:
+    spread = Spread(pool, tmp_path, files[1:], 2)
+    with pytest.raises(ValueError, match="expected those of the 16 good images, found 15"):
+        Inspector(recipe).fit(sources(files), make_parts=spread)
+
+
+def test_workers_compute_with_the_same_engine(
+    recipe: Recipe, files: list[ImageFile], pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from goodparts.fleet import spread
+
+    monkeypatch.setattr(spread, "_computed_by", lambda: ("openvino", "1999.1"))
+    with pytest.raises(
+        GoodpartsError, match=r"a worker computes with openvino .*, and others with openvino 1999\.1"
+    ):
+        fit_spread(recipe, files, pool, tmp_path, 2)
 
 
 @pytest.mark.parametrize(
