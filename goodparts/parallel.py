@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
@@ -162,20 +163,59 @@ def parallel_map(
 def on_all_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """`map` on all cores, for the parts of one image.
 
-    In a thread of `parallel_map` it stays in that thread, since others have the cores. However it ends, no call is
-    running any more.
+    In a thread of `parallel_map`, or while another image has all cores, it stays in the calling thread. However it
+    ends, no call is running any more.
     """
-    if len(items) < 2 or cores() < 2 or threading.current_thread().name.startswith(_NAME):
+    in_pool = threading.current_thread().name.startswith(_NAME)
+    if len(items) < 2 or cores() < 2 or in_pool or not _ALL_CORES.acquire(blocking=False):
         return [function(item) for item in items]
-    with _pool_of(cores() - 1) as pool:
-        others = [pool.submit(function, item) for item in items[1:]]
-        try:
-            first = function(items[0])
-        finally:
-            wait(others)
-        return [first, *(future.result() for future in others)]
+    try:
+        with _pool_of(cores() - 1) as pool:
+            others = [pool.submit(function, item) for item in items[1:]]
+            try:
+                first = function(items[0])
+            finally:
+                wait(others)
+            return [first, *(future.result() for future in others)]
+    finally:
+        _ALL_CORES.release()
 
 
+class ForkedLock:
+    """A lock that a forked child finds free: whoever held it is not there."""
+
+    def __init__(self) -> None:
+        self.renew()
+        _LOCKS.add(self)
+
+    def renew(self) -> None:
+        """Free it."""
+        self._lock = threading.Lock()
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """Take it; False if it is not to be waited for, and somebody has it."""
+        return self._lock.acquire(blocking)
+
+    def release(self) -> None:
+        """Give it back."""
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def _renew_locks() -> None:
+    for lock in _LOCKS:
+        lock.renew()
+
+
+_LOCKS: weakref.WeakSet[ForkedLock] = weakref.WeakSet()
+_ALL_CORES = ForkedLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 _NAME = "goodparts-worker"  # of threads of a pool
 _IDLE: dict[int, list[ThreadPoolExecutor]] = {}  # pools that nobody uses, by their number of threads
 if hasattr(os, "register_at_fork"):

@@ -331,6 +331,41 @@ def test_in_a_thread_of_parallel_map_parts_stay_in_it(monkeypatch: pytest.Monkey
     assert [len(found) for found in parallel.parallel_map(parts, range(4), workers=2)] == [1] * 4
 
 
+def test_one_image_at_a_time_takes_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 4)
+    together = threading.Barrier(6)
+
+    def threads_of_parts(_: int) -> int:
+        def part(_: int) -> int:
+            time.sleep(0.02)
+            return threading.get_ident()
+
+        together.wait(10)
+        return len(set(parallel.on_all_cores(part, range(8))))
+
+    before = threading.active_count()
+    with ThreadPoolExecutor(6, thread_name_prefix="of-somebody") as pool:
+        found = sorted(pool.map(threads_of_parts, range(6)))
+    assert found[:5] == [1] * 5
+    assert 1 < found[5] <= 4
+    assert threading.active_count() <= before + 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_child_finds_locks_free() -> None:
+    script = """
+import os
+from goodparts.parallel import ForkedLock
+lock = ForkedLock()
+lock.acquire()
+child = os.fork()
+if not child:
+    os._exit(0 if lock.acquire(blocking=False) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or int(lock.acquire(blocking=False)))
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
 @pytest.mark.parametrize("wrong", [0, 1, 4])
 def test_an_error_of_a_part_is_raised_when_no_part_is_running_any_more(
     wrong: int, monkeypatch: pytest.MonkeyPatch

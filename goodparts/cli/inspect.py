@@ -87,9 +87,8 @@ def inspect(
     --exit-zero too: 2 if nothing can be inspected or pictures can't be written, 3 for a fault of the program, 130 if
     interrupted.
     """
-    if (
-        "numpy" not in sys.modules
-    ):  # its products are small, and threads for large ones spin while the rest starts
+    # Products are small here, and NumPy's threads for large ones spin while the rest starts.
+    if "numpy" not in sys.modules:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from goodparts.data.bit_depth import in_words
     from goodparts.data.findings_by_name import passed_over
@@ -156,7 +155,8 @@ def _inspections(
     if len(paths) > 1:
         return inspector.inspect_many(paths, with_pictures, on_error="return")
     (path,) = paths
-    inspector.open_ahead()
+    if path.is_file():
+        inspector.open_ahead()
     try:
         pixels = read_image(path, pixel_limit=inspector.pixel_limit, bit_depth=inspector.recipe.bit_depth)
         found = inspector.inspect_pixels(pixels, path)  # sooner than one of many

@@ -103,8 +103,8 @@ def open_known_engine(
             return engine
     graph = make_graph()
     compiled = open_engine(graph, throughput=throughput, precision=precision, on=on)
-    large = sum(value.nbytes for value in graph.constants.values()) > kept.LARGEST
-    if isinstance(compiled, openvino.OpenVinoEngine) and not large:
+    size = graph.model.ByteSize() + sum(value.nbytes for value in graph.constants.values())
+    if isinstance(compiled, openvino.OpenVinoEngine) and size <= kept.LARGEST:
         try:
             kept.write(name, compiled.export())
         except RuntimeError as error:  # it can be run all the same

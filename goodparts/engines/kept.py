@@ -50,7 +50,11 @@ def folder() -> Path | None:
     if given.lower() in ("off", "0", "no", "false"):
         return None
     if given:
-        return Path(given).expanduser()
+        try:
+            return Path(given).expanduser()
+        except RuntimeError as error:  # ~ of somebody who has no home
+            _LOGGER.info("%s: %s", VARIABLE, error)
+            return None
     from platformdirs import user_cache_path
 
     return user_cache_path("goodparts", appauthor=False) / "compiled"
@@ -77,12 +81,13 @@ def read(name: str) -> NDArray[np.uint8] | None:
             content = _aligned(size)
             if stream.readinto(content.data) != size or zlib.crc32(content.data) != expected:
                 raise ValueError("not as it was written")
-        os.utime(path)  # used just now
     except FileNotFoundError:
         return None
     except (OSError, ValueError, struct.error, MemoryError) as error:
         _LOGGER.info("%s can't be used (%s)", path, error)
         return None
+    with suppress(OSError):  # it may be read only, or gone by now
+        os.utime(path)  # used just now
     return content
 
 
@@ -135,19 +140,12 @@ def _aligned(size: int) -> NDArray[np.uint8]:
 
 
 @cache
-def _program() -> str:
-    """What tells this program from an earlier one: sizes and dates of the modules that make graphs."""
-    package = Path(__file__).parents[1]
-    found = []
+def _program(package: Path = Path(__file__).parents[1]) -> str:
+    """What tells this program from an earlier one: the modules that make graphs, as they are, or else the version."""
+    digest = hashlib.sha256()
     for room in _ROOMS:
-        try:
-            with os.scandir(package / room) as entries:
-                modules = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".py")]
-        except OSError:  # packed into one file, which has a version
-            continue
-        found += [(room, name, about.st_size, about.st_mtime_ns) for name, about in modules]
-    if not found:
-        from goodparts.version import __version__
+        for path in sorted((package / room).glob("*.py")):
+            digest.update(path.read_bytes())
+    from goodparts.version import __version__
 
-        return __version__
-    return repr(sorted(found))
+    return f"{__version__} {digest.hexdigest()}"

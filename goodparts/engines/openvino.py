@@ -143,7 +143,7 @@ def reopen(content: NDArray[np.uint8], *, throughput: bool, precision: str) -> O
     except (struct.error, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"no engine ({error})") from error
     with _core() as core:
-        blob = ov.Tensor(content[first + -first % _ALIGNMENT :])
+        blob = ov.Tensor(content[first + -first % _ALIGNMENT :], shared_memory=True)
         compiled = core.import_model(blob, "CPU", _hints("CPU", throughput=throughput, precision=precision))
         engine = OpenVinoEngine(compiled, inputs, outputs, memory=content)
         engine._warm_up()

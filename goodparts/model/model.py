@@ -101,7 +101,7 @@ class Model:
         return replace(self, evaluation=EvaluationRecord.of(figures))
 
     def pipeline(self, products: Products = ANYWHERE) -> Graph:
-        """From pixels to distances and score: the graph that `inspect` runs and an export writes.
+        """From pixels to distances and score: what `inspect` runs and an export writes.
 
         `image` (n, H, W, 3) uint8 to `distance_grid` (n, h, w) and `score` (n,) float32. Where padding, or what a pose
         turns in, must not count, also `valid` (n, h, w) float32; with a region of interest that is a constant, the

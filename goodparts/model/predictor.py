@@ -63,7 +63,7 @@ class Predictor:
         with self.runtime.chosen():
             self.precision = precision or in_use(model.recipe, model.precision)
         self._engines: dict[bool, Engine] = {}
-        self._lock = threading.Lock()
+        self._lock = parallel.ForkedLock()
 
     def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[Model, str, Runtime]]:
         found = partial(type(self), keep_compiled=self.keep_compiled)

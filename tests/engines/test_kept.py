@@ -44,10 +44,29 @@ def test_another_program_finds_nothing_of_this_one(monkeypatch: pytest.MonkeyPat
     assert kept.name_of("a") != before
 
 
-def test_modules_that_make_graphs_tell_the_program() -> None:
-    told = kept._program()
-    for module in ("search_graph.py", "features_graph.py", "openvino.py", "model.py", "preprocessor.py"):
-        assert module in told
+@pytest.mark.parametrize(
+    "module",
+    [
+        "bank/search_graph.py",
+        "engines/openvino.py",
+        "features/features_graph.py",
+        "model/model.py",
+        "preprocessing/preprocessor.py",
+    ],
+)
+def test_a_changed_letter_of_a_module_that_makes_graphs_tells_the_program(
+    module: str, tmp_path: Path
+) -> None:
+    package = Path(kept.__file__).parents[1]
+    for name in ("one", "same", "other"):
+        path = tmp_path / name / module
+        path.parent.mkdir(parents=True)
+        content = (package / module).read_bytes()
+        path.write_bytes(content[:-2] + b"#\n" if name == "other" else content)
+        os.utime(path, (0, 0))
+    one, same, other = (kept._program(tmp_path / name) for name in ("one", "same", "other"))
+    assert one == same
+    assert one != other
 
 
 @pytest.mark.parametrize(
