@@ -26,7 +26,6 @@ from goodparts.engines.runtime import Runtime
 from goodparts.errors import ImageError, ModelError
 from goodparts.model import file
 from goodparts.model.model import Model
-from goodparts.model.parts import MakesParts, in_this_process
 from goodparts.model.predictor import Images, OnError, Predictor, Then
 from goodparts.progress import ProgressLike
 from goodparts.recipe.recipe import Recipe
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from goodparts.data.dataset import Dataset
     from goodparts.decision.drift import Drift
     from goodparts.evaluation.evaluation import Evaluation, Observer
+    from goodparts.model.parts import MakesParts
 
 Result = TypeVar("Result")
 StrPath = str | os.PathLike[str]
@@ -130,7 +130,7 @@ class Inspector:
         calibrate_on: Good | None = None,
         budget_ms: float | None = None,
         progress: ProgressLike = None,
-        make_parts: MakesParts = in_this_process,
+        make_parts: MakesParts | None = None,
     ) -> Self:
         """Learn from images of good parts only.
 
@@ -140,7 +140,7 @@ class Inspector:
             budget_ms: choose the finest working size in which this machine inspects an image in so many milliseconds,
                 no finer than the images are; None: that of the recipe.
             progress: True for bars, or what to call with (stage, done, total).
-            make_parts: where features are made and kept: here, or by workers (`goodparts.fleet.spread`).
+            make_parts: where features are made and kept: by workers (`goodparts.fleet.spread`); None: here.
 
         Raises:
             DatasetError, ImageError: no image; one of them can't be read.

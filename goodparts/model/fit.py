@@ -59,18 +59,18 @@ def fit(
     offline: bool,
     network: MakesBackbone | None = None,
     budget_ms: float | None = None,
-    make_parts: MakesParts = in_this_process,
+    make_parts: MakesParts | None = None,
 ) -> Model:
     """Learn a model from images of good parts only; see `Inspector.fit`. `source`: where they came from.
 
-    `network` takes the place of the recipe's backbone; `make_parts` says where features are made and kept.
+    `network` takes the place of the recipe's backbone; `make_parts` says where features are made and kept; None: here.
     """
     if len(good) == 1 and recipe.tiling:
         raise DatasetError(
             f"{good.source}: 1 good image, and with tiling = {recipe.tiling} at least 2 are needed; add one, or leave "
             "out tiling"
         )
-    if network is not None and make_parts is not in_this_process:
+    if network is not None and make_parts is not None:
         raise DatasetError(
             f"{network.name}: a network of your own is in this process alone, and partitions are fitted by others; "
             "add it (goodparts backbone add), and name it as the recipe's backbone"
@@ -99,7 +99,7 @@ def fit(
     if any(whitening):
         extractor = extractor.whitened(whitening)
         clock.lap("whitening")
-    with make_parts(good, extractor, preprocessor, whitening) as parts:
+    with (make_parts or in_this_process)(good, extractor, preprocessor, whitening) as parts:
         copy_extractor = extractor if len(good) == 1 else None  # copies of an only image are still to come
         del extractor
         clock.lap("features")
