@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from goodparts.errors import OutputError
 from goodparts.features.extract import GoodFeatures
 from goodparts.features.facts import Facts
-from goodparts.features.store import saved_features
+from goodparts.features.store import Saved, patch_features
 from goodparts.files import replacing
 from goodparts.preprocessing.preprocessor import Preprocessor
 
@@ -75,8 +75,8 @@ def opened(folder: Path, preprocessor: Preprocessor) -> Iterator[GoodFeatures]:
                 if name.startswith(f"{depth}.")
             }
             shape = n, h * w, int(own["dimensions"])
-            path = _features_path(folder, depth)
-            features = stack.enter_context(saved_features(path, own, shape, share, views))
+            saved = Saved(_features_path(folder, depth), own)
+            features = stack.enter_context(patch_features(shape, share, views, saved))
             depths.append(
                 GoodFeatures(
                     features=features,

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ class PatchFeatures:
         return self.projection.of(self.rows(rows))
 
     def save(self, path: Path) -> dict[str, NDArray[np.float32]]:
-        """Write a file of the features, and one of their projections; what `saved_features` needs beside them.
+        """Write a file of the features, and one of their projections; what `Saved` needs beside them.
 
         Raises:
             OutputError: they can't be written.
@@ -81,48 +82,43 @@ class PatchFeatures:
         return steps
 
 
+class Saved(NamedTuple):
+    """Patch features in a file.
+
+    Attributes:
+        path: of it.
+        steps: what `PatchFeatures.save` gave.
+    """
+
+    path: Path
+    steps: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def whole(self) -> tuple[Path, NDArray[np.float32]]:
+        """The file of the features, and the step of each image, (n,)."""
+        return self.path, self.steps["steps"]
+
+    @property
+    def projected(self) -> tuple[Path, NDArray[np.float32]]:
+        """The same of their projections."""
+        return _projected_path(self.path), self.steps["projected.steps"]
+
+
 @contextmanager
-def patch_features(shape: tuple[int, int, int], recipe: Recipe, views: int = 1) -> Iterator[PatchFeatures]:
-    """Room for patch features (n, views x patches, d), for as long as the block lasts.
+def patch_features(
+    shape: tuple[int, int, int], recipe: Recipe, views: int = 1, saved: Saved | None = None
+) -> Iterator[PatchFeatures]:
+    """Patch features (n, views x patches, d), for as long as the block lasts: room for them, or those of a file.
 
     Args:
         shape: (n, patches of a view, d).
         recipe: memory_limit; sampling, projection_dimensions and seed, for the projection.
         views: of each image.
+        saved: what `PatchFeatures.save` wrote: in memory, or beyond its limit in the files; None: room to put some.
 
     Raises:
-        OutputError: when features are put: the temporary folder has no room for them.
-    """
-    n, patches, d = views * shape[0], shape[1], shape[2]
-    projection = Projection.draw(d, recipe)
-    with ExitStack() as stack:
-        room = recipe.memory_limit * 2**30
-        projected = None
-        if projection.matrix is not None:
-            projected = FeatureStore((n, patches, projection.matrix.shape[1]), room)
-            stack.enter_context(closing(projected))
-            room = min(room - projected.in_memory, room * _SHARE)
-        features = stack.enter_context(closing(FeatureStore((n, patches, d), room)))
-        yield PatchFeatures(features, projected, projection, views)
-
-
-@contextmanager
-def saved_features(
-    path: Path,
-    steps: Mapping[str, NDArray[np.float32]],
-    shape: tuple[int, int, int],
-    recipe: Recipe,
-    views: int = 1,
-) -> Iterator[PatchFeatures]:
-    """What `PatchFeatures.save` wrote, for as long as the block lasts: in memory, or beyond its limit in the files.
-
-    Args:
-        path: of the file.
-        steps: what `save` returned.
-        shape: (n, patches of a view, d), as of `patch_features`; so are `recipe` and `views`.
-
-    Raises:
-        OutputError: a file is not there, or of another size.
+        OutputError: when features are put: the temporary folder has no room for them. Of saved ones: a file is not
+            there, or of another size.
     """
     n, patches, d = views * shape[0], shape[1], shape[2]
     projection = Projection.draw(d, recipe)
@@ -131,10 +127,12 @@ def saved_features(
         projected = None
         if projection.matrix is not None:
             reduced = n, patches, projection.matrix.shape[1]
-            projected = FeatureStore(reduced, room, (_projected_path(path), steps["projected.steps"]))
+            projected = FeatureStore(reduced, room, None if saved is None else saved.projected)
             stack.enter_context(closing(projected))
             room = min(room - projected.in_memory, room * _SHARE)
-        features = stack.enter_context(closing(FeatureStore((n, patches, d), room, (path, steps["steps"]))))
+        features = stack.enter_context(
+            closing(FeatureStore((n, patches, d), room, None if saved is None else saved.whole))
+        )
         yield PatchFeatures(features, projected, projection, views)
 
 
