@@ -63,7 +63,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--backbone", type=Path, help="for the recipes with ResNet-50, left out without it")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--recipes", help=f"some of: {'; '.join(RECIPES)}; with ; between them")
+    parser.add_argument(
+        "--recipes", help=f"some of: {'; '.join(RECIPES)}; with ; between them".replace("%", "%%")
+    )
     parser.add_argument("--against", type=Path, help="another checkout, to compare with")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # fit this recipe here, and print its seconds
