@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any, TypeVar
+from operator import itemgetter
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -161,24 +165,119 @@ def parallel_map(
 
 
 def on_all_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`map` on all cores, for the parts of one image.
+    """`map` on all cores, for the parts of one image: each thread takes the next part when it is done with one.
 
     In a thread of `parallel_map`, or while another image has all cores, it stays in the calling thread. However it
-    ends, no call is running any more.
+    ends, no call is running any more; of several errors that of the first item is raised.
     """
-    in_pool = threading.current_thread().name.startswith(_NAME)
-    if len(items) < 2 or cores() < 2 or in_pool or not _ALL_CORES.acquire(blocking=False):
+    helpers = min(len(items) - 1, other_cores())
+    if helpers < 1 or not _ALL_CORES.acquire(blocking=False):
         return [function(item) for item in items]
     try:
-        with _pool_of(cores() - 1) as pool:
-            others = [pool.submit(function, item) for item in items[1:]]
-            try:
-                first = function(items[0])
-            finally:
-                wait(others)
-            return [first, *(future.result() for future in others)]
+        parts = _Parts(function, items)
+        _CREW.help_with(parts, helpers)
+        return parts.results()
     finally:
         _ALL_CORES.release()
+
+
+def other_cores() -> int:
+    """How many cores `on_all_cores` takes beside the caller's, if no other image has them."""
+    return 0 if threading.current_thread().name.startswith(_NAME) else cores() - 1
+
+
+class _Parts(Generic[Item, Result]):
+    """Calls that several threads share."""
+
+    def __init__(self, function: Callable[[Item], Result], items: Sequence[Item]) -> None:
+        self._function, self._items = function, items
+        self._next = itertools.count()  # of which no two threads get the same number
+        self._done: SimpleQueue[tuple[int, Result | None, BaseException | None]] = SimpleQueue()
+
+    def work(self) -> None:
+        """Make calls until none is left to begin."""
+        while (index := next(self._next)) < len(self._items):
+            try:
+                self._done.put((index, self._function(self._items[index]), None))
+            except BaseException as error:
+                self._done.put((index, None, error))
+
+    def results(self) -> list[Any]:
+        """Work, too, and wait for the others: the results in order, or the first error."""
+        left = len(self._items)
+        try:
+            self.work()
+        except BaseException:  # an interrupt between two calls; one of them may have been lost
+            while next(self._next) < len(self._items):
+                left -= 1
+            with suppress(Empty):
+                for _ in range(left):
+                    self._done.get(timeout=1)
+            raise
+        done = sorted((self._done.get() for _ in range(left)), key=itemgetter(0))
+        for _, _, error in done:
+            if error is not None:
+                raise error
+        return [result for _, result, _ in done]
+
+
+class _Crew:
+    """Threads that wait to help with the parts of one image."""
+
+    def __init__(self) -> None:
+        self.start_in_child()
+
+    def start_in_child(self) -> None:
+        """After a fork, as at first, there are no threads."""
+        self._asked: SimpleQueue[_Parts[Any, Any]] = SimpleQueue()
+        self._threads: list[int] = []  # as the system calls them
+        self._placed: tuple[int, set[int]] | None = None  # off which core, on which
+
+    def help_with(self, parts: _Parts[Any, Any], helpers: int) -> None:
+        """Have so many threads work at them, beside this one."""
+        self._keep_off(_current_core())
+        for _ in range(len(self._threads), helpers):
+            thread = threading.Thread(target=self._help, name=f"{_NAME}-beside", daemon=True)
+            thread.start()
+            self._threads.append(thread.native_id or 0)
+            self._placed = None
+        for _ in range(helpers):
+            self._asked.put(parts)
+
+    def _help(self) -> None:
+        while True:
+            self._asked.get().work()
+
+    def _keep_off(self, core: int | None) -> None:
+        """Let them run on all cores but the caller's.
+
+        Linux may wake a thread on the core of who wakes it though another is idle, as it does in virtual machines,
+        whose idle cores look busy: the two would take turns.
+        """
+        if core is None:
+            return
+        wanted = core, os.sched_getaffinity(0) - {core}
+        if wanted != self._placed and wanted[1]:
+            self._placed = wanted
+            for thread in self._threads:
+                with suppress(OSError):  # where that is not allowed, it is slower
+                    os.sched_setaffinity(thread, wanted[1])
+
+
+def _current_core() -> int | None:
+    """The core on which this thread is, where the system tells."""
+    ask = _asks_for_core()
+    core = -1 if ask is None else ask()
+    return None if core < 0 else core
+
+
+@cache
+def _asks_for_core() -> Callable[[], int] | None:
+    """The C library's `sched_getcpu`; None where there is none."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    ask: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None)
+    return ask
 
 
 class ForkedLock:
@@ -214,8 +313,10 @@ def _renew_locks() -> None:
 
 _LOCKS: weakref.WeakSet[ForkedLock] = weakref.WeakSet()
 _ALL_CORES = ForkedLock()
+_CREW = _Crew()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
+    os.register_at_fork(after_in_child=_CREW.start_in_child)
 _NAME = "goodparts-worker"  # of threads of a pool
 _IDLE: dict[int, list[ThreadPoolExecutor]] = {}  # pools that nobody uses, by their number of threads
 if hasattr(os, "register_at_fork"):

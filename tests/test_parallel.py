@@ -269,6 +269,59 @@ def test_a_limit_that_somebody_else_sets_meanwhile_stays() -> None:
     assert blas_threads() == {3}
 
 
+def test_nobody_waits_for_a_thread_that_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    caller, slow = threading.get_ident(), threading.Event()
+
+    def part(item: int) -> int:
+        if item == 19:
+            slow.set()
+        elif threading.get_ident() != caller:
+            slow.wait(10)
+        return threading.get_ident()
+
+    threads = parallel.on_all_cores(part, range(20))
+    assert threads.count(caller) >= 19
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux tells where threads are")
+def test_threads_beside_the_caller_are_kept_off_its_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = os.sched_getaffinity(0)
+    if len(own) < 2:
+        pytest.skip("there is one core")
+    together = threading.Barrier(2)
+
+    def where(_: int) -> tuple[int, set[int]]:
+        together.wait(10)
+        return threading.get_ident(), os.sched_getaffinity(0)
+
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    for core in sorted(own)[:2]:
+        monkeypatch.setattr(parallel, "_current_core", lambda core=core: core)
+        parallel.on_all_cores(where, range(2))  # may have to start threads
+        found = dict(parallel.on_all_cores(where, range(2)))
+        assert found.pop(threading.get_ident()) == own
+        assert list(found.values()) == [own - {core}]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_child_has_threads_of_its_own_for_parts() -> None:
+    script = """
+import os, threading
+from goodparts import parallel
+parallel.cores = lambda: 2
+def both():
+    together = threading.Barrier(2)
+    return parallel.on_all_cores(lambda item: together.wait(10) * 0 + item, range(2))
+both()
+child = os.fork()
+if not child:
+    os._exit(0 if both() == [0, 1] else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
 def test_a_child_process_has_the_limit_of_the_thread_that_forked() -> None:
     """In a process of its own: what follows a fork among threads is not what other tests should run in."""
@@ -382,6 +435,17 @@ def test_an_error_of_a_part_is_raised_when_no_part_is_running_any_more(
     with pytest.raises(ValueError, match=str(wrong)):
         parallel.on_all_cores(work, range(5))
     assert running.running == 0
+
+
+def test_of_several_errors_that_of_the_first_part_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
+
+    def work(item: int) -> None:
+        time.sleep(0.02 - 0.01 * (item % 2))
+        raise ValueError(f"part {item}")
+
+    with pytest.raises(ValueError, match="part 0"):
+        parallel.on_all_cores(work, range(6))
 
 
 def test_there_is_one_worker_more_than_cores() -> None:
