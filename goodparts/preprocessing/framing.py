@@ -8,7 +8,6 @@ axes' operators are small matrices made once for a size, so that smoothing and u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
@@ -31,10 +30,10 @@ pixels."""
 
 PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is padded with
 
-_SMALL = 3 * 2**20  # bytes of an image up to which it is resized as a whole: to wake a thread takes as long
+_SMALL = 2**19  # bytes of an image up to which one core resizes it: to wake a thread takes as long
 _BAND = 3 * 2**20  # bytes of an image that are resized at once
-_DENSE = 128  # cells each way up to which an anomaly map is two plain matrix products
-_BLOCK = 256  # pixels that are worked on at once in larger ones
+_BAND_OF_MAP = 64  # pixels of an anomaly map that are made at once, each from the few cells around it
+_BLOCK = 256  # pixels that are smoothed at once
 
 
 @dataclass(frozen=True)
@@ -132,30 +131,26 @@ def apply(frame: Frame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _at_width(image: NDArray[np.uint8], width: int) -> PILImage:
     """An image (H, W, 3) uint8 in another width.
 
-    Of all but small ones each core has its share of the rows, and takes some at a time: Pillow copies what it resizes,
-    and to make room for all of a large one takes longer than to resize it. The bytes are the same, since no row depends
-    on another.
+    All but small ones are resized by all cores, some rows at a time: Pillow copies what it resizes, and to make room
+    for all of a large one takes longer than to resize it. The bytes are the same, since no row depends on another.
     """
     from PIL import Image
 
     height = len(image)
     if width == image.shape[1]:
         return Image.fromarray(image)
-    if image.size <= _SMALL:
+    helpers = parallel.other_cores()
+    if image.size <= (_SMALL if helpers else _BAND):
         return Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    narrow = Image.new("RGB", (width, height))
+    narrow = Image.new("RGB", (width, height), None)
 
-    def resize(share: range) -> None:
-        for first in share:
-            rows = image[first : min(first + share.step, share.stop)]
-            resized = Image.fromarray(rows).resize((width, len(rows)), Image.Resampling.BILINEAR)
-            narrow.paste(resized, (0, first))
+    def resize(band: slice) -> None:
+        rows = Image.fromarray(image[band])
+        narrow.paste(rows.resize((width, rows.height), Image.Resampling.BILINEAR), (0, band.start))
 
-    share = -(-height // parallel.cores())
-    rows = min(share, max(1, _BAND // (3 * image.shape[1])))
-    parallel.on_all_cores(
-        resize, [range(first, min(first + share, height), rows) for first in range(0, height, share)]
-    )
+    row = 3 * image.shape[1]  # bytes
+    rows = max(1, min(max(-(-height // (1 + helpers)), _SMALL // 2 // row), _BAND // row))
+    parallel.on_all_cores(resize, [slice(first, first + rows) for first in range(0, height, rows)])
     return narrow
 
 
@@ -197,8 +192,11 @@ def patch_mask(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
 
     In a straightened image also by the centres of their neighbours: what is shown beyond its border is another image's.
     """
-    if frame.warp is not None:
-        return _straightened_patch_mask(frame, grid)
+    return _patch_mask(frame, grid) if frame.warp is None else _straightened_patch_mask(frame, grid)
+
+
+@lru_cache(maxsize=64)
+def _patch_mask(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
     inside = []
     for axis in (0, 1):
         centres = (np.arange(grid[axis]) + 0.5) * frame.working_size[axis] / grid[axis]
@@ -207,7 +205,9 @@ def patch_mask(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
         if not looking.any():  # a sliver between two centres: the nearest cell has to look
             looking[np.abs(centres - first - frame.resized[axis] / 2).argmin()] = True
         inside.append(looking)
-    return np.logical_and.outer(inside[0], inside[1])
+    mask: NDArray[np.bool_] = np.logical_and.outer(inside[0], inside[1])
+    mask.flags.writeable = False
+    return mask
 
 
 def _straightened_patch_mask(frame: Frame, grid: tuple[int, int]) -> NDArray[np.bool_]:
@@ -275,7 +275,7 @@ def anomaly_map(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) 
     values: NDArray[np.float32]
     if frame.warp is not None:
         return _map_of_straight(distance_grid, frame, sigma)
-    rows, columns = operators(frame, (distance_grid.shape[0], distance_grid.shape[1]), sigma)
+    rows, columns = (_operator(*_axis(frame, axis), distance_grid.shape[axis], sigma) for axis in (0, 1))
     hidden = np.isnan(distance_grid)
     if hidden.any():
         weights = _applied(rows, (~hidden).astype(np.float32), columns)
@@ -335,30 +335,43 @@ def operators(
     Returns:
         (seen rows of the image, h) and (seen columns, w) float32, whose rows sum to one.
     """
-    return _operator(*_axis(frame, 0), grid[0], sigma), _operator(*_axis(frame, 1), grid[1], sigma)
+    rows, columns = (_operator(*_axis(frame, axis), grid[axis], sigma) for axis in (0, 1))
+    return rows.matrix, columns.matrix
 
 
-def _applied(
-    rows: NDArray[np.float32], grid: NDArray[np.float32], columns: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """`rows @ grid @ columns.T`; of large grids block by block, since operators are zero far from their diagonal."""
-    if max(grid.shape) <= _DENSE:
-        return np.asarray(rows @ grid @ columns.T, dtype=np.float32)
-    down = np.empty((len(rows), grid.shape[1]), dtype=np.float32)
-    for part, near in _bands(rows):
-        np.matmul(rows[part, near], grid[near], out=down[part])
-    values = np.empty((len(rows), len(columns)), dtype=np.float32)
-    for part, near in _bands(columns):
-        values[:, part] = down[:, near] @ columns[part, near].T
+@dataclass(frozen=True, eq=False)
+class _Operator:
+    """One axis of `anomaly_map`.
+
+    Attributes:
+        matrix: (pixels of the image, cells) float32, rows summing to one.
+        bands: the same without most of its zeros: some pixels, the cells they depend on, and that part of the matrix.
+    """
+
+    matrix: NDArray[np.float32]
+    bands: tuple[tuple[slice, slice, NDArray[np.float32]], ...]
+
+    @classmethod
+    def of(cls, matrix: NDArray[np.float32]) -> _Operator:
+        bands = []
+        for first in range(0, len(matrix), _BAND_OF_MAP):
+            pixels = slice(first, min(first + _BAND_OF_MAP, len(matrix)))
+            near = np.flatnonzero(matrix[pixels].any(axis=0))
+            cells = slice(int(near[0]), int(near[-1]) + 1)
+            bands.append((pixels, cells, matrix[pixels, cells].copy()))
+        matrix.flags.writeable = False
+        return cls(matrix, tuple(bands))
+
+
+def _applied(rows: _Operator, grid: NDArray[np.float32], columns: _Operator) -> NDArray[np.float32]:
+    """`rows @ grid @ columns.T`."""
+    across = np.empty((len(grid), len(columns.matrix)), dtype=np.float32)
+    for pixels, cells, part in columns.bands:
+        across[:, pixels] = grid[:, cells] @ part.T
+    values = np.empty((len(rows.matrix), len(columns.matrix)), dtype=np.float32)
+    for pixels, cells, part in rows.bands:
+        np.matmul(part, across[cells], out=values[pixels])
     return values
-
-
-def _bands(operator: NDArray[np.float32]) -> Iterator[tuple[slice, slice]]:
-    """Blocks of an operator's rows, and the columns in which they are not zero."""
-    for first in range(0, len(operator), _BLOCK):
-        part = slice(first, min(first + _BLOCK, len(operator)))
-        near = np.flatnonzero(operator[part].any(axis=0))
-        yield part, slice(int(near[0]), int(near[-1]) + 1)
 
 
 def _axis(frame: Frame, axis: int) -> tuple[int, int, int, int]:
@@ -380,10 +393,8 @@ def _seen(size: int, resized: int, offset: int, working: int) -> tuple[int, int]
 
 
 @lru_cache(maxsize=64)
-def _operator(
-    size: int, resized: int, offset: int, working: int, cells: int, sigma: float
-) -> NDArray[np.float32]:
-    """One axis of `anomaly_map`: (seen rows of the image, cells) float32, rows summing to one."""
+def _operator(size: int, resized: int, offset: int, working: int, cells: int, sigma: float) -> _Operator:
+    """What brings so many cells to the seen rows, or columns, of the image."""
     pixels = np.arange(working, dtype=np.float64)
     operator = _between((pixels + 0.5) * cells / working - 0.5, np.eye(cells))
     if sigma > 0:
@@ -392,9 +403,7 @@ def _operator(
     seen = np.arange(first, last, dtype=np.float64)
     at = (seen + 0.5) * resized / size + offset - 0.5
     inside = np.clip(at, max(0, offset), min(working, offset + resized) - 1)
-    matrix = _between(inside, operator).astype(np.float32)
-    matrix.flags.writeable = False
-    return matrix
+    return _Operator.of(_between(inside, operator).astype(np.float32))
 
 
 def _between(at: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
