@@ -138,6 +138,8 @@ class Tiling:
         Returns:
             (h, w) float32; NaN where it did not look.
         """
+        if not self.several:
+            return np.where(patch_mask, grids[0], np.float32(np.nan))
         total = np.zeros(self.grid, dtype=np.float32)
         weight = np.zeros(self.grid, dtype=np.float32)
         for index, distances in grids.items():
