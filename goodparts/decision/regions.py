@@ -10,7 +10,9 @@ unbroken stretches of a row, of which a mask has far fewer than pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,19 +36,145 @@ class Region:
 
 
 @dataclass(frozen=True, eq=False)
-class _Runs:
-    """The r runs of a mask in scan order, each with the region it belongs to."""
+class Runs:
+    """The r runs of a mask in scan order, each with the region it belongs to.
 
-    rows: slice  # of the mask, outside of which there are none
-    row: NDArray[np.intp]  # (r,)
-    left: NDArray[np.intp]  # (r,)
-    right: NDArray[np.intp]  # (r,), exclusive
-    region: NDArray[np.intp]  # (r,), 0..regions - 1
+    Attributes:
+        mask: (H, W) bool.
+        rows: of the mask, outside of which there are none.
+        row: of each run, (r,).
+        left: its first column, (r,).
+        right: its last column, exclusive, (r,).
+        region: its region, (r,), 0 .. regions - 1 in the order in which a scan by rows meets them.
+        regions: how many there are.
+    """
+
+    mask: NDArray[np.bool_]
+    rows: slice
+    row: NDArray[np.intp]
+    left: NDArray[np.intp]
+    right: NDArray[np.intp]
+    region: NDArray[np.intp]
     regions: int
 
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_]) -> Self:
+        """Those of a mask (H, W) bool; ValueError if it is not a two-dimensional array of bool."""
+        if mask.ndim != 2 or mask.dtype != np.bool_:
+            raise ValueError(f"mask: expected shape (H, W) of bool, found {mask.shape} of {mask.dtype}")
+        width = mask.shape[1]
+        holding = np.flatnonzero(mask.any(axis=1))
+        rows = slice(int(holding[0]), int(holding[-1]) + 1) if len(holding) else slice(0, 0)
+        height = rows.stop - rows.start
+
+        # Rows are laid end to end, each closed by one False pixel, so that no run crosses into the next row.
+        stride = width + 1
+        line = np.zeros(height * stride + 1, dtype=bool)
+        line[1:].reshape(height, stride)[:, :width] = mask[rows]
+        edges = np.flatnonzero(line[1:] != line[:-1])
+        starts, ends = edges[::2], edges[1::2]
+
+        # The runs of the next row that a run touches are consecutive: the first that ends at or behind its start,
+        # up to the last that starts at or before its exclusive end. The closing pixels keep other rows away.
+        first = np.searchsorted(ends, starts + stride, side="left")
+        touched = np.searchsorted(starts, ends + stride, side="right") - first
+        upper = np.repeat(np.arange(len(starts)), touched)
+        lower = np.repeat(first - (np.cumsum(touched) - touched), touched) + np.arange(len(upper))
+
+        region, regions = _numbered(_join(len(starts), upper, lower))
+        row = starts // stride
+        return cls(
+            mask=mask,
+            rows=rows,
+            row=row + rows.start,
+            left=starts - row * stride,
+            right=ends - row * stride,
+            region=region,
+            regions=regions,
+        )
+
+    def labels(self) -> NDArray[np.int32]:
+        """The number of each pixel's region, (H, W) int32: 0 where the mask is False, else 1 .. regions."""
+        labels = np.zeros(self.mask.shape, dtype=np.int32)
+        labels[self.rows][self.mask[self.rows]] = np.repeat(self.region.astype(np.int32) + 1, self._length)
+        return labels
+
+    def without_small(self, minimum_area: float) -> Self:
+        """Without regions of fewer pixels."""
+        return self._only(self._total(self._length) >= minimum_area)
+
+    def around(self, row: int, column: int) -> Self:
+        """Only the region of a pixel that is in the mask."""
+        at = np.flatnonzero((self.row == row) & (self.left <= column) & (column < self.right))
+        return self._only(np.arange(self.regions) == self.region[at])
+
+    def describe(self, anomaly_map: NDArray[np.float32]) -> tuple[Region, ...]:
+        """The regions, as `find_regions` does; ValueError if the shapes differ."""
+        if self.mask.shape != anomaly_map.shape:
+            raise ValueError(
+                f"mask {self.mask.shape} and anomaly_map {anomaly_map.shape}: expected equal shapes"
+            )
+        if self.regions == 0:
+            return ()
+        length = self._length
+        area = self._total(length)
+        x = self._total(length * (self.left + self.right - 1) / 2) / area
+        y = self._total(length * self.row) / area
+
+        left, top = np.full((2, self.regions), max(self.mask.shape))
+        right, bottom = np.zeros((2, self.regions), dtype=np.intp)
+        np.minimum.at(left, self.region, self.left)
+        np.minimum.at(top, self.region, self.row)
+        np.maximum.at(right, self.region, self.right)
+        np.maximum.at(bottom, self.region, self.row + 1)
+
+        first_pixel = np.cumsum(length) - length
+        peak = np.full(self.regions, np.nan)
+        np.fmax.at(
+            peak,
+            self.region,
+            np.fmax.reduceat(anomaly_map[self.rows][self.mask[self.rows]], first_pixel).astype(np.float64),
+        )
+
+        order = np.lexsort((np.arange(self.regions), -area, -peak))  # NaN comes last
+        return tuple(
+            Region(
+                area=int(area[i]),
+                peak=float(peak[i]),
+                box=(int(left[i]), int(top[i]), int(right[i]), int(bottom[i])),
+                centroid=(float(x[i]), float(y[i])),
+            )
+            for i in order
+        )
+
     @property
-    def length(self) -> NDArray[np.intp]:
+    def _length(self) -> NDArray[np.intp]:
         return self.right - self.left
+
+    def _total(self, of_run: NDArray[np.float64] | NDArray[np.intp]) -> NDArray[np.float64]:
+        return np.bincount(self.region, of_run, self.regions).astype(np.float64)
+
+    def _only(self, kept: NDArray[np.bool_]) -> Self:
+        """Without the regions that are not kept, (regions,) bool."""
+        if kept.all():
+            return self
+        runs = kept[self.region]
+        mask = self.mask.copy()
+        mask[self.rows][self.mask[self.rows]] = np.repeat(runs, self._length)
+        return replace(
+            self,
+            mask=mask,
+            row=self.row[runs],
+            left=self.left[runs],
+            right=self.right[runs],
+            region=(np.cumsum(kept) - 1)[self.region[runs]],
+            regions=int(np.count_nonzero(kept)),
+        )
+
+
+def joined(several: Sequence[Runs]) -> Runs:
+    """The runs of all pixels that are in one of several masks of a size; at least one."""
+    return several[0] if len(several) == 1 else Runs.of(np.logical_or.reduce([runs.mask for runs in several]))
 
 
 def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
@@ -61,10 +189,8 @@ def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     Raises:
         ValueError: if the mask is not a two-dimensional array of bool.
     """
-    runs = _find_runs(mask)
-    labels = np.zeros(mask.shape, dtype=np.int32)
-    labels[runs.rows][mask[runs.rows]] = np.repeat(runs.region.astype(np.int32) + 1, runs.length)
-    return labels, runs.regions
+    runs = Runs.of(mask)
+    return runs.labels(), runs.regions
 
 
 def find_regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> tuple[Region, ...]:
@@ -80,44 +206,7 @@ def find_regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> t
     Raises:
         ValueError: if the mask is not a two-dimensional array of bool, or the shapes differ.
     """
-    runs = _find_runs(mask)
-    if mask.shape != anomaly_map.shape:
-        raise ValueError(f"mask {mask.shape} and anomaly_map {anomaly_map.shape}: expected equal shapes")
-    if runs.regions == 0:
-        return ()
-
-    def total(of_run: NDArray[np.float64] | NDArray[np.intp]) -> NDArray[np.float64]:
-        return np.bincount(runs.region, of_run, runs.regions).astype(np.float64)
-
-    area = total(runs.length)
-    x = total(runs.length * (runs.left + runs.right - 1) / 2) / area
-    y = total(runs.length * runs.row) / area
-
-    left, top = np.full((2, runs.regions), max(mask.shape))
-    right, bottom = np.zeros((2, runs.regions), dtype=np.intp)
-    np.minimum.at(left, runs.region, runs.left)
-    np.minimum.at(top, runs.region, runs.row)
-    np.maximum.at(right, runs.region, runs.right)
-    np.maximum.at(bottom, runs.region, runs.row + 1)
-
-    first_pixel = np.cumsum(runs.length) - runs.length
-    peak = np.full(runs.regions, np.nan)
-    np.fmax.at(
-        peak,
-        runs.region,
-        np.fmax.reduceat(anomaly_map[runs.rows][mask[runs.rows]], first_pixel).astype(np.float64),
-    )
-
-    order = np.lexsort((np.arange(runs.regions), -area, -peak))  # NaN comes last
-    return tuple(
-        Region(
-            area=int(area[i]),
-            peak=float(peak[i]),
-            box=(int(left[i]), int(top[i]), int(right[i]), int(bottom[i])),
-            centroid=(float(x[i]), float(y[i])),
-        )
-        for i in order
-    )
+    return Runs.of(mask).describe(anomaly_map)
 
 
 def remove_small(mask: NDArray[np.bool_], minimum_area: float) -> NDArray[np.bool_]:
@@ -133,46 +222,13 @@ def remove_small(mask: NDArray[np.bool_], minimum_area: float) -> NDArray[np.boo
     Raises:
         ValueError: if the mask is not a two-dimensional array of bool.
     """
-    runs = _find_runs(mask)
-    area = np.bincount(runs.region, runs.length, runs.regions)
-    kept = mask.copy()
-    kept[runs.rows][mask[runs.rows]] = np.repeat((area >= minimum_area)[runs.region], runs.length)
-    return kept
+    return Runs.of(mask).without_small(minimum_area).mask.copy()
 
 
-def _find_runs(mask: NDArray[np.bool_]) -> _Runs:
-    if mask.ndim != 2 or mask.dtype != np.bool_:
-        raise ValueError(f"mask: expected shape (H, W) of bool, found {mask.shape} of {mask.dtype}")
-    width = mask.shape[1]
-    holding = np.flatnonzero(mask.any(axis=1))
-    rows = slice(int(holding[0]), int(holding[-1]) + 1) if len(holding) else slice(0, 0)
-    height = rows.stop - rows.start
-
-    # Rows are laid end to end, each closed by one False pixel, so that no run crosses into the next row.
-    stride = width + 1
-    line = np.zeros(height * stride + 1, dtype=bool)
-    line[1:].reshape(height, stride)[:, :width] = mask[rows]
-    edges = np.flatnonzero(line[1:] != line[:-1])
-    starts, ends = edges[::2], edges[1::2]
-
-    # The runs of the next row that a run touches are consecutive: the first that ends at or behind its start,
-    # up to the last that starts at or before its exclusive end. The closing pixels keep other rows away.
-    first = np.searchsorted(ends, starts + stride, side="left")
-    touched = np.searchsorted(starts, ends + stride, side="right") - first
-    upper = np.repeat(np.arange(len(starts)), touched)
-    lower = np.repeat(first - (np.cumsum(touched) - touched), touched) + np.arange(len(upper))
-
-    root = _join(len(starts), upper, lower)
-    is_root = root == np.arange(len(starts))
-    row = starts // stride
-    return _Runs(
-        rows=rows,
-        row=row + rows.start,
-        left=starts - row * stride,
-        right=ends - row * stride,
-        region=(np.cumsum(is_root) - 1)[root],
-        regions=int(np.count_nonzero(is_root)),
-    )
+def _numbered(root: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
+    """Components by their smallest members, (n,), as numbers from 0 in that order; and how many there are."""
+    is_root = root == np.arange(len(root))
+    return (np.cumsum(is_root) - 1)[root], int(np.count_nonzero(is_root))
 
 
 def _join(n: int, a: NDArray[np.intp], b: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -188,7 +244,7 @@ def _join(n: int, a: NDArray[np.intp], b: NDArray[np.intp]) -> NDArray[np.intp]:
         np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
         while True:
             grandparent = parent[parent]
-            if np.array_equal(grandparent, parent):
+            if (grandparent == parent).all():
                 break
             parent = grandparent
         a, b = parent[a], parent[b]

@@ -15,7 +15,7 @@ from goodparts.bank.scoring import zone_scores
 from goodparts.decision import quality_gate
 from goodparts.decision.calibration import Calibration
 from goodparts.decision.inspection import BAD, GOOD, RECHECK, Inspection, LaterMap, ZoneScore
-from goodparts.decision.regions import find_regions, label_regions, remove_small
+from goodparts.decision.regions import Runs, joined
 from goodparts.parallel import small_products
 from goodparts.preprocessing import statistics
 from goodparts.preprocessing.framing import Frame
@@ -77,10 +77,10 @@ def judge(
     verdict = (
         RECHECK if reasons else GOOD if score <= threshold else BAD
     )  # and what is no number is never GOOD
-    mask = np.zeros(frame.image_size, dtype=bool)
+    bad = None
     if verdict == BAD:
-        for part in _bad_parts(later_map.made, zones, preprocessor):
-            mask |= segment(part, calibration.pixel_threshold, recipe.minimum_area)
+        parts = _bad_parts(later_map.made, zones, preprocessor)
+        bad = joined([segment(part, calibration.pixel_threshold, recipe.minimum_area) for part in parts])
     return Inspection(
         path=path,
         score=score,
@@ -91,8 +91,8 @@ def judge(
         distance_grid=measured.distance_grid,
         later_map=later_map,
         pixel_threshold=calibration.pixel_threshold,
-        mask=mask,
-        regions=find_regions(mask, later_map.made) if verdict == BAD else (),
+        mask=np.zeros(frame.image_size, dtype=bool) if bad is None else bad.mask,
+        regions=() if bad is None else bad.describe(later_map.made),
         reasons=reasons,
         statistics=image_statistics,
         zones=zones,
@@ -134,20 +134,18 @@ def score_of(
     return max(zone.score / zone.threshold for zone in zones), zones
 
 
-def segment(anomaly_map: NDArray[np.float32], threshold: float, minimum_area: int) -> NDArray[np.bool_]:
-    """The bad pixels of an image that is BAD, (H, W) bool; never empty.
+def segment(anomaly_map: NDArray[np.float32], threshold: float, minimum_area: int) -> Runs:
+    """The bad pixels of an image that is BAD; never empty.
 
     Pixels above the threshold, without regions of fewer than `minimum_area` pixels. If that leaves nothing, the region
     around the peak that reaches nine tenths of it.
     """
     with np.errstate(invalid="ignore"):
-        mask = remove_small(anomaly_map > threshold, minimum_area)
-        if mask.any():
-            return mask
-        peak = np.nanargmax(anomaly_map)
-        around = anomaly_map >= 0.9 * anomaly_map.flat[peak]
-    labels, _ = label_regions(around)
-    return np.asarray(labels == labels.flat[peak])
+        above = Runs.of(anomaly_map > threshold).without_small(minimum_area)
+        if above.regions:
+            return above
+        row, column = np.unravel_index(np.nanargmax(anomaly_map), anomaly_map.shape)
+        return Runs.of(anomaly_map >= 0.9 * anomaly_map[row, column]).around(int(row), int(column))
 
 
 def _quality(
