@@ -17,7 +17,7 @@ from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.window import Neighbourhood
 from goodparts.recipe.recipe import Recipe
 
-_CANDIDATES = 6  # of which the nearest entry is one; one more for each neighbour more
+_CANDIDATES = 8  # of which the nearest entry is one; one more for each neighbour more
 _EXACT = 2  # the same, where ranks are distances but for rounding
 _SPARE = 3  # so many fewer must still do for nearly all patches
 _NEARLY = 0.003  # of the patches that these may miss
