@@ -33,6 +33,9 @@ DISTANCES = "distances"
 
 _SCRATCH = 100 << 20  # bytes
 _SMALL = 32 << 20  # bytes: four times those of int8 are no matter
+_NARROW = (
+    128  # dimensions: in fewer, what int8 saves of a held-out search goes into the candidates it needs more
+)
 
 
 def search_graph(
@@ -139,7 +142,7 @@ def _search_nodes(
 ) -> tuple[str, Candidates]:
     """The distances of the patches of one depth, (n h w,) float32, and what they come from."""
     build.depth = depth
-    bank = _ranked_in(bank, products)
+    bank = _ranked_in(bank, products, held_out=held_out)
     dimensions = bank.features.shape[1]
     features = build.input(numbered(PATCH_FEATURES, depth), TensorProto.FLOAT, ["n", *grid, dimensions])
     patches = build.node("Reshape", features, build.ints([-1, dimensions]))
@@ -191,10 +194,11 @@ def _search_nodes(
     )
 
 
-def _ranked_in(bank: MemoryBank, products: Products) -> MemoryBank:
-    """The bank in the numbers that its entries are ranked in."""
-    in_float32 = bank.int8 and not products.int8 and 4 * bank.features.size <= _SMALL
-    return replace(bank, int8=False) if in_float32 else bank
+def _ranked_in(bank: MemoryBank, products: Products, *, held_out: bool) -> MemoryBank:
+    """The bank in the numbers that its entries are ranked in: int8 unless float32 is as fast."""
+    narrow = held_out and products.exact and bank.features.shape[1] <= _NARROW
+    small = not products.int8 and 4 * bank.features.size <= _SMALL
+    return replace(bank, int8=False) if narrow or small else bank
 
 
 def side_by_side(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from goodparts.bank.memory_bank import MemoryBank
     from goodparts.recipe.recipe import Recipe
 
-_FEW = 12  # bits of the number of entries up to which a search in int8 needs no more candidates; two more a bit more
+_FEW = 13  # bits of the number of entries up to which a search in int8 needs no more candidates; two more a bit more
 
 
 class Neighbourhood(Protocol):

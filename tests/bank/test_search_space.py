@@ -85,7 +85,7 @@ def test_entries_that_int8_can_not_tell_apart_are_ranked_in_float32() -> None:
     assert not chosen(dense, sampling_ratio=1.0).int8
 
 
-@pytest.mark.parametrize(("entries", "in_int8"), [(4096, 8), (4097, 10), (9600, 12), (40000, 16)])
+@pytest.mark.parametrize(("entries", "in_int8"), [(4096, 10), (8192, 10), (8193, 12), (40000, 16)])
 def test_more_candidates_of_a_large_bank_that_int8_ranks(entries: int, in_int8: int) -> None:
     bank = chosen(flat_features(20, 4, 4))
     large = replace(bank, features=np.zeros((entries, 4), dtype=np.float32), int8=False)
@@ -93,13 +93,13 @@ def test_more_candidates_of_a_large_bank_that_int8_ranks(entries: int, in_int8: 
     window = Window((9, 9), (1, 1))
     for exactly in (False, True):
         assert search_space.candidates(ranked, Recipe(), EVERYWHERE, exact=exactly) == in_int8
-        assert search_space.candidates(ranked, Recipe(), window, exact=exactly) == 8
+        assert search_space.candidates(ranked, Recipe(), window, exact=exactly) == 10
         nearest = search_space.candidates(ranked, Recipe(score_neighbours=1), EVERYWHERE, exact=exactly)
         assert nearest == in_int8 - 2
-    assert search_space.candidates(large, Recipe(), EVERYWHERE, exact=False) == 8
+    assert search_space.candidates(large, Recipe(), EVERYWHERE, exact=False) == 10
     assert search_space.candidates(large, Recipe(), EVERYWHERE, exact=True) == 4
     in_directions = replace(large, basis=np.eye(4, 2, dtype=np.float32))
-    assert search_space.candidates(in_directions, Recipe(), EVERYWHERE, exact=True) == 8
+    assert search_space.candidates(in_directions, Recipe(), EVERYWHERE, exact=True) == 10
 
 
 def test_a_large_bank_is_ranked_in_int8_and_finds_the_three_nearest() -> None:

@@ -398,6 +398,20 @@ def test_a_bank_that_is_large_in_float32_stays_in_int8(monkeypatch: pytest.Monke
     assert "QuantizeLinear" in [node.op_type for node in graph.model.graph.node]
 
 
+@pytest.mark.parametrize(("dimensions", "in_int8"), [(128, False), (129, True)])
+def test_held_out_images_are_ranked_in_float32_where_entries_are_narrow(
+    dimensions: int, in_int8: bool
+) -> None:
+    bank = replace(bank_of(cloud(60, dimensions)), int8=True)
+    for products, held_out, expected in (
+        (Products(exact=True), True, in_int8),
+        (Products(exact=True), False, True),
+        (Products(), True, True),
+    ):
+        graph = search_graph(bank, (2, 2), scoring(), products=products, held_out=held_out)
+        assert ("QuantizeLinear" in [node.op_type for node in graph.model.graph.node]) == expected
+
+
 SPACES = pytest.mark.parametrize(
     ("per_image", "search_dimensions"), [(2, 0), (20, 0), (20, 4), (600, 0), (600, 4)], ids=str
 )
