@@ -125,13 +125,15 @@ class GoodScoresCollector:
             )
         for collector, (zone_score, zone_map) in zip(self._zones, zones, strict=True):
             collector.add(name, zone_score, zone_map)
-        values = anomaly_map[~np.isnan(anomaly_map)]
+        hidden = np.isnan(anomaly_map)
+        values = anomaly_map[~hidden] if hidden.any() else anomaly_map.ravel()
+        exact = values.astype(np.float64)
         self._names.append(name)
         self._scores.append(score)
         self._peaks.append(float(values.max()))
         self._count += values.size
-        self._sum += float(values.sum(dtype=np.float64))
-        self._squares += float(np.square(values, dtype=np.float64).sum())
+        self._sum += float(exact.sum())
+        self._squares += float(np.einsum("v,v->", exact, exact))
         self._values.append(values[:: max(1, values.size // _VALUES_PER_MAP)].copy())
 
     @classmethod
