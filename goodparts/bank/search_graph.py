@@ -33,9 +33,8 @@ DISTANCES = "distances"
 
 _SCRATCH = 100 << 20  # bytes
 _SMALL = 32 << 20  # bytes: four times those of int8 are no matter
-_NARROW = (
-    128  # dimensions: in fewer, what int8 saves of a held-out search goes into the candidates it needs more
-)
+_FEW = 200_000  # numbers: of fewer, what int8 saves goes into the candidates that it needs more
+_NARROW = 128  # dimensions: the same, of held-out searches
 
 
 def search_graph(
@@ -196,9 +195,10 @@ def _search_nodes(
 
 def _ranked_in(bank: MemoryBank, products: Products, *, held_out: bool) -> MemoryBank:
     """The bank in the numbers that its entries are ranked in: int8 unless float32 is as fast."""
-    narrow = held_out and products.exact and bank.features.shape[1] <= _NARROW
     small = not products.int8 and 4 * bank.features.size <= _SMALL
-    return replace(bank, int8=False) if narrow or small else bank
+    few = bank.features.size <= _FEW or (held_out and bank.features.shape[1] <= _NARROW)
+    fewer_candidates = few and products.exact and bank.basis is None
+    return replace(bank, int8=False) if small or fewer_candidates else bank
 
 
 def side_by_side(

@@ -375,7 +375,9 @@ def test_useless_principal_dimensions_never_give_less_than_the_true_distance() -
 
 
 @pytest.mark.parametrize("neighbours", [1, 3])
-def test_numbers_that_entries_are_ranked_in_change_no_distance(neighbours: int) -> None:
+def test_numbers_that_entries_are_ranked_in_change_no_distance(
+    neighbours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(6)
     spread = np.where(np.arange(40) < 20, 1, 1e-3)
     bank = bank_of(rng.standard_normal((700, 40)) * spread + 9, search_dimensions=20)
@@ -383,6 +385,7 @@ def test_numbers_that_entries_are_ranked_in_change_no_distance(neighbours: int) 
     patches = (rng.standard_normal((1, 30, 30, 40)) * spread + 9).astype(np.float32)
     recipe = scoring(score_neighbours=neighbours)
     expected = np.sort(distances(patches, bank.features), axis=1)[:, :neighbours].mean(axis=1)
+    monkeypatch.setattr("goodparts.bank.search_graph._FEW", 0)
     for products in (Products(), Products(exact=True), Products(int8=False), Products(False, True)):
         graph = search_graph(bank, (30, 30), recipe, products=products)
         kinds = [node.op_type for node in graph.model.graph.node]
@@ -394,22 +397,30 @@ def test_numbers_that_entries_are_ranked_in_change_no_distance(neighbours: int) 
 def test_a_bank_that_is_large_in_float32_stays_in_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = replace(bank_of(cloud(300, 40)), int8=True)
     monkeypatch.setattr("goodparts.bank.search_graph._SMALL", 4 * 300 * 40 - 1)
+    monkeypatch.setattr("goodparts.bank.search_graph._FEW", 0)
     graph = search_graph(bank, (2, 2), scoring(), products=Products(int8=False, exact=True))
     assert "QuantizeLinear" in [node.op_type for node in graph.model.graph.node]
 
 
-@pytest.mark.parametrize(("dimensions", "in_int8"), [(128, False), (129, True)])
-def test_held_out_images_are_ranked_in_float32_where_entries_are_narrow(
-    dimensions: int, in_int8: bool
+@pytest.mark.parametrize(("entries", "dimensions"), [(60, 128), (60, 129)])
+def test_what_has_few_numbers_is_ranked_in_float32_where_that_is_exact(
+    entries: int, dimensions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bank = replace(bank_of(cloud(60, dimensions)), int8=True)
-    for products, held_out, expected in (
-        (Products(exact=True), True, in_int8),
-        (Products(exact=True), False, True),
-        (Products(), True, True),
-    ):
+    bank = replace(bank_of(cloud(entries, dimensions)), int8=True)
+
+    def in_int8(*, few: int, held_out: bool = False, exact: bool = True) -> bool:
+        monkeypatch.setattr("goodparts.bank.search_graph._FEW", few)
+        products = Products(exact=exact)
         graph = search_graph(bank, (2, 2), scoring(), products=products, held_out=held_out)
-        assert ("QuantizeLinear" in [node.op_type for node in graph.model.graph.node]) == expected
+        return "QuantizeLinear" in [node.op_type for node in graph.model.graph.node]
+
+    numbers = entries * dimensions
+    assert not in_int8(few=numbers)
+    assert in_int8(few=numbers - 1)
+    assert in_int8(few=numbers, exact=False)
+    assert in_int8(few=numbers - 1, held_out=True) == (dimensions > 128)
+    bank = replace(bank, basis=np.eye(dimensions, 30, dtype=np.float32))
+    assert in_int8(few=numbers, held_out=True)
 
 
 SPACES = pytest.mark.parametrize(
