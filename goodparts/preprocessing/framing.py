@@ -148,8 +148,10 @@ def _at_width(image: NDArray[np.uint8], width: int) -> PILImage:
         rows = Image.fromarray(image[band])
         narrow.paste(rows.resize((width, rows.height), Image.Resampling.BILINEAR), (0, band.start))
 
-    row = 3 * image.shape[1]  # bytes
-    rows = max(1, min(max(-(-height // (1 + helpers)), _SMALL // 2 // row), _BAND // row))
+    share = max(
+        _SMALL // 2, image.size // (1 + helpers)
+    )  # bytes of it for each core, as many bands for one as another
+    rows = share // -(-share // _BAND) // (3 * image.shape[1]) + 1
     parallel.on_all_cores(resize, [slice(first, first + rows) for first in range(0, height, rows)])
     return narrow
 
