@@ -7,7 +7,7 @@ seconds, which a busy machine disturbs less; with `--against` the ratios of the 
 round. `accurate` is fitted where it is asked for.
 Features include reading and resizing the images. "of it" are parts of the stage before them.
 
-As a processor with AVX2 and nothing later, which has no bf16 (so `--precision f32`):
+As a processor with AVX2 and nothing later, which has no bf16:
 
     ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" python ...
 """

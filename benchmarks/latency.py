@@ -130,13 +130,9 @@ def measure(options: argparse.Namespace) -> Times:
     data = read_dataset(options.data)
     path = data.test[0].path
     pixels = read_image(path)
-    lesser = os.environ.items() >= _LESSER.items()
     inspectors, timed = {}, {}
     for file in sorted(options.models.glob("*.goodparts")):
-        inspector = Inspector.load(file)
-        if lesser:  # which has no bf16, whatever the processor says
-            inspector._ready.precision = "f32"
-        inspectors[file.stem] = inspector
+        inspectors[file.stem] = inspector = Inspector.load(file)
         timed |= {(file.stem, step): run for step, run in _steps(inspector, path, pixels)}
     for run in timed.values():
         run()

@@ -30,6 +30,18 @@ _ONE_AT_A_TIME = threading.RLock()
 _SIZE = struct.Struct("<I")
 _ALIGNMENT = 64  # bytes
 _STEERING = ("ONEDNN_", "DNNL_", "OV_", "OPENVINO_")  # variables of the environment that OpenVINO heeds
+_CEILINGS = (
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+)  # of these, what keeps it from instructions that are there
+_WITHOUT_BF16 = {
+    "SSE41",
+    "AVX",
+    "AVX2",
+    "AVX2_VNNI",
+    "AVX512_CORE",
+    "AVX512_CORE_VNNI",
+}  # and it does not tell
 _OPEN: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()
 
 
@@ -310,7 +322,9 @@ def version() -> str:
 def capabilities() -> tuple[str, ...]:
     """Number formats in which this processor computes fast, as OpenVINO names them: FP32, BF16, INT8 ..."""
     with _core() as core:
-        return tuple(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        formats = tuple(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    ceilings = {os.environ.get(variable, "").upper() for variable in _CEILINGS}
+    return tuple(name for name in formats if name != "BF16" or not ceilings & _WITHOUT_BF16)
 
 
 @contextmanager

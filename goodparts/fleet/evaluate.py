@@ -210,9 +210,9 @@ def _write(run: EvaluationRun, out: Path) -> None:
 def _in_a_sentence(run: EvaluationRun, measured: Sequence[Evaluated]) -> str:
     counts = {name: sum(one.metrics.get(name, 0) for one in measured) for name in _COUNTS}
     areas = [one.metrics["image_auroc"] for one in measured if one.metrics.get("image_auroc") is not None]
-    found = [f"{len(measured)} of {len(run.evaluated)} products were measured"]
+    found = [f"{len(measured)} of {len(run.evaluated)} products measured"]
     if measured:
-        found.append(f"{counts['rejected']:,} of {counts['good']:,} good images were rejected")
+        found.append(f"{counts['rejected']:,} of {counts['good']:,} good images rejected")
         found.append(f"{counts['missed']:,} of {counts['bad']:,} bad ones missed")
     mean = f" Image AUROC {100 * sum(areas) / len(areas):.2f} % on average." if areas else ""
     return f"{', '.join(found)}.{mean}"

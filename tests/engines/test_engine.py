@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import goodparts
+from goodparts.engines import openvino
 from goodparts.engines.engine import Engine, layer_shapes, open_engine
 from goodparts.engines.graph import Graph, GraphBuilder
 from goodparts.errors import BackboneError
@@ -151,3 +153,25 @@ def test_a_network_without_inputs_is_refused_in_words() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     with pytest.raises(BackboneError, match="can't take images of 32x32 pixels"):
         layer_shapes(model, (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "formats"),
+    [
+        ("", ("FP32", "BF16", "INT8")),
+        ("avx2", ("FP32", "INT8")),
+        ("AVX512_CORE_VNNI", ("FP32", "INT8")),
+        ("AVX512_CORE_BF16", ("FP32", "BF16", "INT8")),
+    ],
+)
+@pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_bf16_is_not_there_where_its_instructions_are_switched_off(
+    variable: str, ceiling: str, formats: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Core:
+        def get_property(self, _: str, __: str) -> list[str]:
+            return ["FP32", "BF16", "INT8"]
+
+    monkeypatch.setattr(openvino, "_core", lambda: nullcontext(Core()))
+    monkeypatch.setenv(variable, ceiling)
+    assert openvino.capabilities.__wrapped__() == formats

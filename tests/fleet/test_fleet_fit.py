@@ -130,7 +130,7 @@ def test_evaluation(plant: Path, models: Path, tmp_path: Path, pool: WorkerPool,
         (row,) = csv.DictReader(stream)
     assert float(row["image_auroc"]) == disc.metrics["image_auroc"]
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert f"1 of 1 products were measured, {disc.metrics['rejected']} of 6 good images were rejected" in page
+    assert f"1 of 1 products measured, {disc.metrics['rejected']} of 6 good images rejected" in page
     assert "pixel AUROC" in page
     assert "No product has masks" not in page
 
