@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import cache
 from operator import itemgetter
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -171,14 +172,15 @@ def on_all_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> l
     ends, no call is running any more; of several errors that of the first item is raised.
     """
     helpers = min(len(items) - 1, other_cores())
-    if helpers < 1 or not _ALL_CORES.acquire(blocking=False):
-        return [function(item) for item in items]
+    held = False
     try:
-        parts = _Parts(function, items)
-        _CREW.help_with(parts, helpers)
-        return parts.results()
+        held = helpers > 0 and _ALL_CORES.acquire(blocking=False)
+        if not held:
+            return [function(item) for item in items]
+        return _Parts(function, items).results(helpers)
     finally:
-        _ALL_CORES.release()
+        if held:
+            _ALL_CORES.release()
 
 
 def other_cores() -> int:
@@ -192,33 +194,53 @@ class _Parts(Generic[Item, Result]):
     def __init__(self, function: Callable[[Item], Result], items: Sequence[Item]) -> None:
         self._function, self._items = function, items
         self._next = itertools.count()  # of which no two threads get the same number
-        self._done: SimpleQueue[tuple[int, Result | None, BaseException | None]] = SimpleQueue()
+        self._made: SimpleQueue[_Made] = SimpleQueue()  # by others than the caller
+        self._at_work: deque[None] = deque()  # one for each of them
 
-    def work(self) -> None:
+    def help(self) -> None:
         """Make calls until none is left to begin."""
+        self._at_work.append(None)
         while (index := next(self._next)) < len(self._items):
-            try:
-                self._done.put((index, self._function(self._items[index]), None))
-            except BaseException as error:
-                self._done.put((index, None, error))
+            self._made.put(self._make(index))
+        self._at_work.pop()
 
-    def results(self) -> list[Any]:
-        """Work, too, and wait for the others: the results in order, or the first error."""
-        left = len(self._items)
+    def results(self, helpers: int) -> list[Any]:
+        """Work beside so many others: the results in order, or the first error."""
+        by_others = len(self._items)
+        made: list[_Made] = []
         try:
-            self.work()
-        except BaseException:  # an interrupt between two calls; one of them may have been lost
-            while next(self._next) < len(self._items):
-                left -= 1
-            with suppress(Empty):
-                for _ in range(left):
-                    self._done.get(timeout=1)
-            raise
-        done = sorted((self._done.get() for _ in range(left)), key=itemgetter(0))
-        for _, _, error in done:
+            _CREW.help_with(self, helpers)
+            while (index := next(self._next)) < len(self._items):
+                by_others -= 1
+                made.append(self._make(index))
+                _, _, error = made[-1]
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+            made += (self._made.get() for _ in range(by_others))
+            made.sort(key=itemgetter(0))
+            error = next((error for _, _, error in made if error is not None), None)
             if error is not None:
                 raise error
-        return [result for _, result, _ in done]
+            return [result for _, result, _ in made]
+        except BaseException:  # an interrupt, or the error of a part
+            while next(self._next) < len(self._items):
+                pass  # nobody takes it any more
+            while self._at_work:
+                time.sleep(0.001)
+            raise
+        finally:
+            made.clear()  # an error holds this frame: the frame must not hold the error
+            error = None
+
+    def _make(self, index: int) -> _Made:
+        try:
+            return index, self._function(self._items[index]), None
+        except BaseException as error:
+            return index, None, error
+
+
+_Made = tuple[int, Any, BaseException | None]
+"""What a call gave: of which item, its result, or its error."""
 
 
 class _Crew:
@@ -230,23 +252,24 @@ class _Crew:
     def start_in_child(self) -> None:
         """After a fork, as at first, there are no threads."""
         self._asked: SimpleQueue[_Parts[Any, Any]] = SimpleQueue()
-        self._threads: list[int] = []  # as the system calls them
+        self._threads: list[threading.Thread] = []
         self._placed: tuple[int, set[int]] | None = None  # off which core, on which
 
     def help_with(self, parts: _Parts[Any, Any], helpers: int) -> None:
-        """Have so many threads work at them, beside this one."""
+        """Have so many threads work at them, beside this one; fewer where the system starts no more."""
+        with suppress(RuntimeError):
+            while len(self._threads) < helpers:
+                thread = threading.Thread(target=self._help, name=f"{_NAME}-beside", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+                self._placed = None
         self._keep_off(_current_core())
-        for _ in range(len(self._threads), helpers):
-            thread = threading.Thread(target=self._help, name=f"{_NAME}-beside", daemon=True)
-            thread.start()
-            self._threads.append(thread.native_id or 0)
-            self._placed = None
-        for _ in range(helpers):
+        for _ in self._threads[:helpers]:
             self._asked.put(parts)
 
     def _help(self) -> None:
         while True:
-            self._asked.get().work()
+            self._asked.get().help()
 
     def _keep_off(self, core: int | None) -> None:
         """Let them run on all cores but the caller's.
@@ -261,7 +284,7 @@ class _Crew:
             self._placed = wanted
             for thread in self._threads:
                 with suppress(OSError):  # where that is not allowed, it is slower
-                    os.sched_setaffinity(thread, wanted[1])
+                    os.sched_setaffinity(thread.native_id or -1, wanted[1])
 
 
 def _current_core() -> int | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -446,6 +450,93 @@ def test_of_several_errors_that_of_the_first_part_is_raised(monkeypatch: pytest.
 
     with pytest.raises(ValueError, match="part 0"):
         parallel.on_all_cores(work, range(6))
+
+
+def test_an_interrupted_caller_makes_no_more_parts_and_hides_no_interrupt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    caller, running, begun = threading.get_ident(), Ledger(), []
+    helped = threading.Event()
+
+    def work(item: int) -> None:
+        with running:
+            begun.append(item)
+            if threading.get_ident() != caller:
+                helped.set()
+                time.sleep(0.05)
+                raise ValueError("of a helper")
+            assert helped.wait(10)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel.on_all_cores(work, range(20))
+    assert running.running == 0
+    assert len(begun) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_who_is_interrupted_while_waiting_for_a_part_waits_for_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    caller, running = threading.get_ident(), Ledger()
+    helped = threading.Event()
+
+    def work(_: int) -> None:
+        with running:
+            if threading.get_ident() == caller:
+                assert helped.wait(10)
+                return
+            helped.set()
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel.on_all_cores(work, range(2))
+    assert running.running == 0
+    assert parallel.on_all_cores(lambda item: item, range(3)) == [0, 1, 2]
+
+
+def test_where_no_thread_can_be_started_the_caller_makes_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
+    monkeypatch.setattr(parallel, "_CREW", parallel._Crew())
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert parallel.on_all_cores(lambda _: threading.get_ident(), range(4)) == [threading.get_ident()] * 4
+
+
+def test_an_error_of_a_part_keeps_nothing_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+
+    class Image:
+        pass
+
+    def fail() -> weakref.ref[Image]:
+        image = Image()
+
+        def work(item: int) -> None:
+            assert image
+            if item == 1:
+                raise MemoryError
+
+        with suppress(MemoryError):
+            parallel.on_all_cores(work, range(4))
+        return weakref.ref(image)
+
+    gc.disable()
+    try:
+        kept = fail()
+        for _ in range(100):  # a helper may still be on its way out
+            if kept() is None:
+                break
+            time.sleep(0.01)
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_there_is_one_worker_more_than_cores() -> None:
