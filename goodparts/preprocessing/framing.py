@@ -28,9 +28,13 @@ Warp = tuple[float, float, float, float, float, float]
 """(a, b, c, d, e, f): what lies at (x, y) lay at (a x + b y + c, d x + e y + f) before; whole numbers lie between
 pixels."""
 
+_Bands = tuple[tuple[slice, slice, NDArray[np.float32]], ...]
+"""An operator in parts: some pixels, the cells they depend on, and what they are of them, (pixels, cells) float32."""
+
 PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is padded with
 
 _SMALL = 2**19  # bytes of an image up to which one core resizes it: to wake a thread takes as long
+_WORTH_A_CORE = 2**18  # bytes
 _BAND = 3 * 2**20  # bytes of an image that are resized at once
 _BAND_OF_MAP = 64  # pixels of an anomaly map that are made at once, each from the few cells around it
 _BLOCK = 256  # pixels that are smoothed at once
@@ -148,10 +152,9 @@ def _at_width(image: NDArray[np.uint8], width: int) -> PILImage:
         rows = Image.fromarray(image[band])
         narrow.paste(rows.resize((width, rows.height), Image.Resampling.BILINEAR), (0, band.start))
 
-    share = max(
-        _SMALL // 2, image.size // (1 + helpers)
-    )  # bytes of it for each core, as many bands for one as another
-    rows = share // -(-share // _BAND) // (3 * image.shape[1]) + 1
+    cores = min(1 + helpers, max(1, image.size // _WORTH_A_CORE))
+    bands = cores * -(-image.size // (cores * _BAND))  # as many for one core as for another
+    rows = -(-height // bands)
     parallel.on_all_cores(resize, [slice(first, first + rows) for first in range(0, height, rows)])
     return narrow
 
@@ -277,7 +280,7 @@ def anomaly_map(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) 
     values: NDArray[np.float32]
     if frame.warp is not None:
         return _map_of_straight(distance_grid, frame, sigma)
-    rows, columns = (_operator(*_axis(frame, axis), distance_grid.shape[axis], sigma) for axis in (0, 1))
+    rows, columns = (_bands(*_axis(frame, axis), distance_grid.shape[axis], sigma) for axis in (0, 1))
     hidden = np.isnan(distance_grid)
     if hidden.any():
         weights = _applied(rows, (~hidden).astype(np.float32), columns)
@@ -337,41 +340,17 @@ def operators(
     Returns:
         (seen rows of the image, h) and (seen columns, w) float32, whose rows sum to one.
     """
-    rows, columns = (_operator(*_axis(frame, axis), grid[axis], sigma) for axis in (0, 1))
-    return rows.matrix, columns.matrix
+    return _operator(*_axis(frame, 0), grid[0], sigma), _operator(*_axis(frame, 1), grid[1], sigma)
 
 
-@dataclass(frozen=True, eq=False)
-class _Operator:
-    """One axis of `anomaly_map`.
-
-    Attributes:
-        matrix: (pixels of the image, cells) float32, rows summing to one.
-        bands: the same without most of its zeros: some pixels, the cells they depend on, and that part of the matrix.
-    """
-
-    matrix: NDArray[np.float32]
-    bands: tuple[tuple[slice, slice, NDArray[np.float32]], ...]
-
-    @classmethod
-    def of(cls, matrix: NDArray[np.float32]) -> _Operator:
-        bands = []
-        for first in range(0, len(matrix), _BAND_OF_MAP):
-            pixels = slice(first, min(first + _BAND_OF_MAP, len(matrix)))
-            near = np.flatnonzero(matrix[pixels].any(axis=0))
-            cells = slice(int(near[0]), int(near[-1]) + 1)
-            bands.append((pixels, cells, matrix[pixels, cells].copy()))
-        matrix.flags.writeable = False
-        return cls(matrix, tuple(bands))
-
-
-def _applied(rows: _Operator, grid: NDArray[np.float32], columns: _Operator) -> NDArray[np.float32]:
-    """`rows @ grid @ columns.T`."""
-    across = np.empty((len(grid), len(columns.matrix)), dtype=np.float32)
-    for pixels, cells, part in columns.bands:
+def _applied(rows: _Bands, grid: NDArray[np.float32], columns: _Bands) -> NDArray[np.float32]:
+    """What operators in bands make of a grid: `rows @ grid @ columns.T`."""
+    height, width = (bands[-1][0].stop if bands else 0 for bands in (rows, columns))
+    across = np.empty((len(grid), width), dtype=np.float32)
+    for pixels, cells, part in columns:
         across[:, pixels] = grid[:, cells] @ part.T
-    values = np.empty((len(rows.matrix), len(columns.matrix)), dtype=np.float32)
-    for pixels, cells, part in rows.bands:
+    values = np.empty((height, width), dtype=np.float32)
+    for pixels, cells, part in rows:
         np.matmul(part, across[cells], out=values[pixels])
     return values
 
@@ -395,8 +374,22 @@ def _seen(size: int, resized: int, offset: int, working: int) -> tuple[int, int]
 
 
 @lru_cache(maxsize=64)
-def _operator(size: int, resized: int, offset: int, working: int, cells: int, sigma: float) -> _Operator:
-    """What brings so many cells to the seen rows, or columns, of the image."""
+def _bands(size: int, resized: int, offset: int, working: int, cells: int, sigma: float) -> _Bands:
+    """An operator without most of its zeros."""
+    matrix = _operator(size, resized, offset, working, cells, sigma)
+    found = []
+    for first in range(0, len(matrix), _BAND_OF_MAP):
+        pixels = slice(first, min(first + _BAND_OF_MAP, len(matrix)))
+        near = np.flatnonzero(matrix[pixels].any(axis=0))
+        around = slice(int(near[0]), int(near[-1]) + 1)
+        found.append((pixels, around, matrix[pixels, around].copy()))
+    return tuple(found)
+
+
+def _operator(
+    size: int, resized: int, offset: int, working: int, cells: int, sigma: float
+) -> NDArray[np.float32]:
+    """One axis of `anomaly_map`: (seen rows of the image, cells) float32, rows summing to one."""
     pixels = np.arange(working, dtype=np.float64)
     operator = _between((pixels + 0.5) * cells / working - 0.5, np.eye(cells))
     if sigma > 0:
@@ -405,7 +398,7 @@ def _operator(size: int, resized: int, offset: int, working: int, cells: int, si
     seen = np.arange(first, last, dtype=np.float64)
     at = (seen + 0.5) * resized / size + offset - 0.5
     inside = np.clip(at, max(0, offset), min(working, offset + resized) - 1)
-    return _Operator.of(_between(inside, operator).astype(np.float32))
+    return _between(inside, operator).astype(np.float32)
 
 
 def _between(at: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:

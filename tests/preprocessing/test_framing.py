@@ -429,3 +429,12 @@ def test_large_images_are_resized_to_the_same_bytes(
     monkeypatch.setattr(framing, "_BAND", band)
     monkeypatch.setattr(parallel, "cores", lambda: cores)
     np.testing.assert_array_equal(framing.apply(frame, image), whole)
+
+
+def test_which_patches_look_at_the_image_is_not_to_be_written_to() -> None:
+    """It is the same array for all images of a size."""
+    frame = framing.frame_of((50, 100), Recipe(image_size=100, framing="letterbox"))
+    patch_mask = framing.patch_mask(frame, (10, 10))
+    assert framing.patch_mask(frame, (10, 10)) is patch_mask
+    with pytest.raises(ValueError, match="read-only"):
+        patch_mask[0, 0] = True
