@@ -33,8 +33,8 @@ DISTANCES = "distances"
 
 _SCRATCH = 100 << 20  # bytes
 _SMALL = 32 << 20  # bytes: four times those of int8 are no matter
-_FEW = 200_000  # numbers: of fewer, what int8 saves goes into the candidates that it needs more
-_NARROW = 128  # dimensions: the same, of held-out searches
+_FEW = 200_000  # numbers of the entries: of fewer, what int8 saves goes into the candidates that it needs more ...
+_NARROW = 128  # ... and in so few dimensions where each image is told which entries are hidden from it
 
 
 def search_graph(
@@ -195,10 +195,12 @@ def _search_nodes(
 
 def _ranked_in(bank: MemoryBank, products: Products, *, held_out: bool) -> MemoryBank:
     """The bank in the numbers that its entries are ranked in: int8 unless float32 is as fast."""
-    small = not products.int8 and 4 * bank.features.size <= _SMALL
-    few = bank.features.size <= _FEW or (held_out and bank.features.shape[1] <= _NARROW)
-    fewer_candidates = few and products.exact and bank.basis is None
-    return replace(bank, int8=False) if small or fewer_candidates else bank
+    if not bank.int8 or 4 * bank.features.size > _SMALL:
+        return bank
+    dimensions = bank.features.shape[1]
+    few = bank.most_compared * dimensions <= _FEW or (held_out and dimensions <= _NARROW)
+    as_fast = not products.int8 or (few and products.exact and bank.basis is None)
+    return replace(bank, int8=False) if as_fast else bank
 
 
 def side_by_side(

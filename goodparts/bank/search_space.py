@@ -37,7 +37,12 @@ def candidates(bank: MemoryBank, recipe: Recipe, neighbourhood: Neighbourhood, *
 
 
 def choose_search_space(bank: MemoryBank, test: RecallTest, recipe: Recipe) -> MemoryBank:
-    """The bank in the cheapest search space that finds the nearest entries all the same, on the patches of a test."""
+    """The bank in the cheapest search space that finds the nearest entries all the same, on the patches of a test.
+
+    All dimensions in float32 where these are too few to tell.
+    """
+    if _NEARLY * len(test.patches) < 1:
+        return bank
     dimensions = recipe.search_dimensions
     if principal_dimensions_save(bank.features, dimensions):
         directions = principal_dimensions(bank.features, bank.mean)

@@ -78,6 +78,13 @@ def test_the_search_takes_all_dimensions_where_all_matter() -> None:
     assert bank.int8
 
 
+@pytest.mark.parametrize(("tried", "enough"), [(333, False), (334, True)])
+def test_a_search_space_is_chosen_where_enough_patches_tell(tried: int, enough: bool) -> None:
+    bank = chosen(flat_features(100 + tried, 4, 16), sampling="random", sampling_ratio=100 / (100 + tried))
+    assert len(bank.features) == 100
+    assert bank.int8 == enough
+
+
 def test_entries_that_int8_can_not_tell_apart_are_ranked_in_float32() -> None:
     # In 3 dimensions 3,000 entries lie closer together than the steps of int8.
     dense = flat_features(6000, 3, 3)
