@@ -14,7 +14,8 @@ from goodparts import Inspector
 from goodparts.decision.calibration import Decision, ZoneDecision
 from goodparts.decision.good_scores import LEAVE_ONE_OUT, GoodScoresCollector
 from goodparts.decision.inspection import GOOD, ZoneScore
-from goodparts.decision.verdict import Measured, judge
+from goodparts.decision.verdict import Measured, judge, segment
+from goodparts.engines.runtime import Products
 from goodparts.errors import ImageError, ModelError
 from goodparts.model.model import Model
 
@@ -106,3 +107,33 @@ def test_drift_takes_numbers_only(value: float) -> None:
     drift = Drift(np.arange(20.0).tolist())
     with pytest.raises(ValueError, match="finite score"):
         drift.add(value)
+
+
+def test_what_reaches_nine_tenths_of_the_peak_is_bad_where_nothing_is_above_the_threshold() -> None:
+    anomaly_map = np.zeros((9, 12), np.float32)
+    anomaly_map[2:5, 3:6] = 0.95
+    anomaly_map[3, 4] = 1.0
+    anomaly_map[7, 9] = 0.99  # as high, and elsewhere
+    anomaly_map[0, 0] = np.nan
+    found = segment(anomaly_map, 2.0, 0)
+    expected = np.zeros((9, 12), bool)
+    expected[2:5, 3:6] = True
+    np.testing.assert_array_equal(found.mask, expected)
+    (region,) = found.describe(anomaly_map)
+    assert (region.area, region.peak, region.box) == (9, 1.0, (3, 2, 6, 5))
+    np.testing.assert_array_equal(segment(anomaly_map, 0.97, 2).mask, expected)  # all above it are too small
+
+
+def test_int8_and_float32_ranks_give_the_same_scores(
+    fitted: Inspector, mini_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = sorted((mini_dataset / "test").glob("*/*.png"))
+    found = []
+    monkeypatch.setattr("goodparts.bank.search_graph._FEW", 0)
+    for products in (Products(int8=True, exact=True), Products(int8=False, exact=True)):
+        monkeypatch.setattr("goodparts.engines.openvino.products", lambda *_, of=products: of)
+        inspector = with_model(replace(fitted.model, bank=replace(fitted.model.bank, int8=True)))
+        nodes = inspector.model.pipeline(inspector.runtime.products()).model.graph.node
+        assert ("QuantizeLinear" in {node.op_type for node in nodes}) == products.int8
+        found.append([inspection.score for inspection in inspector.inspect_many(images)])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
