@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -476,27 +475,31 @@ def test_an_interrupted_caller_makes_no_more_parts_and_hides_no_interrupt(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-def test_who_is_interrupted_while_waiting_for_a_part_waits_for_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(parallel, "cores", lambda: 2)
-    caller, running = threading.get_ident(), Ledger()
-    helped = threading.Event()
-
-    def work(_: int) -> None:
-        with running:
-            if threading.get_ident() == caller:
-                assert helped.wait(10)
-                return
-            helped.set()
-            time.sleep(0.1)
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
-
-    with pytest.raises(KeyboardInterrupt):
-        parallel.on_all_cores(work, range(2))
-    assert running.running == 0
-    assert parallel.on_all_cores(lambda item: item, range(3)) == [0, 1, 2]
+def test_who_is_interrupted_while_waiting_for_a_part_waits_for_its_end() -> None:
+    script = """
+import os, signal, threading, time
+from goodparts import parallel
+parallel.cores = lambda: 2
+caller, helped, running = threading.get_ident(), threading.Event(), []
+def work(_):
+    if threading.get_ident() == caller:
+        assert helped.wait(10)
+        return
+    running.append(1)
+    helped.set()
+    time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+    running.pop()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    parallel.on_all_cores(work, range(2))
+except KeyboardInterrupt:
+    again = parallel.on_all_cores(lambda item: item, range(3))
+    raise SystemExit(0 if not running and again == [0, 1, 2] else 1)
+raise SystemExit(2)
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
 
 
 def test_where_no_thread_can_be_started_the_caller_makes_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,9 +80,18 @@ def test_the_search_takes_all_dimensions_where_all_matter() -> None:
 
 @pytest.mark.parametrize(("tried", "enough"), [(333, False), (334, True)])
 def test_a_search_space_is_chosen_where_enough_patches_tell(tried: int, enough: bool) -> None:
-    bank = chosen(flat_features(100 + tried, 4, 16), sampling="random", sampling_ratio=100 / (100 + tried))
-    assert len(bank.features) == 100
+    bank = chosen(flat_features(600 + tried, 4, 32), sampling="random", sampling_ratio=600 / (600 + tried))
+    assert len(bank.features) == 600
     assert bank.int8 == enough
+
+
+@pytest.mark.parametrize(("entries", "worth_it"), [(511, False), (512, True)])
+def test_a_small_bank_is_searched_as_it_is(entries: int, worth_it: bool) -> None:
+    patches = entries + 400
+    features = flat_features(patches, 4, 32)
+    bank = chosen(features, sampling="random", sampling_ratio=entries / patches, search_dimensions=16)
+    assert len(bank.features) == entries
+    assert (bank.int8, bank.basis is not None) == (worth_it, worth_it)
 
 
 def test_entries_that_int8_can_not_tell_apart_are_ranked_in_float32() -> None:

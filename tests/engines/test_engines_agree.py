@@ -201,7 +201,7 @@ def test_a_search_of_many_entries_is_found_in_the_graph() -> None:
 
     graph = trial_pipeline(Recipe(image_size=64), entries=(900, 300, 300))
     found = rankings(graph.model.graph)
-    assert [(item.block, item.count, item.integers is not None) for item in found] == [(16, 8, True)] * 3
+    assert [(item.block, item.count, item.integers is not None) for item in found] == [(16, 10, True)] * 3
 
 
 @pytest.mark.parametrize("whole", [False, True])

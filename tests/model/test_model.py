@@ -94,7 +94,10 @@ def test_nothing_is_unpickled(whole: Path) -> None:
         model_file.load(whole)
         with zipfile.ZipFile(whole) as archive:
             for name in archive.namelist():
-                assert not archive.read(name).startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+                content = archive.read(name)
+                if name.endswith(".safetensors"):  # begins with the length of its header, whatever that is
+                    content = content[8:]
+                assert not content.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
     finally:
         watching = False
     assert not classes
