@@ -1,8 +1,8 @@
 """Regions: the connected parts of a mask, and what can be said about each.
 
     labels, count = label_regions(mask)             # (H, W) int32: 0 outside, 1..count inside
-    regions = find_regions(mask, anomaly_map)       # area, peak, box, centroid; largest peak first
-    mask = remove_small(mask, minimum_area=20)      # without specks
+    runs = Runs.of(mask).without_small(20)          # without specks; runs.mask, (H, W) bool
+    regions = runs.describe(anomaly_map)            # area, peak, box, centroid; largest peak first
 
 Pixels belong together when they touch at an edge or a corner (8-connectivity). All of it works on runs, the
 unbroken stretches of a row, of which a mask has far fewer than pixels.
@@ -100,7 +100,7 @@ class Runs:
         return labels
 
     def without_small(self, minimum_area: float) -> Self:
-        """Without regions of fewer pixels."""
+        """Without regions of fewer pixels; up to 1 keeps everything."""
         return self._only(self._total(self._length) >= minimum_area)
 
     def around(self, row: int, column: int) -> Self:
@@ -109,7 +109,17 @@ class Runs:
         return self._only(np.arange(self.regions) == self.region[at])
 
     def describe(self, anomaly_map: NDArray[np.float32]) -> tuple[Region, ...]:
-        """The regions, as `find_regions` does; ValueError if the shapes differ."""
+        """What can be said about each region.
+
+        Args:
+            anomaly_map: (H, W) float32. NaN is passed over; a region of nothing else has the peak NaN.
+
+        Returns:
+            the regions, largest peak first; among equal peaks the largest area first, then in scan order.
+
+        Raises:
+            ValueError: if mask and map differ in shape.
+        """
         if self.mask.shape != anomaly_map.shape:
             raise ValueError(
                 f"mask {self.mask.shape} and anomaly_map {anomaly_map.shape}: expected equal shapes"
@@ -191,38 +201,6 @@ def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     """
     runs = Runs.of(mask)
     return runs.labels(), runs.regions
-
-
-def find_regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> tuple[Region, ...]:
-    """Describe the 8-connected regions of a mask.
-
-    Args:
-        mask: (H, W) bool.
-        anomaly_map: (H, W) float32. NaN is passed over; a region of nothing else has the peak NaN.
-
-    Returns:
-        the regions, largest peak first; among equal peaks the largest area first, then in scan order.
-
-    Raises:
-        ValueError: if the mask is not a two-dimensional array of bool, or the shapes differ.
-    """
-    return Runs.of(mask).describe(anomaly_map)
-
-
-def remove_small(mask: NDArray[np.bool_], minimum_area: float) -> NDArray[np.bool_]:
-    """Return a copy of a mask without its 8-connected regions of fewer than `minimum_area` pixels.
-
-    Args:
-        mask: (H, W) bool.
-        minimum_area: in pixels; up to 1 keeps everything.
-
-    Returns:
-        (H, W) bool.
-
-    Raises:
-        ValueError: if the mask is not a two-dimensional array of bool.
-    """
-    return Runs.of(mask).without_small(minimum_area).mask.copy()
 
 
 def _numbered(root: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from goodparts.decision.regions import Region, _join, find_regions, label_regions, remove_small
+from goodparts.decision.regions import Region, Runs, _join, label_regions
 
 masks = npst.arrays(bool, npst.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=12))
 
@@ -109,8 +109,8 @@ def test_a_mask_without_pixels_has_no_regions(shape):
     mask = np.zeros(shape, dtype=bool)
     labels, count = label_regions(mask)
     assert (labels.shape, count) == (shape, 0)
-    assert find_regions(mask, mask.astype(np.float32)) == ()
-    assert remove_small(mask, 3).shape == shape
+    assert Runs.of(mask).describe(mask.astype(np.float32)) == ()
+    assert Runs.of(mask).without_small(3).mask.shape == shape
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_regions_of_a_drawing():
     mask = drawing("##...\n##...\n.....\n..###\n...#.")
     anomaly_map = np.arange(25, dtype=np.float32).reshape(5, 5)
     anomaly_map[0, 1] = 40.5
-    assert find_regions(mask, anomaly_map) == (
+    assert Runs.of(mask).describe(anomaly_map) == (
         Region(area=4, peak=40.5, box=(0, 0, 2, 2), centroid=(0.5, 0.5)),
         Region(area=4, peak=23.0, box=(2, 3, 5, 5), centroid=(3.0, 3.25)),
     )
@@ -186,7 +186,7 @@ def test_regions_agree_with_what_a_flood_fill_finds(mask, random):
         expected.append((peak, len(x), (x.min(), y.min(), x.max() + 1, y.max() + 1), (x.mean(), y.mean())))
     expected.sort(key=lambda row: (math.isnan(row[0]), 0 if math.isnan(row[0]) else -row[0], -row[1]))
 
-    regions = find_regions(mask, anomaly_map)
+    regions = Runs.of(mask).describe(anomaly_map)
     assert len(regions) == count
     for region, (peak, area, box, centroid) in zip(regions, expected, strict=True):
         assert region.peak == pytest.approx(peak, abs=0, nan_ok=True)
@@ -195,20 +195,20 @@ def test_regions_agree_with_what_a_flood_fill_finds(mask, random):
 
 
 def test_regions_hold_plain_python_numbers():
-    (region,) = find_regions(np.ones((2, 3), dtype=bool), np.ones((2, 3), dtype=np.float32))
+    (region,) = Runs.of(np.ones((2, 3), dtype=bool)).describe(np.ones((2, 3), dtype=np.float32))
     numbers = [region.area, region.peak, *region.box, *region.centroid]
     assert [type(number) for number in numbers] == [int, float, int, int, int, int, float, float]
 
 
 def test_equal_peaks_come_largest_first_then_in_scan_order():
     mask = drawing("#.##.#")
-    regions = find_regions(mask, np.ones((1, 6), dtype=np.float32))
+    regions = Runs.of(mask).describe(np.ones((1, 6), dtype=np.float32))
     assert [region.box[0] for region in regions] == [2, 0, 5]
 
 
 def test_regions_need_a_map_of_the_same_shape():
     with pytest.raises(ValueError, match="expected equal shapes"):
-        find_regions(np.zeros((2, 3), dtype=bool), np.zeros((3, 2), dtype=np.float32))
+        Runs.of(np.zeros((2, 3), dtype=bool)).describe(np.zeros((3, 2), dtype=np.float32))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_regions_need_a_map_of_the_same_shape():
 def test_small_regions_are_removed(minimum_area, expected):
     mask = drawing("#.##.\n....#\n#....\n#.#.#")
     before = mask.copy()
-    np.testing.assert_array_equal(remove_small(mask, minimum_area), drawing(expected))
+    np.testing.assert_array_equal(Runs.of(mask).without_small(minimum_area).mask, drawing(expected))
     np.testing.assert_array_equal(mask, before)
 
 
@@ -233,4 +233,4 @@ def test_small_regions_are_removed(minimum_area, expected):
 def test_what_remains_is_all_regions_that_are_large_enough(mask, minimum_area):
     labels, count = flood_fill(mask)
     large = [number for number in range(1, count + 1) if np.sum(labels == number) >= minimum_area]
-    np.testing.assert_array_equal(remove_small(mask, minimum_area), np.isin(labels, large))
+    np.testing.assert_array_equal(Runs.of(mask).without_small(minimum_area).mask, np.isin(labels, large))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from goodparts.decision.inspection import Inspection, LaterMap
-from goodparts.decision.regions import find_regions
+from goodparts.decision.regions import Runs
 from goodparts.errors import OutputError
 from goodparts.report import pictures
 from goodparts.report.panel import _CAPTION, _HEADER, _tile_size, draw_panel, multiple_text
@@ -57,7 +57,7 @@ def inspection(
         later_map=LaterMap.of(values),
         pixel_threshold=2.0,
         mask=mask,
-        regions=find_regions(mask, values),
+        regions=Runs.of(mask).describe(values),
     )
 
 
