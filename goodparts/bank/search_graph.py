@@ -33,8 +33,8 @@ DISTANCES = "distances"
 
 _SCRATCH = 100 << 20  # bytes
 _SMALL = 32 << 20  # bytes: four times those of int8 are no matter
-_FEW = 200_000  # numbers of the entries: of fewer, what int8 saves goes into the candidates that it needs more ...
-_NARROW = 128  # ... and in so few dimensions where each image is told which entries are hidden from it
+_FEW = 200_000  # numbers of the entries up to which the candidates that int8 needs more cost what it saves
+_NARROW = 128  # dimensions up to which that is so in a held-out search
 
 
 def search_graph(

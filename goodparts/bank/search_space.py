@@ -21,7 +21,7 @@ _CANDIDATES = 8  # of which the nearest entry is one; one more for each neighbou
 _EXACT = 2  # the same, where ranks are distances but for rounding
 _SPARE = 3  # so many fewer must still do for nearly all patches
 _NEARLY = 0.003  # of the patches that these may miss
-_WORTH_IT = 1 << 14  # numbers of the entries
+_SMALL = 1 << 14  # numbers of a bank's entries: of fewer, no search space saves anything
 _BLOCK = 1 << 12  # entries that are worked on at once
 _SOME = 250  # patches that are tried at once
 
@@ -42,7 +42,7 @@ def choose_search_space(bank: MemoryBank, test: RecallTest, recipe: Recipe) -> M
 
     All dimensions in float32 where these are too few to tell, or the bank is so small that nothing would be saved.
     """
-    if _NEARLY * len(test.patches) < 1 or bank.features.size < _WORTH_IT:
+    if _NEARLY * len(test.patches) < 1 or bank.features.size < _SMALL:
         return bank
     dimensions = recipe.search_dimensions
     if principal_dimensions_save(bank.features, dimensions):

@@ -34,7 +34,7 @@ _Bands = tuple[tuple[slice, slice, NDArray[np.float32]], ...]
 PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is padded with
 
 _SMALL = 2**19  # bytes of an image up to which one core resizes it: to wake a thread takes as long
-_WORTH_A_CORE = 2**18  # bytes
+_WORTH_A_CORE = 2**18  # bytes of it for which one more core is woken
 _BAND = 3 * 2**20  # bytes of an image that are resized at once
 _BAND_OF_MAP = 64  # pixels of an anomaly map that are made at once, each from the few cells around it
 _BLOCK = 256  # pixels that are smoothed at once
