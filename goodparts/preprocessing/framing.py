@@ -8,6 +8,7 @@ axes' operators are small matrices made once for a size, so that smoothing and u
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
@@ -36,6 +37,8 @@ PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is
 _SMALL = 2**19  # bytes of an image up to which one core resizes it: to wake a thread takes as long
 _WORTH_A_CORE = 2**18  # bytes of it for which one more core is woken
 _BAND = 3 * 2**20  # bytes of an image that are resized at once
+_FRACTIONS = 2**9  # of a row: with 15 bits for the rows themselves, 24 of single precision
+_LONGEST = 2**15  # rows
 _BAND_OF_MAP = 64  # pixels of an anomaly map that are made at once, each from the few cells around it
 _BLOCK = 256  # pixels that are smoothed at once
 
@@ -121,41 +124,101 @@ def apply(frame: Frame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The working image, (height, width, 3) uint8, of an image (H, W, 3) uint8; not straightened."""
     from PIL import Image
 
-    # The width first, then the height: left to itself, Pillow 13 swaps them at times, and rounding differs.
-    picture = _at_width(image, frame.resized[1])
-    if picture.height != frame.resized[0]:
-        picture = picture.resize((frame.resized[1], frame.resized[0]), Image.Resampling.BILINEAR)
+    resized = _resized(image, frame.resized)
     if frame.resized == frame.working_size and frame.offset == (0, 0):
-        return np.asarray(picture)
+        return resized
     canvas = Image.new("RGB", (frame.working_size[1], frame.working_size[0]), PADDING)
-    canvas.paste(picture, (frame.offset[1], frame.offset[0]))
+    canvas.paste(_picture(resized), (frame.offset[1], frame.offset[0]))
     return np.asarray(canvas)
 
 
-def _at_width(image: NDArray[np.uint8], width: int) -> PILImage:
-    """An image (H, W, 3) uint8 in another width.
+def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image (H, W, 3) uint8 in another size (h, w): the width first, then the height.
 
     All but small ones are resized by all cores, some rows at a time: Pillow copies what it resizes, and to make room
-    for all of a large one takes longer than to resize it. The bytes are the same, since no row depends on another.
+    for all of a large one takes longer than to resize it. The bytes are those of the whole at once.
     """
-    from PIL import Image
+    parts = _parts(image)
+    if parts == 1:
+        return np.asarray(_at_height(_at_width(_picture(image), size[1]), size[0]))
+    if not _begins_exactly(len(image), size[0]):
+        return np.asarray(_at_height(_at_width_by_all_cores(image, size[1], parts), size[0]))
+    resized = np.empty((*size, 3), dtype=np.uint8)
+    scale = len(image) / size[0]
 
-    height = len(image)
-    if width == image.shape[1]:
-        return Image.fromarray(image)
+    def resize(rows: slice) -> None:
+        first = max(0, math.floor(rows.start * scale - max(scale, 1)))
+        last = math.ceil(rows.stop * scale + max(scale, 1))
+        whole = _at_width(_picture(image[first:last]), size[1])
+        begin, end = rows.start * scale - first, rows.stop * scale - first
+        resized[rows] = np.asarray(_at_height(whole, rows.stop - rows.start, (begin, end)))
+
+    parallel.on_all_cores(resize, _slices(size[0], parts))
+    return resized
+
+
+def _parts(image: NDArray[np.uint8]) -> int:
+    """How many parts it is resized in: as many for one core as for another."""
     helpers = parallel.other_cores()
     if image.size <= (_SMALL if helpers else _BAND):
-        return Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    narrow = Image.new("RGB", (width, height), None)
-
-    def resize(band: slice) -> None:
-        rows = Image.fromarray(image[band])
-        narrow.paste(rows.resize((width, rows.height), Image.Resampling.BILINEAR), (0, band.start))
-
+        return 1
     cores = min(1 + helpers, max(1, image.size // _WORTH_A_CORE))
-    bands = cores * -(-image.size // (cores * _BAND))  # as many for one core as for another
-    rows = -(-height // bands)
-    parallel.on_all_cores(resize, [slice(first, first + rows) for first in range(0, height, rows)])
+    return int(cores * -(-image.size // (cores * _BAND)))
+
+
+def _slices(length: int, count: int) -> list[slice]:
+    step = -(-length // count)
+    return [slice(first, min(first + step, length)) for first in range(0, length, step)]
+
+
+def _begins_exactly(length: int, resized: int) -> bool:
+    """Whether binary fractions hold where each row of a resized image begins in the image.
+
+    Then Pillow, which takes that place in single precision, weights the rows of a part as it does those of the whole.
+    """
+    return length < _LONGEST and length * _FRACTIONS % resized == 0
+
+
+def _picture(image: NDArray[np.uint8]) -> PILImage:
+    """As `Image.fromarray`, which first blackens what it then fills."""
+    from PIL import Image
+
+    picture = Image.new("RGB", (image.shape[1], image.shape[0]), None)
+    picture.frombytes(np.ascontiguousarray(image))
+    return picture
+
+
+def _at_width(picture: PILImage, width: int) -> PILImage:
+    """The two halves of a resize are asked for one by one: left to itself, Pillow 13 swaps them at times, and rounding
+    differs."""
+    from PIL import Image
+
+    if width == picture.width:
+        return picture
+    return picture.resize((width, picture.height), Image.Resampling.BILINEAR)
+
+
+def _at_height(picture: PILImage, height: int, rows: tuple[float, float] | None = None) -> PILImage:
+    """All its rows, or those from one place to another, in another height."""
+    from PIL import Image
+
+    first, last = rows or (0, picture.height)
+    if (first, last) == (0, height) == (0, picture.height):
+        return picture
+    box = (0, first, picture.width, last)
+    return picture.resize((picture.width, height), Image.Resampling.BILINEAR, box)
+
+
+def _at_width_by_all_cores(image: NDArray[np.uint8], width: int, parts: int) -> PILImage:
+    """An image (H, W, 3) uint8 in another width: no row depends on another."""
+    from PIL import Image
+
+    narrow = Image.new("RGB", (width, len(image)), None)
+
+    def resize(rows: slice) -> None:
+        narrow.paste(_at_width(_picture(image[rows]), width), (0, rows.start))
+
+    parallel.on_all_cores(resize, _slices(len(image), parts))
     return narrow
 
 

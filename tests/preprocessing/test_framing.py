@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -415,7 +416,7 @@ def test_padding_of_a_letterbox_does_not_count_when_it_is_turned() -> None:
     assert not patch_mask[16:].any()
 
 
-@pytest.mark.parametrize("size", [(600, 500), (512, 64), (257, 300), (100, 90)])
+@pytest.mark.parametrize("size", [(600, 500), (512, 64), (257, 300), (100, 90), (48, 400), (36, 300)])
 @pytest.mark.parametrize("keys", [{}, {"framing": "letterbox"}, {"framing": "crop", "resize_size": 100}])
 @pytest.mark.parametrize(("cores", "band"), [(1, 20_000), (2, 20_000), (3, 2**20)])
 def test_large_images_are_resized_to_the_same_bytes(
@@ -427,8 +428,45 @@ def test_large_images_are_resized_to_the_same_bytes(
     whole = framing.apply(frame, image)
     monkeypatch.setattr(framing, "_SMALL", 0)
     monkeypatch.setattr(framing, "_BAND", band)
+    monkeypatch.setattr(framing, "_WORTH_A_CORE", 1000)
     monkeypatch.setattr(parallel, "cores", lambda: cores)
     np.testing.assert_array_equal(framing.apply(frame, image), whole)
+
+
+@pytest.mark.parametrize(
+    ("rows", "resized", "exactly"),
+    [
+        (700, 320, True),
+        (512, 320, False),
+        (48, 96, True),
+        (2**15, 2**6, False),
+        (513, 512, True),
+        (513, 1024, False),
+    ],
+)
+def test_parts_begin_where_binary_fractions_hold(rows: int, resized: int, exactly: bool) -> None:
+    """A part that began elsewhere by the rounding of single precision could have other bytes."""
+    assert framing._begins_exactly(rows, resized) is exactly
+
+
+@given(
+    resized=st.integers(1, 64),
+    eighths=st.integers(1, 64),
+    width=st.integers(1, 40),
+    new_width=st.integers(1, 40),
+    parts=st.integers(2, 7),
+    seed=st.integers(0, 100),
+)
+def test_an_image_resized_in_parts_has_the_bytes_of_the_whole(
+    resized: int, eighths: int, width: int, new_width: int, parts: int, seed: int
+) -> None:
+    rows = max(1, resized * eighths // 8)
+    image = np.random.default_rng(seed).integers(0, 256, (rows, width, 3), dtype=np.uint8)
+    with mock.patch.object(framing, "_parts", return_value=parts):
+        found = framing._resized(image, (resized, new_width))
+    across = Image.fromarray(image).resize((new_width, rows), Image.Resampling.BILINEAR)
+    whole = np.asarray(across.resize((new_width, resized), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(found, whole)
 
 
 def test_which_patches_look_at_the_image_is_not_to_be_written_to() -> None:
