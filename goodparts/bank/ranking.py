@@ -17,7 +17,23 @@ from goodparts.bank.scoring import FAR
 
 if TYPE_CHECKING:
     from goodparts.bank.memory_bank import MemoryBank
+    from goodparts.bank.window import Neighbourhood
     from goodparts.engines.graph import GraphBuilder
+    from goodparts.engines.runtime import Products
+
+_SMALL = 32 << 20  # bytes of a bank: four times those of int8 are no matter
+_FEW = 200_000  # numbers of the entries up to which the candidates that int8 needs more cost what it saves
+_NARROW = 128  # dimensions up to which that is so in a held-out search
+
+
+def ranked_in(bank: MemoryBank, products: Products, *, held_out: bool) -> MemoryBank:
+    """The bank in the numbers that its entries are ranked in: int8 unless float32 is as fast."""
+    if not bank.int8 or 4 * bank.features.size > _SMALL:
+        return bank
+    dimensions = bank.features.shape[1]
+    few = bank.most_compared * dimensions <= _FEW or (held_out and dimensions <= _NARROW)
+    as_fast = not products.int8 or (few and products.exact and bank.basis is None)
+    return replace(bank, int8=False) if as_fast else bank
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,23 @@ class Compared:
     def entries(self) -> int:
         """How many there are, those that fill up the banks of tiles that have fewer included."""
         return self.bank.most_compared
+
+    def ranking(self, neighbourhood: Neighbourhood) -> Ranking:
+        """How they are ranked."""
+        return neighbourhood.ranking(self.bank)
+
+    def told(self) -> str | None:
+        """An input: `FAR` for those that must not be found, (entries,) float32; None: there is none."""
+        return None
+
+    def features(self) -> str:
+        """The entries, (entries, d) float32."""
+        return self.learnt("bank", self.bank.features)
+
+    def density(self) -> str:
+        """One over their local scale, (entries,) float32."""
+        assert self.bank.local_scale is not None
+        return self.learnt("bank_density", np.float32(1) / self.bank.local_scale)
 
     def learnt(
         self, name: str, values: NDArray[Any], width: int = 0, *, fill: float = 0, columns: bool = False

@@ -10,14 +10,12 @@ patch_features (n, h, w, d) ─► ranking of the bank in its search space ─�
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 from onnx import TensorProto
 
 from goodparts.bank.fusion import Fusion, fusion_nodes
-from goodparts.bank.ranking import Compared, best_nodes, padded_width, query_nodes
+from goodparts.bank.ranking import Compared, best_nodes, padded_width, query_nodes, ranked_in
 from goodparts.bank.scoring import FAR, Candidates, score_nodes, squared_distance
 from goodparts.bank.search_space import candidates as candidates_of
 from goodparts.bank.window import window_of
@@ -25,6 +23,7 @@ from goodparts.engines.graph import OPSET, PATCH_FEATURES, Graph, GraphBuilder, 
 from goodparts.engines.runtime import ANYWHERE, Products
 
 if TYPE_CHECKING:
+    from goodparts.bank.held_out import HeldOutBank
     from goodparts.bank.memory_bank import MemoryBank
     from goodparts.recipe.recipe import Recipe
 
@@ -32,9 +31,6 @@ DISTANCES = "distances"
 """The input of `fusion_graph` for the finest depth."""
 
 _SCRATCH = 100 << 20  # bytes
-_SMALL = 32 << 20  # bytes: four times those of int8 are no matter
-_FEW = 200_000  # numbers of the entries up to which the candidates that int8 needs more cost what it saves
-_NARROW = 128  # dimensions up to which that is so in a held-out search
 
 
 def search_graph(
@@ -45,7 +41,7 @@ def search_graph(
     coarser: Sequence[tuple[MemoryBank, tuple[int, int]]] = (),
     fusion: Fusion | None = None,
     masked: bool = False,
-    held_out: bool = False,
+    held_out: Sequence[HeldOutBank] = (),
     products: Products = ANYWHERE,
     opset: int = OPSET,
 ) -> Graph:
@@ -66,9 +62,8 @@ def search_graph(
         coarser: bank and grid of each coarser depth.
         fusion: how the distances of depths become one.
         masked: adds the input `valid` (n, h, w) float32, 0 for patches that must not count for the score.
-        held_out: adds the input `excluded` (m,) float32, `FAR` for bank entries that must not be found, and
-            `excluded_2` and so on; where tiles have banks of their own, those of the tile in the order of
-            `bank.by_tile`.
+        held_out: of each depth, how an image is searched in its bank without its own entries: adds the inputs that this
+            gives.
         products: what they are like where the graph will run. A bank in int8 is ranked in float32 where that is as
             fast: the exact distances decide, so either finds the same.
         opset: that of the features graph, so that both can be joined.
@@ -76,11 +71,12 @@ def search_graph(
     build = GraphBuilder("search/", opset=opset)
     scored = fusion is not None or not coarser
     patch_mask = build.input("valid", TensorProto.FLOAT, ["n", *grid]) if masked and scored else None
-    distances, seen = _search_nodes(build, bank, grid, recipe, 0, products, held_out=held_out)
+    without_own = dict(enumerate(held_out))
+    distances, seen = _search_nodes(build, bank, grid, recipe, 0, products, without_own.get(0))
     if coarser:
         found = [distances]
         for depth, (of_depth, of_grid) in enumerate(coarser, 1):
-            own = _search_nodes(build, of_depth, of_grid, recipe, depth, products, held_out=held_out)
+            own = _search_nodes(build, of_depth, of_grid, recipe, depth, products, without_own.get(depth))
             found.append(own[0])
         if fusion is None:
             for depth, (values, at) in enumerate(zip(found, (grid, *(at for _, at in coarser)), strict=True)):
@@ -136,25 +132,22 @@ def _search_nodes(
     recipe: Recipe,
     depth: int,
     products: Products,
-    *,
-    held_out: bool,
+    held_out: HeldOutBank | None,
 ) -> tuple[str, Candidates]:
     """The distances of the patches of one depth, (n h w,) float32, and what they come from."""
     build.depth = depth
-    bank = _ranked_in(bank, products, held_out=held_out)
+    bank = ranked_in(bank, products, held_out=held_out is not None)
     dimensions = bank.features.shape[1]
     features = build.input(numbered(PATCH_FEATURES, depth), TensorProto.FLOAT, ["n", *grid, dimensions])
     patches = build.node("Reshape", features, build.ints([-1, dimensions]))
-    compared = Compared.of(build, bank)
-    stored = compared.learnt("bank", bank.features)
-    excluded = None
-    if held_out:
-        excluded = build.input(numbered("excluded", depth), TensorProto.FLOAT, [compared.entries])
+    compared = Compared.of(build, bank) if held_out is None else held_out.compared(build, bank)
+    stored = compared.features()
+    excluded = compared.told()
     if (absent := compared.absent()) is not None:
         excluded = absent if excluded is None else build.node("Add", excluded, absent)
 
     neighbourhood = window_of(recipe, grid)
-    ranking = neighbourhood.ranking(bank)
+    ranking = compared.ranking(neighbourhood)
     entries, count = ranking.width, candidates_of(bank, recipe, neighbourhood, exact=products.exact)
     query = query_nodes(build, patches, bank)
     ranking = ranking.padded(padded_width(entries, count))
@@ -178,7 +171,7 @@ def _search_nodes(
             compared,
             recipe.score_neighbours,
             scale_of_nearest=neighbourhood.scale_of_nearest,
-            some_missing=excluded is not None or neighbourhood.some_unseen,
+            some_missing=held_out is not None or excluded is not None or neighbourhood.some_unseen,
         )
     build.depth = 0
     return distances, Candidates(
@@ -191,16 +184,6 @@ def _search_nodes(
         entries=compared.entries,
         mean=bank.mean,
     )
-
-
-def _ranked_in(bank: MemoryBank, products: Products, *, held_out: bool) -> MemoryBank:
-    """The bank in the numbers that its entries are ranked in: int8 unless float32 is as fast."""
-    if not bank.int8 or 4 * bank.features.size > _SMALL:
-        return bank
-    dimensions = bank.features.shape[1]
-    few = bank.most_compared * dimensions <= _FEW or (held_out and dimensions <= _NARROW)
-    as_fast = not products.int8 or (few and products.exact and bank.basis is None)
-    return replace(bank, int8=False) if as_fast else bank
 
 
 def side_by_side(
@@ -250,8 +233,7 @@ def _mean_distance(
         if scale_of_nearest:
             which = build.node("Slice", which, build.ints([0]), build.ints([1]), build.ints([1]))
         found = build.node("GatherElements", candidates, which, axis=1)
-        density = compared.learnt("bank_density", np.float32(1) / bank.local_scale)
-        distances = build.node("Mul", distances, build.node("Gather", density, found))
+        distances = build.node("Mul", distances, build.node("Gather", compared.density(), found))
     if not some_missing:
         return build.node("ReduceMean", distances, build.ints([1]), keepdims=0)
     there = build.node("Cast", build.node("Less", nearest, build.floats([FAR / 2])), to=TensorProto.FLOAT)

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from goodparts import parallel
 from goodparts.bank import depths
 from goodparts.bank.fusion import SAMPLE, Extremes, Fusion, learn_fusion
+from goodparts.bank.held_out import HeldOutBank, held_out_bank
 from goodparts.bank.memory_bank import MemoryBank
-from goodparts.bank.scoring import FAR
 from goodparts.bank.search import Piece, at_each_depth, counted_distances, feature_inputs, search
 from goodparts.bank.search_graph import fusion_graph, search_graph, side_by_side
 from goodparts.decision import replacements
 from goodparts.engines.engine import Engine, open_engine
-from goodparts.engines.graph import numbered
 from goodparts.engines.runtime import current
 from goodparts.features.extract import GoodFeatures
 from goodparts.progress import Progress, silent
@@ -178,7 +177,7 @@ def _folds(good: GoodFeatures, recipe: Recipe, folds: int) -> Iterator[_Run]:
         banks = depths.choose(good.without(good.left_out | others), recipe)
         members = np.flatnonzero(others).tolist()
         everyone = [np.full(len(bank.features), -1, dtype=np.int32) for bank in banks]
-        yield _Run(banks, everyone, members)
+        yield _Run.of(good, banks, everyone, members, recipe)
 
 
 def score_against(
@@ -203,7 +202,8 @@ def score_against(
         progress: called with (stage, done, total), of images or of their tiles.
         first_image: index that the first of these images has among the bank's image ids.
     """
-    return _Run((bank,), (only_for,), images, first_image).score(good, recipe, workers, progress)
+    run = _Run.of(good, (bank,), (only_for,), images, recipe, first_image)
+    return run.score(good, recipe, workers, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,14 +213,34 @@ class _Run:
     Attributes:
         banks: of each depth, entries in any order.
         only_for: of each, (m,) int32: an entry serves that image alone; -1: all of them.
+        held_out: of each, how an image is searched in it.
         images: which of the good images, by index.
         first_image: index that the first of the good images has among the banks' image ids.
     """
 
     banks: Sequence[MemoryBank]
     only_for: Sequence[NDArray[np.int32]]
+    held_out: Sequence[HeldOutBank]
     images: Sequence[int]
-    first_image: int = 0
+    first_image: int
+
+    @classmethod
+    def of(
+        cls,
+        good: GoodFeatures,
+        banks: Sequence[MemoryBank],
+        only_for: Sequence[NDArray[np.int32]],
+        images: Sequence[int],
+        recipe: Recipe,
+        first_image: int = 0,
+    ) -> Self:
+        """A run by the engine in use."""
+        products = current().products()
+        held_out = [
+            held_out_bank(bank, of_bank, depth, of.grid, recipe, products)
+            for depth, (bank, of_bank, of) in enumerate(zip(banks, only_for, good.depths, strict=True))
+        ]
+        return cls(banks, only_for, held_out, images, first_image)
 
     @classmethod
     def replacing(
@@ -231,12 +251,8 @@ class _Run:
             replacements.filled(of, bank, depths.recipe_at(recipe, depth), first_image)
             for depth, (of, bank) in enumerate(zip(good.depths, banks, strict=True))
         ]
-        return cls(
-            [bank for bank, _ in filled],
-            [only_for for _, only_for in filled],
-            range(len(good)),
-            first_image,
-        )
+        banks, only_for = zip(*filled, strict=True)
+        return cls.of(good, banks, only_for, range(len(good)), recipe, first_image)
 
     def score(
         self, good: GoodFeatures, recipe: Recipe, workers: int, progress: Progress
@@ -270,25 +286,19 @@ class _Run:
             coarser=coarser,
             fusion=fusion,
             masked=_masked(good, recipe),
-            held_out=True,
+            held_out=self.held_out,
             products=current().products(),
         )
         alone = side_by_side(self.banks[0], good.grid, recipe, coarser)
         return open_engine(graph, throughput=preprocessor.single_crop and alone)
 
     def pieces(self, good: GoodFeatures, index: int, masks: NDArray[np.bool_]) -> Iterator[Piece]:
-        """The crops of an image, and what must not be found for it."""
-        own = index + self.first_image
-        excluded = []
-        for bank, only_for in zip(self.banks, self.only_for, strict=True):
-            hidden = (bank.image_ids == own) | ((only_for >= 0) & (only_for != own))
-            excluded.append(np.where(hidden, np.float32(FAR), np.float32(0)))
+        """The crops of an image, and what keeps its own entries from being found."""
         for tile in good.preprocessor.searched_tiles:
             features = [of.features.image(index, tile) for of in good.depths]
             inputs = feature_inputs(features, [of.grid for of in good.depths])
-            for depth, (bank, values) in enumerate(zip(self.banks, excluded, strict=True)):
-                of_tile = values if bank.tiles is None else values[bank.entries_of_tile(tile)]
-                inputs[numbered("excluded", depth)] = of_tile
+            for of_depth in self.held_out:
+                inputs |= of_depth.inputs(index + self.first_image, tile)
             yield Piece(tile, inputs, masks[tile])
 
 
@@ -405,7 +415,7 @@ class HeldOut:
     ) -> Self:
         """Images whose features are `good`, the first of which has this index among the banks' image ids."""
         banks, only_for = zip(*filled, strict=True)
-        run = _Run(banks, only_for, range(len(good)), first_image)
+        run = _Run.of(good, banks, only_for, range(len(good)), recipe, first_image)
         measuring = None
         if len(banks) > 1:
             work = parallel.StepCounter(len(good) * len(good.preprocessor.searched_tiles))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from goodparts import Inspector, Recipe, read_dataset
 from goodparts.bank import coreset, search_space, window_blocks
 from goodparts.bank.grid_positions import ANYWHERE, ELSEWHERE
+from goodparts.bank.held_out import Excluding
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.sampling import choose, extend
 from goodparts.bank.scoring import FAR
@@ -266,7 +267,8 @@ def brute_force(
 
 
 def found_by(bank: MemoryBank, recipe: Recipe, patches: Array, **inputs: Array) -> dict[str, Array]:
-    graph = search_graph(bank, GRID, recipe, held_out="excluded" in inputs, masked="valid" in inputs)
+    told = [Excluding(bank, np.full(len(bank.features), -1, dtype=np.int32))] if "excluded" in inputs else []
+    graph = search_graph(bank, GRID, recipe, held_out=told, masked="valid" in inputs)
     inputs["patch_features"] = patches.reshape(-1, *GRID, patches.shape[-1])
     return dict(open_engine(graph, {name: value.shape for name, value in inputs.items()})(inputs))
 

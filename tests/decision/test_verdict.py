@@ -129,7 +129,7 @@ def test_int8_and_float32_ranks_give_the_same_scores(
 ) -> None:
     images = sorted((mini_dataset / "test").glob("*/*.png"))
     found = []
-    monkeypatch.setattr("goodparts.bank.search_graph._FEW", 0)
+    monkeypatch.setattr("goodparts.bank.ranking._FEW", 0)
     for products in (Products(int8=True, exact=True), Products(int8=False, exact=True)):
         monkeypatch.setattr("goodparts.engines.openvino.products", lambda *_, of=products: of)
         inspector = with_model(replace(fitted.model, bank=replace(fitted.model.bank, int8=True)))

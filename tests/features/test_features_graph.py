@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from goodparts.backbones.onnx_file import trim_graph
 from goodparts.bank import search_space
+from goodparts.bank.held_out import Excluding
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.sampling import choose
 from goodparts.bank.scoring import FAR
@@ -291,6 +292,11 @@ def bank_of(entries: Array, images: int = 1, **keys: Any) -> MemoryBank:
     return choose(exact(features, recipe), np.ones(features.shape[:2], dtype=bool), recipe)
 
 
+def told(bank: MemoryBank) -> list[Excluding]:
+    """That the graph has all entries of a bank, and is told which must not be found."""
+    return [Excluding(bank, np.full(len(bank.features), -1, dtype=np.int32))]
+
+
 def scoring(image_score: str = "max", **keys: Any) -> Recipe:
     return Recipe(**{"score_neighbours": 1, "density_neighbours": 0, "image_score": image_score} | keys)
 
@@ -385,7 +391,7 @@ def test_numbers_that_entries_are_ranked_in_change_no_distance(
     patches = (rng.standard_normal((1, 30, 30, 40)) * spread + 9).astype(np.float32)
     recipe = scoring(score_neighbours=neighbours)
     expected = np.sort(distances(patches, bank.features), axis=1)[:, :neighbours].mean(axis=1)
-    monkeypatch.setattr("goodparts.bank.search_graph._FEW", 0)
+    monkeypatch.setattr("goodparts.bank.ranking._FEW", 0)
     for products in (Products(), Products(exact=True), Products(int8=False), Products(False, True)):
         graph = search_graph(bank, (30, 30), recipe, products=products)
         kinds = [node.op_type for node in graph.model.graph.node]
@@ -396,8 +402,8 @@ def test_numbers_that_entries_are_ranked_in_change_no_distance(
 
 def test_a_bank_that_is_large_in_float32_stays_in_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = replace(bank_of(cloud(300, 40)), int8=True)
-    monkeypatch.setattr("goodparts.bank.search_graph._SMALL", 4 * 300 * 40 - 1)
-    monkeypatch.setattr("goodparts.bank.search_graph._FEW", 0)
+    monkeypatch.setattr("goodparts.bank.ranking._SMALL", 4 * 300 * 40 - 1)
+    monkeypatch.setattr("goodparts.bank.ranking._FEW", 0)
     graph = search_graph(bank, (2, 2), scoring(), products=Products(int8=False, exact=True))
     assert "QuantizeLinear" in [node.op_type for node in graph.model.graph.node]
 
@@ -409,9 +415,11 @@ def test_what_has_few_numbers_is_ranked_in_float32_where_that_is_exact(
     bank = replace(bank_of(cloud(entries, dimensions)), int8=True)
 
     def in_int8(*, few: int, held_out: bool = False, exact: bool = True) -> bool:
-        monkeypatch.setattr("goodparts.bank.search_graph._FEW", few)
+        monkeypatch.setattr("goodparts.bank.ranking._FEW", few)
         products = Products(exact=exact)
-        graph = search_graph(bank, (2, 2), scoring(), products=products, held_out=held_out)
+        graph = search_graph(
+            bank, (2, 2), scoring(), products=products, held_out=told(bank) if held_out else ()
+        )
         return "QuantizeLinear" in [node.op_type for node in graph.model.graph.node]
 
     numbers = entries * dimensions
@@ -436,7 +444,7 @@ def test_held_out_entries_are_not_found(per_image: int, search_dimensions: int) 
         rng.standard_normal((4 * per_image, 8)) * spread + 5, 4, search_dimensions=search_dimensions
     )
     grid = (per_image // 2, 2)
-    graph = search_graph(bank, grid, scoring(), held_out=True)
+    graph = search_graph(bank, grid, scoring(), held_out=told(bank))
     engine = open_engine(graph, {"patch_features": (1, *grid, 8), "excluded": (4 * per_image,)})
     for image in range(4):
         own = bank.of_image(image)
@@ -454,7 +462,8 @@ def test_held_out_entries_are_not_found(per_image: int, search_dimensions: int) 
 @pytest.mark.parametrize("entries", [3, 300, 2300])
 def test_with_everything_held_out_distances_are_huge_but_numbers(entries: int, neighbours: int) -> None:
     recipe = scoring(score_neighbours=neighbours)
-    graph = search_graph(bank_of(cloud(entries, 4)), (2, 2), recipe, held_out=True)
+    bank = bank_of(cloud(entries, 4))
+    graph = search_graph(bank, (2, 2), recipe, held_out=told(bank))
     excluded = np.full(entries, FAR, dtype=np.float32)
     found = run(graph, patch_features=cloud(1, 2, 2, 4, seed=1), excluded=excluded)
     assert np.isfinite(found["distance_grid"]).all()
@@ -471,7 +480,7 @@ def test_a_patch_distance_is_the_mean_of_several_divided_by_the_entries_local_sc
     bank = bank_of(cloud(entries, 9, seed=1), **keys)
     patches = cloud(1, 5, 6, 9, seed=2)
     recipe = scoring(score_neighbours=neighbours, **keys)
-    graph = search_graph(bank, (5, 6), recipe, held_out=held_out)
+    graph = search_graph(bank, (5, 6), recipe, held_out=told(bank) if held_out else ())
     inputs = {"excluded": np.zeros(entries, dtype=np.float32)} if held_out else {}
     found = run(graph, patch_features=patches, **inputs)
     to_entries = distances(patches, bank.features)
@@ -490,7 +499,7 @@ def test_a_patch_distance_is_the_mean_of_several_divided_by_the_entries_local_sc
 
 def test_of_several_neighbours_those_count_that_are_not_held_out() -> None:
     bank = bank_of(cloud(6, 4), images=3, density_neighbours=2)
-    graph = search_graph(bank, (2, 2), scoring(score_neighbours=3, density_neighbours=2), held_out=True)
+    graph = search_graph(bank, (2, 2), scoring(score_neighbours=3, density_neighbours=2), held_out=told(bank))
     excluded = np.array([FAR] * 4 + [0] * 2, dtype=np.float32)
     patches = cloud(1, 2, 2, 4, seed=1)
     assert bank.local_scale is not None
@@ -610,7 +619,7 @@ def test_reweighting_leaves_held_out_entries_out_of_the_crowd(per_image: int) ->
     patches = cloud(1, 3, 4, 6, seed=2)
     excluded = np.zeros(3 * per_image, dtype=np.float32)
     excluded[bank.of_image(1)] = FAR
-    graph = search_graph(bank, (3, 4), recipe, held_out=True)
+    graph = search_graph(bank, (3, 4), recipe, held_out=told(bank))
     found = run(graph, patch_features=patches, excluded=excluded)["score"]
     others = np.delete(bank.features, bank.of_image(1), axis=0)
     np.testing.assert_allclose(found, [equation_7(patches.reshape(12, 6), others, 9)], rtol=1e-4)
@@ -651,7 +660,7 @@ def test_the_pipeline_is_features_then_search(mini_backbone: Path, masked: bool,
 def test_a_blocked_search_runs_in_the_reference_too() -> None:
     # 32 blocks; the reference's GatherElements takes no more.
     bank = bank_of(cloud(510, 8, seed=1), images=3)
-    graph = search_graph(bank, (3, 4), scoring(), masked=True, held_out=True)
+    graph = search_graph(bank, (3, 4), scoring(), masked=True, held_out=told(bank))
     excluded = np.zeros(510, dtype=np.float32)
     excluded[bank.of_image(2)] = FAR
     patch_mask = np.ones((1, 3, 4), dtype=np.float32)
