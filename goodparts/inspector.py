@@ -45,7 +45,7 @@ class Inspector:
 
     Args:
         recipe: the settings, or a preset's name or a recipe file; the default preset if none.
-        workers: threads; None: one more than there are cores.
+        workers: threads; None: two more than there are cores.
         pixel_limit: files of more pixels are refused before they are decoded; None: 100 million.
         offline: never ask the network for a backbone.
         device: auto, cpu, cuda, cuda:1, mps, gpu, npu; None: as GOODPARTS_DEVICE says, or auto.

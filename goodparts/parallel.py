@@ -31,8 +31,8 @@ def cores() -> int:
 
 
 def default_workers() -> int:
-    """Threads that keep the engine busy: one request a core, and one more that decodes meanwhile."""
-    return cores() + 1
+    """Threads that keep the engine busy: one request a core, and two more that decode meanwhile."""
+    return cores() + 2
 
 
 @contextmanager

@@ -544,4 +544,4 @@ def test_an_error_of_a_part_keeps_nothing_in_memory(monkeypatch: pytest.MonkeyPa
 
 def test_there_is_one_worker_more_than_cores() -> None:
     assert 1 <= parallel.cores() <= (os.cpu_count() or 1)
-    assert parallel.default_workers() == parallel.cores() + 1
+    assert parallel.default_workers() == parallel.cores() + 2

@@ -35,7 +35,7 @@ class Command(click.Command):
 
 
 workers_option = click.option(
-    "--workers", metavar="N", type=click.IntRange(1), help="Threads. [default: cores + 1]"
+    "--workers", metavar="N", type=click.IntRange(1), help="Threads. [default: cores + 2]"
 )
 pixel_limit_option = click.option(
     "--pixel-limit",

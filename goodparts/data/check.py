@@ -44,7 +44,7 @@ def check_dataset(
     Args:
         root: a data set in the layout of MVTec AD, or a plain folder of good images.
         pixel_limit: images of more pixels count as unreadable and are not decoded.
-        workers: threads that decode; by default one more than there are processor cores.
+        workers: threads that decode; by default two more than there are processor cores.
         progress: called with (files done, files in all) after each file.
 
     Returns:

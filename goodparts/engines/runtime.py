@@ -209,7 +209,7 @@ class Runtime:
 
     @property
     def workers(self) -> int:
-        """Threads that keep it busy: one more than there are cores, or as many as images go in a batch or two."""
+        """Threads that keep it busy: two more than there are cores, or as many as images go in a batch or two."""
         return (
             max(_OF_A_BATCH, parallel.default_workers())
             if self.several_at_once

@@ -28,7 +28,7 @@ from goodparts.files import replacing
 from goodparts.inspector import Inspector
 from goodparts.model import update
 from goodparts.model.model import Model
-from goodparts.parallel import default_workers
+from goodparts.parallel import cores
 from goodparts.recipe.recipe import Recipe
 from goodparts.server.faults import Conflict, Fault, NotFound
 from goodparts.server.inspection.nearest import good_images_of
@@ -280,8 +280,8 @@ def finding_record(finding: Finding) -> dict[str, Any]:
 
 
 def _workers() -> int:
-    """Half of the threads: parts go on being inspected meanwhile."""
-    return max(1, default_workers() // 2)
+    """A thread for every second core: parts go on being inspected meanwhile."""
+    return (cores() + 1) // 2
 
 
 def _suffix(name: str) -> str:

@@ -104,7 +104,7 @@ class InspectionPool:
         buffered: bool,
     ) -> None:
         self._models, self._record, self._observe = models, record, observe
-        self.workers = workers or parallel.default_workers()
+        self.workers = workers or parallel.cores() + 1
         self.limit, self._pixel_limit, self._buffered = queue, pixel_limit, buffered
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="goodparts-inspect")
         self._lock = threading.Lock()
