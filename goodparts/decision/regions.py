@@ -58,12 +58,12 @@ class Runs:
     regions: int
 
     @classmethod
-    def of(cls, mask: NDArray[np.bool_]) -> Self:
-        """Those of a mask (H, W) bool; ValueError if it is not a two-dimensional array of bool."""
+    def of(cls, mask: NDArray[np.bool_], within: slice = slice(None)) -> Self:
+        """Those of a mask (H, W) bool that is False outside some rows; ValueError if it is not such an array."""
         if mask.ndim != 2 or mask.dtype != np.bool_:
             raise ValueError(f"mask: expected shape (H, W) of bool, found {mask.shape} of {mask.dtype}")
         width = mask.shape[1]
-        holding = np.flatnonzero(mask.any(axis=1))
+        holding = np.flatnonzero(mask[within].any(axis=1)) + (within.start or 0)
         rows = slice(int(holding[0]), int(holding[-1]) + 1) if len(holding) else slice(0, 0)
         height = rows.stop - rows.start
 

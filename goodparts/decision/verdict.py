@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,7 +68,7 @@ def judge(
     Raises:
         ModelError: there is no threshold yet.
     """
-    recipe, frame = preprocessor.recipe, measured.image.frame
+    frame = measured.image.frame
     score, zones = score_of(measured, calibration, preprocessor)
     image_statistics, reasons = _quality(measured, calibration, preprocessor)
     threshold = calibration.threshold
@@ -79,8 +78,7 @@ def judge(
     )  # and what is no number is never GOOD
     bad = None
     if verdict == BAD:
-        parts = _bad_parts(later_map.made, zones, preprocessor)
-        bad = joined([segment(part, calibration.pixel_threshold, recipe.minimum_area) for part in parts])
+        bad = _bad_pixels(later_map.made, measured.distance_grid, frame, zones, calibration, preprocessor)
     return Inspection(
         path=path,
         score=score,
@@ -134,14 +132,18 @@ def score_of(
     return max(zone.score / zone.threshold for zone in zones), zones
 
 
-def segment(anomaly_map: NDArray[np.float32], threshold: float, minimum_area: int) -> Runs:
+def segment(
+    anomaly_map: NDArray[np.float32], threshold: float, minimum_area: int, rows: slice = slice(None)
+) -> Runs:
     """The bad pixels of an image that is BAD; never empty.
 
-    Pixels above the threshold, without regions of fewer than `minimum_area` pixels. If that leaves nothing, the region
-    around the peak that reaches nine tenths of it.
+    Pixels above the threshold, of which there are none outside some rows, without regions of fewer than `minimum_area`
+    pixels. If that leaves nothing, the region around the peak that reaches nine tenths of it.
     """
     with np.errstate(invalid="ignore"):
-        above = Runs.of(anomaly_map > threshold).without_small(minimum_area)
+        mask = np.zeros(anomaly_map.shape, dtype=bool)
+        np.greater(anomaly_map[rows], threshold, out=mask[rows])
+        above = Runs.of(mask, rows).without_small(minimum_area)
         if above.regions:
             return above
         row, column = np.unravel_index(np.nanargmax(anomaly_map), anomaly_map.shape)
@@ -165,15 +167,26 @@ def _quality(
     return found, reasons
 
 
-def _bad_parts(
-    anomaly_map: NDArray[np.float32], zones: tuple[ZoneScore, ...], preprocessor: Preprocessor
-) -> Iterator[NDArray[np.float32]]:
-    """The map of a BAD image where it is to be marked: of several zones, of each that is BAD, NaN elsewhere."""
+def _bad_pixels(
+    anomaly_map: NDArray[np.float32],
+    distance_grid: NDArray[np.float32],
+    frame: Frame,
+    zones: tuple[ZoneScore, ...],
+    calibration: Calibration,
+    preprocessor: Preprocessor,
+) -> Runs:
+    """The bad pixels of an image that is BAD: of several zones, those of each that is BAD."""
+    threshold, area = calibration.pixel_threshold, preprocessor.recipe.minimum_area
     roi = preprocessor.roi
     if not roi.several:
-        yield anomaly_map
-        return
+        rows = preprocessor.rows_above(distance_grid, frame, threshold)
+        return segment(anomaly_map, threshold, area, rows)
     height, width = anomaly_map.shape
-    for zone, mask in zip(zones, roi.masks_at((height, width)), strict=True):
-        if zone.bad:
-            yield np.where(mask, anomaly_map, np.float32(np.nan))
+    masks = roi.masks_at((height, width))
+    return joined(
+        [
+            segment(np.where(mask, anomaly_map, np.float32(np.nan)), threshold, area)
+            for zone, mask in zip(zones, masks, strict=True)
+            if zone.bad
+        ]
+    )

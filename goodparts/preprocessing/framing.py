@@ -41,6 +41,7 @@ _FRACTIONS = 2**9  # of a row: with 15 bits for the rows themselves, 24 of singl
 _LONGEST = 2**15  # rows
 _BAND_OF_MAP = 64  # pixels of an anomaly map that are made at once, each from the few cells around it
 _BLOCK = 256  # pixels that are smoothed at once
+_ROUNDING = 1e-5  # of a value: by less a weighted mean is above all that it is of
 
 
 @dataclass(frozen=True)
@@ -358,6 +359,20 @@ def anomaly_map(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) 
         full[top:bottom, left:right] = values
         values = full
     return values
+
+
+def rows_above(distance_grid: NDArray[np.float32], frame: Frame, sigma: float, value: float) -> slice:
+    """Rows of the image outside of which its anomaly map is nowhere above a value.
+
+    Weighted means of distances, none of which is above it, are not either. Arguments as of `anomaly_map`.
+    """
+    if frame.warp is not None:
+        return slice(0, frame.image_size[0])
+    above = np.any(distance_grid > value - _ROUNDING * abs(value), axis=1)
+    first, _ = _seen_rows(frame, 0)
+    bands = _bands(*_axis(frame, 0), len(distance_grid), sigma)
+    holding = [pixels for pixels, around, _ in bands if above[around].any()]
+    return slice(first + holding[0].start, first + holding[-1].stop) if holding else slice(0, 0)
 
 
 def _map_of_straight(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) -> NDArray[np.float32]:

@@ -210,6 +210,10 @@ class Preprocessor:
         self.roi.hide_rest(anomaly_map)
         return anomaly_map
 
+    def rows_above(self, distance_grid: NDArray[np.float32], frame: Frame, value: float) -> slice:
+        """Rows of the image outside of which its anomaly map is nowhere above a value."""
+        return framing.rows_above(distance_grid, frame, self.recipe.smoothing_sigma, value)
+
     def seen_share(self, frame: Frame) -> float:
         """Share of an image's pixels that are looked at, 0 to 1."""
         return self.roi.seen_share(frame)

@@ -124,6 +124,16 @@ def test_what_reaches_nine_tenths_of_the_peak_is_bad_where_nothing_is_above_the_
     np.testing.assert_array_equal(segment(anomaly_map, 0.97, 2).mask, expected)  # all above it are too small
 
 
+def test_bad_pixels_are_sought_where_some_can_be() -> None:
+    anomaly_map = np.zeros((9, 12), np.float32)
+    anomaly_map[4:6, 3:6] = 3
+    everywhere = segment(anomaly_map, 2.0, 0)
+    within = segment(anomaly_map, 2.0, 0, slice(3, 7))
+    np.testing.assert_array_equal(within.mask, everywhere.mask)
+    assert within.describe(anomaly_map) == everywhere.describe(anomaly_map)
+    assert segment(anomaly_map, 5.0, 0, slice(0, 0)).describe(anomaly_map) == everywhere.describe(anomaly_map)
+
+
 def test_int8_and_float32_ranks_give_the_same_scores(
     fitted: Inspector, mini_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -476,3 +476,39 @@ def test_which_patches_look_at_the_image_is_not_to_be_written_to() -> None:
     assert framing.patch_mask(frame, (10, 10)) is patch_mask
     with pytest.raises(ValueError, match="read-only"):
         patch_mask[0, 0] = True
+
+
+@given(
+    size=st.tuples(st.integers(40, 300), st.integers(40, 200)),
+    kind=st.sampled_from(["stretch", "letterbox", "crop"]),
+    sigma=st.sampled_from([0.0, 2.0, 9.0]),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+)
+@settings(deadline=None)
+def test_no_row_is_above_a_value_that_is_said_not_to_be(
+    size: tuple[int, int], kind: str, sigma: float, share: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    frame = framing.frame_of(size, recipe_of(kind, 96, 110))
+    grid = np.exp(3 * rng.standard_normal((12, 12))).astype(np.float32)
+    grid[rng.random((12, 12)) < 0.2] = np.nan
+    with np.errstate(invalid="ignore"):
+        anomaly_map = framing.anomaly_map(grid, frame, sigma)
+        value = float(np.quantile(grid[~np.isnan(grid)], share))
+        rows = framing.rows_above(grid, frame, sigma, value)
+        elsewhere = np.delete(anomaly_map, rows, axis=0)
+        assert not (elsewhere > value).any()
+
+
+def test_rows_above_a_value_are_few_where_a_defect_is_small() -> None:
+    frame = framing.frame_of((700, 700), recipe_of("stretch", 320))
+    grid = np.ones((40, 40), dtype=np.float32)
+    assert framing.rows_above(grid, frame, 4, 1.0) == slice(0, 700)  # within rounding
+    assert framing.rows_above(grid, frame, 4, 1.1) == slice(0, 0)
+    grid[20, 3] = 9
+    rows = framing.rows_above(grid, frame, 4, 1.1)
+    assert rows.start <= 350 < rows.stop
+    assert rows.stop - rows.start < 200
+    turned = replace(frame, warp=(1, 0, 0.0, 0, 1, 2.0))
+    assert framing.rows_above(grid, turned, 4, 1.1) == slice(0, 700)
