@@ -26,11 +26,11 @@ class Tally:
     """Counts what was found.
 
     Attributes:
-        inspected: images so far, those that could not be read too.
+        inspected: images so far.
         bad: of them BAD.
         recheck: of them RECHECK.
-        unreadable: of them could not be read.
-        without_pictures: of them were inspected, but their pictures could not be written.
+        unreadable: images beside them that could not be read.
+        without_pictures: of those inspected, images whose pictures could not be written.
     """
 
     inspected: int = 0
@@ -41,10 +41,10 @@ class Tally:
 
     def add(self, found: Inspection | None) -> None:
         """One more; None: it could not be read."""
-        self.inspected += 1
         if found is None:
             self.unreadable += 1
         else:
+            self.inspected += 1
             self.bad += found.verdict == "BAD"
             self.recheck += found.verdict == "RECHECK"
 
@@ -61,8 +61,14 @@ class Tally:
     @property
     def in_words(self) -> str:
         """Such as "6 inspected, 2 BAD, 1 unreadable"."""
-        counted = {"BAD": self.bad, "RECHECK": self.recheck, "unreadable": self.unreadable}
-        rest = [f"{count:,} {what}" for what, count in counted.items() if count] or ["all GOOD"]
-        if self.without_pictures:
-            rest.append(f"{self.without_pictures:,} without pictures")
-        return ", ".join([f"{self.inspected:,} inspected", *rest])
+        counted = {
+            "inspected": self.inspected,
+            "BAD": self.bad,
+            "RECHECK": self.recheck,
+            "unreadable": self.unreadable,
+            "without pictures": self.without_pictures,
+        }
+        words = [f"{count:,} {what}" for what, count in counted.items() if count or what == "inspected"]
+        if self.inspected and not (self.bad or self.recheck):
+            words.insert(1, "all GOOD")
+        return ", ".join(words)

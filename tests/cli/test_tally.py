@@ -27,12 +27,12 @@ pytestmark = pytest.mark.usefixtures("home")
         (["GOOD"] * 3, 0, "3 inspected, all GOOD"),
         (["GOOD", "BAD", "GOOD"], 1, "3 inspected, 1 BAD"),
         (["RECHECK", "BAD"], 1, "2 inspected, 1 BAD, 1 RECHECK"),
-        ([None, "GOOD"], 2, "2 inspected, 1 unreadable"),
-        ([None], 2, "1 inspected, 1 unreadable"),
+        ([None, "GOOD"], 2, "1 inspected, all GOOD, 1 unreadable"),
+        ([None], 2, "0 inspected, 1 unreadable"),
         (["RECHECK", "GOOD"], 4, "2 inspected, 1 RECHECK"),
-        (["BAD", "BAD", None, "GOOD", "GOOD", "GOOD"], 5, "6 inspected, 2 BAD, 1 unreadable"),
-        (["BAD", "RECHECK", None], 5, "3 inspected, 1 BAD, 1 RECHECK, 1 unreadable"),
-        (["RECHECK", None], 6, "2 inspected, 1 RECHECK, 1 unreadable"),
+        (["BAD", "BAD", None, "GOOD", "GOOD", "GOOD"], 5, "5 inspected, 2 BAD, 1 unreadable"),
+        (["BAD", "RECHECK", None], 5, "2 inspected, 1 BAD, 1 RECHECK, 1 unreadable"),
+        (["RECHECK", None], 6, "1 inspected, 1 RECHECK, 1 unreadable"),
     ],
 )
 def test_each_outcome_has_its_code(verdicts: list[str | None], code: int, words: str) -> None:
@@ -77,7 +77,7 @@ def test_inspect_tells_them_apart(
     chosen = [images[kind] for kind in kinds]
     ran = goodparts("inspect", gated, *chosen)
     assert ran.code == code
-    assert ran.err.splitlines()[-1].startswith(f"{len(kinds)} inspected, ")
+    assert ran.err.splitlines()[-1].startswith(f"{len(kinds) - kinds.count('broken')} inspected, ")
     ran = goodparts("inspect", gated, *chosen, "--json", "--exit-zero")
     assert ran.code == 0
     assert len(ran.records) == len(kinds)
@@ -106,7 +106,7 @@ def test_a_json_line_stands_by_itself(
         assert record["identity"] == Inspector.load(fitted_file).model.identity
         assert record["version"] == __version__
         assert began <= datetime.fromisoformat(record["time"]) <= ended
-    assert ran.err.startswith("2 inspected, 1 unreadable; computed by ")
+    assert ran.err.startswith("1 inspected, all GOOD, 1 unreadable; computed by ")
 
 
 def test_the_line_says_how_many_good_parts_scored_as_high(
