@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import closing
 from typing import Protocol
 
 import numpy as np
@@ -191,9 +190,7 @@ class _Cover:
                 if not len(block):
                     break
 
-        with closing(parallel.parallel_map(compare, blocks, workers=parallel.cores())) as compared:
-            for _ in compared:
-                pass
+        parallel.on_all_cores(compare, blocks)
 
     def _choose_among(self, candidates: NDArray[np.int64], level: np.float32, most: int) -> NDArray[np.int64]:
         """The greedy choice among these points, ascending and up to date, while the winner is farther than `level`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from goodparts import parallel
 from goodparts.features.store import PatchFeatures
 
 _BLOCK = 1 << 12  # rows that are worked on at once
@@ -38,10 +39,15 @@ class ProjectedPoints:
         if entries is None:
             entries = np.empty((0, features.shape[2]), dtype=np.float32)
         given = features.projection.of(entries)
-        total = given.sum(axis=0, dtype=np.float64)
-        for first in range(0, len(indices), _BLOCK):
+
+        def total_of(first: int) -> NDArray[np.float64]:
             points = features.projected(indices[first : first + _BLOCK])
-            total += points.sum(axis=0, dtype=np.float64)
+            return np.asarray(points.sum(axis=0, dtype=np.float64))
+
+        total = given.sum(axis=0, dtype=np.float64)
+        with parallel.small_products():
+            for of_block in parallel.on_all_cores(total_of, range(0, len(indices), _BLOCK)):
+                total += of_block
         centre = (total / (len(given) + len(indices))).astype(np.float32)
         return cls(features, indices, given - centre, centre)
 

@@ -6,16 +6,19 @@ finds the nearest entries of good patches is tried out on some of them while fit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from goodparts import parallel
 from goodparts.bank.memory_bank import MemoryBank
 from goodparts.bank.window import Neighbourhood
 from goodparts.recipe.recipe import Recipe
+
+Result = TypeVar("Result")
 
 _CANDIDATES = 8  # of which the nearest entry is one; one more for each neighbour more
 _EXACT = 2  # the same, where ranks are distances but for rounding
@@ -116,9 +119,14 @@ class RecallTest:
         distances = np.empty(len(patches), dtype=np.float32)
         test = cls(patches, own, recipe, distances, cells, neighbourhood)
         everywhere = replace(bank, basis=None, int8=False)
+        ranked = _ranked(everywhere)
         count = candidates(everywhere, recipe, neighbourhood, exact=True)
-        for part, ranking in test._rankings(everywhere):
-            test.distances[part] = test._mean_distance(bank, part, ranking, count)
+
+        def measure(part: slice) -> None:
+            best = test._best(everywhere, ranked, part, count)
+            distances[part] = test._mean_distance(bank, part, best)
+
+        test._in_parts(measure)
         return test
 
     def passed_by(self, bank: MemoryBank) -> bool:
@@ -127,47 +135,61 @@ class RecallTest:
         And whether it leaves room: of other patches than these one or the other would be missed, if fewer candidates
         missed more than 0.3 % of these.
         """
-        nearly = 0
+        ranked = _ranked(bank)
         count = candidates(bank, self.recipe, self.neighbourhood, exact=False)
-        for part, ranking in self._rankings(bank):
-            most = self.distances[part] * (1 + 1e-4)
-            if np.any(self._mean_distance(bank, part, ranking, count) > most):
-                return False
-            fewer = self._mean_distance(bank, part, ranking, count - _SPARE)
-            nearly += int(np.count_nonzero(fewer > most))
-        return bool(nearly <= _NEARLY * len(self.patches))
 
-    def _mean_distance(
-        self, bank: MemoryBank, part: slice, ranking: NDArray[np.float32], count: int
-    ) -> NDArray[np.float32]:
-        """Of some patches to the nearest of the `count` entries that are ranked best, (rows,) float32."""
+        def missed(part: slice) -> tuple[int, int]:
+            most = self.distances[part] * (1 + 1e-4)
+            best = self._best(bank, ranked, part, count)
+            all_of_them = self._mean_distance(bank, part, best)
+            fewer = self._mean_distance(bank, part, best[:, : count - _SPARE])
+            return int(np.count_nonzero(all_of_them > most)), int(np.count_nonzero(fewer > most))
+
+        by_all, by_fewer = np.sum(self._in_parts(missed), axis=0)
+        return bool(by_all == 0 and by_fewer <= _NEARLY * len(self.patches))
+
+    def _in_parts(self, function: Callable[[slice], Result]) -> list[Result]:
+        """What it gives of some patches at a time."""
+        parts = [slice(first, first + _SOME) for first in range(0, len(self.patches), _SOME)]
+        with parallel.small_products():
+            return parallel.on_all_cores(function, parts)
+
+    def _best(
+        self, bank: MemoryBank, ranked: NDArray[np.float32], part: slice, count: int
+    ) -> NDArray[np.int64]:
+        """The `count` entries that the search ranks best for some patches, (rows, count), the best first.
+
+        As `goodparts.bank.ranking` ranks them; -1 in the place of those that a patch must not find.
+        """
+        queries = self.patches[part] - bank.mean
+        if bank.basis is not None:
+            queries = queries @ bank.basis
+        if bank.int8:
+            unit = bank.quantised.patch_scale
+            queries = np.clip(np.rint(queries / unit), -127, 127) * unit
+        ranking = np.asarray(bank.norms - 2 * (queries @ ranked.T), dtype=np.float32)
+        lines = np.flatnonzero(self.own[part] >= 0)
+        ranking[lines, self.own[part][lines]] = np.inf
+        self.neighbourhood.hide(ranking, self.cells[part], bank.cells)
         count = min(count, ranking.shape[1])
         best = np.argpartition(ranking, count - 1, axis=1)[:, :count]
+        ranks = np.take_along_axis(ranking, best, axis=1)
+        order = ranks.argsort(axis=1)
+        found = np.take_along_axis(np.where(np.isinf(ranks), -1, best), order, axis=1)
+        return np.asarray(found, dtype=np.int64)
+
+    def _mean_distance(self, bank: MemoryBank, part: slice, best: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Of some patches to the nearest of the entries that `_best` gave of each, (rows,) float32."""
         difference = self.patches[part, None] - bank.features[best]
         squared = np.einsum("scd,scd->sc", difference, difference)
-        squared[np.isinf(np.take_along_axis(ranking, best, axis=1))] = np.inf
+        squared[best < 0] = np.inf
         squared.sort(axis=1)
         nearest = squared[:, : self.recipe.score_neighbours]
         there = np.isfinite(nearest)
         total = np.sqrt(np.where(there, nearest, 0)).sum(axis=1)
         return np.asarray(total / np.maximum(there.sum(axis=1), 1), dtype=np.float32)
 
-    def _rankings(self, bank: MemoryBank) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """What the search ranks entries by for each patch, as `goodparts.bank.ranking` does.
 
-        Blocks of rows, (rows, m) float32; infinity for those that a patch must not find.
-        """
-        ranked = bank.quantised.entries * bank.quantised.entry_scale if bank.int8 else bank.in_search_space()
-        for first in range(0, len(self.patches), _SOME):
-            part = slice(first, first + _SOME)
-            queries = self.patches[part] - bank.mean
-            if bank.basis is not None:
-                queries = queries @ bank.basis
-            if bank.int8:
-                unit = bank.quantised.patch_scale
-                queries = np.clip(np.rint(queries / unit), -127, 127) * unit
-            ranking = bank.norms - 2 * (queries @ ranked.T)
-            lines = np.flatnonzero(self.own[part] >= 0)
-            ranking[lines, self.own[part][lines]] = np.inf
-            self.neighbourhood.hide(ranking, self.cells[part], bank.cells)
-            yield part, ranking
+def _ranked(bank: MemoryBank) -> NDArray[np.float32]:
+    """The entries as they are ranked, (m, q) float32."""
+    return bank.quantised.entries * bank.quantised.entry_scale if bank.int8 else bank.in_search_space()

@@ -8,7 +8,6 @@ that most patches lie near first, and a patch that is known to have two images w
 from __future__ import annotations
 
 import threading
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +17,8 @@ from goodparts import parallel
 from goodparts.bank.coreset import Points
 from goodparts.bank.grid_positions import Positions
 
-_ROWS = 2048  # points that are compared at once
-_ENTRIES = 256  # with so many entries: 2 MiB of distances
+_ROWS = 4096  # points that are compared at once
+_ENTRIES = 256  # with so many entries: 4 MiB of distances
 _SAMPLE = 1024  # points of a region by which its entries are ordered,
 _LEAST = 64  # or fewer where the bank is large,
 _SAMPLED = 1 << 24  # so that there are about so many distances
@@ -71,7 +70,8 @@ def two_nearest_images(
         blocks += [rows[begin : begin + _ROWS] for begin in range(0, len(rows), _ROWS)]
     scratch = threading.local()  # new memory for every product would cost as much as the product
 
-    def compare(rows: NDArray[np.int64]) -> np.float32:
+    def compare(rows: NDArray[np.int64]) -> None:
+        nonlocal radius
         if not hasattr(scratch, "distances"):
             scratch.distances = np.empty(_ROWS * _ENTRIES, dtype=np.float32)
         x, norms = _rows_of(points, rows, positions)
@@ -87,11 +87,10 @@ def two_nearest_images(
             rows, x, norms = rows[far], x[far], norms[far]
             if not len(rows):
                 break
-        return np.float32(first[rows].max(initial=-1))
+        radius = max(radius, first[rows].max(initial=-1))  # others may go on with a smaller one for a while
 
-    with closing(parallel.parallel_map(compare, blocks, workers=parallel.cores())) as radii:
-        for largest in radii:
-            radius = max(radius, largest)
+    with parallel.small_products():
+        parallel.on_all_cores(compare, blocks)
     return first, second, owner
 
 
