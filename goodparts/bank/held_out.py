@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from goodparts.recipe.recipe import Recipe
 
 _NOWHERE = np.float32(FAR**0.5)  # each coordinate of an entry that nothing is near
+_COPIED = 32 << 20  # bytes of a bank up to which each of several threads may have one of its own
 _PATCHES = 2  # of an image for each dimension, from which on a bank is sooner copied than hidden from
 
 
@@ -73,6 +74,7 @@ def held_out_bank(
         and bank.tiles is None
         and window_of(recipe, grid) is EVERYWHERE
         and recipe.image_score != "reweighted"  # asks the bank once more
+        and bank.features.nbytes <= _COPIED
         and grid[0] * grid[1] >= _PATCHES * bank.features.shape[1]
     )
     if brings:

@@ -143,6 +143,13 @@ def test_a_bank_is_brought_along_where_that_is_faster_and_possible(
     assert isinstance(found, BroughtAlong if brings else Excluding)
 
 
+def test_a_large_bank_is_not_copied_for_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, serves = bank_of([0, 0, 1, 1], [])
+    for most, way in ((bank.features.nbytes, BroughtAlong), (bank.features.nbytes - 1, Excluding)):
+        monkeypatch.setattr("goodparts.bank.held_out._COPIED", most)
+        assert isinstance(held_out_bank(bank, serves, 0, (20, 20), recipe_of(), EXACT), way)
+
+
 def test_depths_have_inputs_of_their_own() -> None:
     bank, serves = bank_of([0, 0, 1, 1], [], scaled=True)
     assert set(BroughtAlong(bank, serves, 1, 2).inputs(0)) == {"entries_2", "density_2"}
