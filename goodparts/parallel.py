@@ -165,26 +165,31 @@ def parallel_map(
             calls.end()
 
 
-def on_all_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`map` on all cores, for the parts of one image: each thread takes the next part when it is done with one.
+def on_all_cores(
+    function: Callable[[Item], Result], items: Sequence[Item], *, long: bool = False
+) -> list[Result]:
+    """`map` on all cores: each thread takes the next item when it is done with one.
 
-    In a thread of `parallel_map`, or while another image has all cores, it stays in the calling thread. However it
-    ends, no call is running any more; of several errors that of the first item is raised.
+    For the parts of one image, or, `long`, of a stage of a fit. In a thread of `parallel_map` it stays in the calling
+    thread; so do parts of an image while another one or a stage has all cores, and a stage while another has. However
+    it ends, no call is running any more. After an error no further call begins; of several that of the first item is
+    raised.
     """
     helpers = min(len(items) - 1, other_cores())
+    lock = _STAGE if long else _IMAGE
     held = False
     try:
-        held = helpers > 0 and _ALL_CORES.acquire(blocking=False)
+        held = helpers > 0 and (long or not _STAGE.locked) and lock.acquire(blocking=False)
         if not held:
             return [function(item) for item in items]
         return _Parts(function, items).results(helpers)
     finally:
         if held:
-            _ALL_CORES.release()
+            lock.release()
 
 
 def other_cores() -> int:
-    """How many cores `on_all_cores` takes beside the caller's, if no other image has them."""
+    """How many cores `on_all_cores` takes beside the caller's, if nobody else has them."""
     return 0 if threading.current_thread().name.startswith(_NAME) else cores() - 1
 
 
@@ -196,6 +201,7 @@ class _Parts(Generic[Item, Result]):
         self._next = itertools.count()  # of which no two threads get the same number
         self._made: SimpleQueue[_Made] = SimpleQueue()  # by others than the caller
         self._at_work: deque[None] = deque()  # one for each of them
+        self._failed = False
 
     def help(self) -> None:
         """Make calls until none is left to begin."""
@@ -233,9 +239,12 @@ class _Parts(Generic[Item, Result]):
             error = None
 
     def _make(self, index: int) -> _Made:
+        if self._failed:
+            return index, None, None
         try:
             return index, self._function(self._items[index]), None
         except BaseException as error:
+            self._failed = True
             return index, None, error
 
 
@@ -318,6 +327,11 @@ class ForkedLock:
         """Take it; False if it is not to be waited for, and somebody has it."""
         return self._lock.acquire(blocking)
 
+    @property
+    def locked(self) -> bool:
+        """Whether somebody has it."""
+        return self._lock.locked()
+
     def release(self) -> None:
         """Give it back."""
         self._lock.release()
@@ -335,7 +349,7 @@ def _renew_locks() -> None:
 
 
 _LOCKS: weakref.WeakSet[ForkedLock] = weakref.WeakSet()
-_ALL_CORES = ForkedLock()
+_IMAGE, _STAGE = ForkedLock(), ForkedLock()  # held by who has all cores
 _CREW = _Crew()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)

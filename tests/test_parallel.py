@@ -451,6 +451,40 @@ def test_of_several_errors_that_of_the_first_part_is_raised(monkeypatch: pytest.
         parallel.on_all_cores(work, range(6))
 
 
+def test_after_an_error_no_further_part_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    begun = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        time.sleep(0.01)
+        if item < 2:
+            raise OSError(str(item))
+
+    with pytest.raises(OSError, match="0"):
+        parallel.on_all_cores(work, range(100))
+    assert len(begun) <= 3
+
+
+@pytest.mark.parametrize(
+    ("who_has_them", "long", "helped"),
+    [("_IMAGE", False, False), ("_IMAGE", True, True), ("_STAGE", False, False), ("_STAGE", True, False)],
+)
+def test_an_image_gives_way_to_a_stage_of_a_fit(
+    who_has_them: str, long: bool, helped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+
+    def part(_: int) -> int:
+        time.sleep(0.02)
+        return threading.get_ident()
+
+    with getattr(parallel, who_has_them):
+        found = set(parallel.on_all_cores(part, range(6), long=long))
+    assert (len(found) > 1) == helped
+    assert len(set(parallel.on_all_cores(part, range(6), long=long))) > 1
+
+
 def test_an_interrupted_caller_makes_no_more_parts_and_hides_no_interrupt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -542,6 +576,6 @@ def test_an_error_of_a_part_keeps_nothing_in_memory(monkeypatch: pytest.MonkeyPa
         gc.enable()
 
 
-def test_there_is_one_worker_more_than_cores() -> None:
+def test_there_are_two_workers_more_than_cores() -> None:
     assert 1 <= parallel.cores() <= (os.cpu_count() or 1)
     assert parallel.default_workers() == parallel.cores() + 2

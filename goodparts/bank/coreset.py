@@ -190,7 +190,7 @@ class _Cover:
                 if not len(block):
                     break
 
-        parallel.on_all_cores(compare, blocks)
+        parallel.on_all_cores(compare, blocks, long=True)
 
     def _choose_among(self, candidates: NDArray[np.int64], level: np.float32, most: int) -> NDArray[np.int64]:
         """The greedy choice among these points, ascending and up to date, while the winner is farther than `level`."""

@@ -6,8 +6,8 @@
 
 Either the graph holds all entries and is told which of them an image must not find, or each image brings its own bank
 along. The first is the simpler; but there are more than half as many replacements as entries, each image is compared
-with those of all, and to hide them is a pass over all ranks. Where an image has many patches a bank is sooner copied.
-Either finds the same distances.
+with those of all, and to hide them is a pass over all ranks. Where an image has many patches a bank is sooner copied,
+if it is not large. Either finds the same distances.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from goodparts.recipe.recipe import Recipe
 
 _NOWHERE = np.float32(FAR**0.5)  # each coordinate of an entry that nothing is near
-_COPIED = 32 << 20  # bytes of a bank up to which each of several threads may have one of its own
-_PATCHES = 2  # of an image for each dimension, from which on a bank is sooner copied than hidden from
+_COPIED = 8 << 20  # bytes of a bank up to which each of several threads may have one of its own
+_PATCHES = 3  # of an image for each dimension, from which on a bank is sooner copied than hidden from
 
 
 class HeldOutBank(Protocol):

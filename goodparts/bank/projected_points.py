@@ -46,8 +46,9 @@ class ProjectedPoints:
 
         total = given.sum(axis=0, dtype=np.float64)
         with parallel.small_products():
-            for of_block in parallel.on_all_cores(total_of, range(0, len(indices), _BLOCK)):
-                total += of_block
+            totals = parallel.on_all_cores(total_of, range(0, len(indices), _BLOCK), long=True)
+        for of_block in totals:
+            total += of_block
         centre = (total / (len(given) + len(indices))).astype(np.float32)
         return cls(features, indices, given - centre, centre)
 

@@ -26,7 +26,8 @@ _SPARE = 3  # so many fewer must still do for nearly all patches
 _NEARLY = 0.003  # of the patches that these may miss
 _SMALL = 1 << 14  # numbers of a bank's entries: of fewer, no search space saves anything
 _BLOCK = 1 << 12  # entries that are worked on at once
-_SOME = 250  # patches that are tried at once
+_SOME = 250  # patches that are tried at once, or fewer,
+_RANKS = 1 << 22  # so that there are about so many ranks on all cores
 
 
 def candidates(bank: MemoryBank, recipe: Recipe, neighbourhood: Neighbourhood, *, exact: bool) -> int:
@@ -126,7 +127,7 @@ class RecallTest:
             best = test._best(everywhere, ranked, part, count)
             distances[part] = test._mean_distance(bank, part, best)
 
-        test._in_parts(measure)
+        test._in_parts(measure, len(bank.features))
         return test
 
     def passed_by(self, bank: MemoryBank) -> bool:
@@ -138,21 +139,28 @@ class RecallTest:
         ranked = _ranked(bank)
         count = candidates(bank, self.recipe, self.neighbourhood, exact=False)
 
-        def missed(part: slice) -> tuple[int, int]:
+        failed = False
+
+        def missed(part: slice) -> int:
+            nonlocal failed
+            if failed:
+                return 0
             most = self.distances[part] * (1 + 1e-4)
             best = self._best(bank, ranked, part, count)
             all_of_them = self._mean_distance(bank, part, best)
             fewer = self._mean_distance(bank, part, best[:, : count - _SPARE])
-            return int(np.count_nonzero(all_of_them > most)), int(np.count_nonzero(fewer > most))
+            failed = failed or bool(np.any(all_of_them > most))
+            return int(np.count_nonzero(fewer > most))
 
-        by_all, by_fewer = np.sum(self._in_parts(missed), axis=0)
-        return bool(by_all == 0 and by_fewer <= _NEARLY * len(self.patches))
+        nearly = sum(self._in_parts(missed, len(bank.features)))
+        return not failed and nearly <= _NEARLY * len(self.patches)
 
-    def _in_parts(self, function: Callable[[slice], Result]) -> list[Result]:
-        """What it gives of some patches at a time."""
-        parts = [slice(first, first + _SOME) for first in range(0, len(self.patches), _SOME)]
+    def _in_parts(self, function: Callable[[slice], Result], entries: int) -> list[Result]:
+        """What it gives of some patches at a time, which are ranked against so many entries."""
+        some = min(_SOME, max(1, _RANKS // (entries * parallel.cores())))
+        parts = [slice(first, first + some) for first in range(0, len(self.patches), some)]
         with parallel.small_products():
-            return parallel.on_all_cores(function, parts)
+            return parallel.on_all_cores(function, parts, long=True)
 
     def _best(
         self, bank: MemoryBank, ranked: NDArray[np.float32], part: slice, count: int

@@ -90,7 +90,7 @@ def two_nearest_images(
         radius = max(radius, first[rows].max(initial=-1))  # others may go on with a smaller one for a while
 
     with parallel.small_products():
-        parallel.on_all_cores(compare, blocks)
+        parallel.on_all_cores(compare, blocks, long=True)
     return first, second, owner
 
 

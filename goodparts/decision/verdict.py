@@ -179,7 +179,8 @@ def _bad_pixels(
     threshold, area = calibration.pixel_threshold, preprocessor.recipe.minimum_area
     roi = preprocessor.roi
     if not roi.several:
-        rows = preprocessor.rows_above(distance_grid, frame, threshold)
+        with np.errstate(invalid="ignore"):
+            rows = preprocessor.rows_above(distance_grid, frame, threshold)
         return segment(anomaly_map, threshold, area, rows)
     height, width = anomaly_map.shape
     masks = roi.masks_at((height, width))

@@ -37,6 +37,7 @@ PADDING = (124, 116, 104)  # ImageNet's mean colour: what a letterboxed image is
 _SMALL = 2**19  # bytes of an image up to which one core resizes it: to wake a thread takes as long
 _WORTH_A_CORE = 2**18  # bytes of it for which one more core is woken
 _BAND = 3 * 2**20  # bytes of an image that are resized at once
+_ROWS = 32  # of a part: it needs some of the image beyond its own
 _FRACTIONS = 2**9  # of a row: with 15 bits for the rows themselves, 24 of single precision
 _LONGEST = 2**15  # rows
 _BAND_OF_MAP = 64  # pixels of an anomaly map that are made at once, each from the few cells around it
@@ -142,7 +143,7 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     parts = _parts(image)
     if parts == 1:
         return np.asarray(_at_height(_at_width(_picture(image), size[1]), size[0]))
-    if not _begins_exactly(len(image), size[0]):
+    if size[0] < parts * _ROWS or size[0] > len(image) or not _begins_exactly(len(image), size[0]):
         return np.asarray(_at_height(_at_width_by_all_cores(image, size[1], parts), size[0]))
     resized = np.empty((*size, 3), dtype=np.uint8)
     scale = len(image) / size[0]

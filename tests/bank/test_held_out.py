@@ -122,8 +122,8 @@ def test_what_an_image_brings_along_is_its_own() -> None:
         ({}, True),
         ({"products": Products(int8=True, exact=True)}, True),  # no bank in int8
         ({"products": Products(int8=False, exact=False)}, False),
-        ({"grid": (2, 3)}, False),
-        ({"grid": (2, 4)}, True),
+        ({"grid": (1, 11)}, False),
+        ({"grid": (3, 4)}, True),
         ({"recipe": recipe_of(image_score="reweighted")}, False),
         ({"recipe": recipe_of(position_window=30)}, False),
         ({"bank": {"basis": np.eye(4, 2, dtype=np.float32)}}, False),

@@ -429,6 +429,7 @@ def test_large_images_are_resized_to_the_same_bytes(
     monkeypatch.setattr(framing, "_SMALL", 0)
     monkeypatch.setattr(framing, "_BAND", band)
     monkeypatch.setattr(framing, "_WORTH_A_CORE", 1000)
+    monkeypatch.setattr(framing, "_ROWS", 1)
     monkeypatch.setattr(parallel, "cores", lambda: cores)
     np.testing.assert_array_equal(framing.apply(frame, image), whole)
 
@@ -462,7 +463,7 @@ def test_an_image_resized_in_parts_has_the_bytes_of_the_whole(
 ) -> None:
     rows = max(1, resized * eighths // 8)
     image = np.random.default_rng(seed).integers(0, 256, (rows, width, 3), dtype=np.uint8)
-    with mock.patch.object(framing, "_parts", return_value=parts):
+    with mock.patch.object(framing, "_parts", return_value=parts), mock.patch.object(framing, "_ROWS", 1):
         found = framing._resized(image, (resized, new_width))
     across = Image.fromarray(image).resize((new_width, rows), Image.Resampling.BILINEAR)
     whole = np.asarray(across.resize((new_width, resized), Image.Resampling.BILINEAR))
