@@ -54,6 +54,7 @@ def judge(
     margin: float,
     path: Path | None = None,
     recognise: bool = False,
+    computed_by: str = "",
 ) -> Inspection:
     """What is said of an image.
 
@@ -64,6 +65,7 @@ def judge(
         margin: a score that lies within this share of the threshold is borderline.
         path: of the image.
         recognise: whether to look whether the model learnt from this very image.
+        computed_by: engine, device and precision.
 
     Raises:
         ModelError: there is no threshold yet.
@@ -96,6 +98,7 @@ def judge(
         zones=zones,
         pose=measured.image.pose,
         learnt_from=recognise and measured.image.digest in calibration.digests,
+        computed_by=computed_by,
     )
 
 
@@ -179,8 +182,7 @@ def _bad_pixels(
     threshold, area = calibration.pixel_threshold, preprocessor.recipe.minimum_area
     roi = preprocessor.roi
     if not roi.several:
-        with np.errstate(invalid="ignore"):
-            rows = preprocessor.rows_above(distance_grid, frame, threshold)
+        rows = preprocessor.rows_above(distance_grid, frame, threshold)
         return segment(anomaly_map, threshold, area, rows)
     height, width = anomaly_map.shape
     masks = roi.masks_at((height, width))

@@ -69,7 +69,7 @@ class Predictor:
         found = partial(type(self), keep_compiled=self.keep_compiled)
         return found, (self.model, self.precision, self.runtime)
 
-    @property
+    @cached_property
     def computed_by(self) -> str:
         """Engine, device and precision."""
         return f"{self.runtime} in {self.precision}"
@@ -144,15 +144,15 @@ class Predictor:
     ) -> Inspection:
         """Inspect an image (H, W, 3) uint8 that was read from `path`; errors as `measure` and `judge`."""
         measured = self.measure(pixels, "image" if path is None else path, latency=latency)
-        inspection = judge(
+        return judge(
             measured,
             self.model.calibration,
             self.model.preprocessor,
             margin=self._margin,
             path=path,
             recognise=recognise,
+            computed_by=self.computed_by,
         )
-        return replace(inspection, computed_by=self.computed_by)
 
     def score(self, pixels: NDArray[np.uint8], name: object) -> float:
         """Only the anomaly score of an image; needs no threshold."""

@@ -369,11 +369,14 @@ def rows_above(distance_grid: NDArray[np.float32], frame: Frame, sigma: float, v
     """
     if frame.warp is not None:
         return slice(0, frame.image_size[0])
-    above = np.any(distance_grid > value - _ROUNDING * abs(value), axis=1)
-    first, _ = _seen_rows(frame, 0)
+    above = np.flatnonzero(np.any(distance_grid > value - _ROUNDING * abs(value), axis=1))
+    if not len(above):
+        return slice(0, 0)
+    first, last = int(above[0]), int(above[-1])
     bands = _bands(*_axis(frame, 0), len(distance_grid), sigma)
-    holding = [pixels for pixels, around, _ in bands if above[around].any()]
-    return slice(first + holding[0].start, first + holding[-1].stop) if holding else slice(0, 0)
+    near = [pixels for pixels, cells, _ in bands if cells.start <= last and first < cells.stop]
+    top, _ = _seen_rows(frame, 0)
+    return slice(top + near[0].start, top + near[-1].stop) if near else slice(0, 0)
 
 
 def _map_of_straight(distance_grid: NDArray[np.float32], frame: Frame, sigma: float) -> NDArray[np.float32]:
