@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from goodparts.bank.ranking import AllEntries, Compared, padded_width, ranked_in
+from goodparts.bank.ranking import AllEntries, Compared, Ranking, padded_width, ranked_in
 from goodparts.bank.scoring import FAR
 from goodparts.bank.search_space import candidates
-from goodparts.bank.window import EVERYWHERE, Neighbourhood, window_of
+from goodparts.bank.window import EVERYWHERE, window_of
 from goodparts.engines.graph import numbered
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class _Brought(Compared):
         """How many there are."""
         return self.width
 
-    def ranking(self, neighbourhood: Neighbourhood) -> AllEntries:
+    def ranking(self, of_bank: Ranking) -> Ranking:
         """All of them, whose norms are not known before."""
         return _BroughtEntries(self.width, self.width)
 

@@ -17,7 +17,6 @@ from goodparts.bank.scoring import FAR
 
 if TYPE_CHECKING:
     from goodparts.bank.memory_bank import MemoryBank
-    from goodparts.bank.window import Neighbourhood
     from goodparts.engines.graph import GraphBuilder
     from goodparts.engines.runtime import Products
 
@@ -66,9 +65,9 @@ class Compared:
         """How many there are, those that fill up the banks of tiles that have fewer included."""
         return self.bank.most_compared
 
-    def ranking(self, neighbourhood: Neighbourhood) -> Ranking:
-        """How they are ranked."""
-        return neighbourhood.ranking(self.bank)
+    def ranking(self, of_bank: Ranking) -> Ranking:
+        """How they are ranked: as those of the bank are."""
+        return of_bank
 
     def told(self) -> str | None:
         """An input: `FAR` for those that must not be found, (entries,) float32; None: there is none."""

@@ -147,7 +147,7 @@ def _search_nodes(
         excluded = absent if excluded is None else build.node("Add", excluded, absent)
 
     neighbourhood = window_of(recipe, grid)
-    ranking = compared.ranking(neighbourhood)
+    ranking = compared.ranking(neighbourhood.ranking(bank))
     entries, count = ranking.width, candidates_of(bank, recipe, neighbourhood, exact=products.exact)
     query = query_nodes(build, patches, bank)
     ranking = ranking.padded(padded_width(entries, count))
