@@ -101,8 +101,7 @@ class Excluding:
 
     def compared(self, build: GraphBuilder, bank: MemoryBank) -> Compared:
         """See `HeldOutBank`."""
-        of_bank = Compared.of(build, bank)
-        return _Told(build, bank, of_bank.row)
+        return _WithExclusions.of(build, bank)
 
     def inputs(self, image: int, tile: int = 0) -> dict[str, NDArray[np.float32]]:
         """See `HeldOutBank`."""
@@ -114,10 +113,10 @@ class Excluding:
 
 
 @dataclass(frozen=True)
-class _Told(Compared):
+class _WithExclusions(Compared):
     """Entries of which some must not be found."""
 
-    def told(self) -> str:
+    def excluded(self) -> str:
         """Which, as an input says."""
         return self.build.input(numbered("excluded", self.build.depth), TensorProto.FLOAT, [self.entries])
 

@@ -69,7 +69,7 @@ class Compared:
         """How they are ranked: as those of the bank are."""
         return of_bank
 
-    def told(self) -> str | None:
+    def excluded(self) -> str | None:
         """An input: `FAR` for those that must not be found, (entries,) float32; None: there is none."""
         return None
 

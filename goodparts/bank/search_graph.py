@@ -142,7 +142,7 @@ def _search_nodes(
     patches = build.node("Reshape", features, build.ints([-1, dimensions]))
     compared = Compared.of(build, bank) if held_out is None else held_out.compared(build, bank)
     stored = compared.features()
-    excluded = compared.told()
+    excluded = compared.excluded()
     if (absent := compared.absent()) is not None:
         excluded = absent if excluded is None else build.node("Add", excluded, absent)
 
