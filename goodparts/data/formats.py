@@ -19,7 +19,7 @@ IN_WORDS = "PNG, JPEG, JPEG 2000, BMP, GIF, TIFF, WebP or PGM/PPM"
 START = 256  # bytes of a file that tell what it is
 
 PLUGINS = {
-    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
+    "PNG": ("goodparts.data.png", "PngImage"),
     "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
     "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
     "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
@@ -28,7 +28,7 @@ PLUGINS = {
     "PNM": ("PIL.PpmImagePlugin", "PpmImageFile"),
     "JPEG2000": ("PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
 }
-"""Module and class of Pillow that reads each format."""
+"""Module and class that reads each format: a plugin of Pillow, or ours that is made from one."""
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
