@@ -11,8 +11,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from goodparts import parallel
+
 _BLOCK = 1 << 12  # entries that are worked on at once
-_SOME = 250  # entries whose distances to all others are
+_ROWS = 250  # entries whose distances to all others a core works on at once,
+_DISTANCES = 1 << 22  # or fewer, so that there are no more than so many
 _STEPS = 127  # of int8 either way, for entries in principal dimensions; in others half as many: processors without int8
 _STEPS_IN_ALL = (
     63  # dot products add two neighbouring products in 16 bits, and there any two dimensions may be large
@@ -233,7 +236,7 @@ def local_scale_of(
         limit: how many times `scale_floor` the largest may be.
         among: what the others are, (n, d) float32; None: the entries themselves, none its own neighbour.
         hide: sets the squared distances of some of the entries to all others, (entries of the slice, n) float32, to
-            infinity where one must not see the other; None: each sees all.
+            infinity where one must not see the other; None: each sees all. Called from several threads.
         scale_floor: the least, and that of an entry that sees no other; None: the median of those that do.
 
     Returns:
@@ -247,8 +250,10 @@ def local_scale_of(
     norms = np.einsum("nd,nd->n", centred, centred)
     found = np.zeros(len(entries), dtype=np.float32)
     lone = np.zeros(len(entries), dtype=bool)
-    for first in range(0, len(entries), _SOME):
-        part = slice(first, first + _SOME)
+    rows = min(_ROWS, max(1, _DISTANCES // len(others)))
+
+    def measure(first: int) -> None:
+        part = slice(first, first + rows)
         x = entries[part] - mean
         squared = norms - 2 * (x @ centred.T)
         squared += np.einsum("md,md->m", x, x)[:, None]
@@ -263,6 +268,9 @@ def local_scale_of(
         distances = np.sqrt(np.maximum(np.where(there, nearest, 0), 0))
         found[part] = distances.sum(axis=1) / np.maximum(there.sum(axis=1), 1)
         lone[part] = ~there.any(axis=1)
+
+    with parallel.small_products():  # OpenBLAS's own threads go on spinning after each product
+        parallel.on_all_cores(measure, range(0, len(entries), rows), long=True)
     if scale_floor is None:
         scale_floor = 0.0 if lone.all() else float(np.median(found[~lone]))
     found[lone] = scale_floor

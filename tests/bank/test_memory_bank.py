@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from goodparts import parallel
 from goodparts.bank import memory_bank
 from goodparts.bank.memory_bank import MemoryBank
 
@@ -20,6 +21,22 @@ def test_local_scale_is_the_mean_distance_to_the_nearest_others(entries: int, ne
     expected = apart[:, 1 : 1 + neighbours].mean(axis=1) if entries > 1 else np.ones(1)
     found = memory_bank.local_scale_of(points, neighbours)
     np.testing.assert_allclose(found, np.maximum(expected, np.median(expected)), rtol=1e-3)
+
+
+def test_local_scale_is_the_same_to_the_bit_on_however_many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(0).standard_normal((2000, 64)).astype(np.float32)
+    found = memory_bank.local_scale_of(points, 3)
+    for cores in (1, 7):
+        monkeypatch.setattr(parallel, "cores", lambda cores=cores: cores)
+        np.testing.assert_array_equal(memory_bank.local_scale_of(points, 3), found)
+
+
+def test_local_scale_among_more_entries_than_make_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    found = memory_bank.local_scale_of(points, 3)
+    for most in (1, 1000, 30_000):
+        monkeypatch.setattr(memory_bank, "_DISTANCES", most)
+        np.testing.assert_allclose(memory_bank.local_scale_of(points, 3), found, rtol=1e-5)
 
 
 def test_an_entry_that_sees_no_other_has_the_least_local_scale() -> None:
