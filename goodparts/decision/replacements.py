@@ -249,8 +249,10 @@ def _farthest(
     """
     chosen: list[NDArray[np.int64]] = []
     absent: list[NDArray[np.int32]] = []
-    for image in np.unique(owner[hole]):
-        candidates = np.flatnonzero(hole & (owner == image))
+    holes = np.flatnonzero(hole)
+    by_image = holes[np.argsort(owner[holes], kind="stable")]
+    images, first_of = np.unique(owner[by_image], return_index=True)
+    for image, candidates in zip(images, np.split(by_image, first_of[1:]), strict=False):
         own = bank.of_image(int(image))
         picks = _fill(
             points[candidates],
