@@ -162,7 +162,8 @@ class _Cover:
         """Compare these points with the picks they were not compared with, until their bounds fall to `level`."""
         rows = rows[np.argsort(self.compared[rows], kind="stable")]
         groups = self.positions.by_region(rows)
-        blocks = [group[first : first + _ROWS] for group in groups for first in range(0, len(group), _ROWS)]
+        size = min(4 * _ROWS, _ROWS * _PICKS // min(self.done, _PICKS))  # fewer calls for few picks
+        blocks = [group[first : first + size] for group in groups for first in range(0, len(group), size)]
 
         scratch = threading.local()  # new memory for every product would cost as much as the product
 
@@ -196,10 +197,15 @@ class _Cover:
         """The greedy choice among these points, ascending and up to date, while the winner is farther than `level`."""
         x = self.points[candidates]
         norms = np.einsum("nd,nd->n", x, x)
-        between = x @ (-2 * x.T)
-        between += norms
-        between += norms[:, None]
-        np.maximum(between, 0, out=between)
+        between = np.empty((len(x), len(x)), dtype=np.float32)  # less their norms, which few rows need
+        turned = -2 * x.T
+        quarter = -(-len(x) // 4)
+
+        def multiply(first: int) -> None:
+            part = slice(first, first + quarter)
+            np.matmul(x[part], turned, out=between[part])
+
+        parallel.on_all_cores(multiply, range(0, len(x), quarter), long=True)
         self.positions.hide(between, candidates)
         remaining = self.bound[candidates]
         batch: list[int] = []
@@ -208,7 +214,11 @@ class _Cover:
             if remaining[winner] <= level:
                 break
             batch.append(winner)
-            np.minimum(remaining, between[winner], out=remaining)
+            distances = between[winner]
+            distances += norms
+            distances += norms[winner]
+            np.maximum(distances, 0, out=distances)
+            np.minimum(remaining, distances, out=remaining)
             remaining[winner] = -1
         return candidates[batch]
 
