@@ -165,6 +165,25 @@ def parallel_map(
             calls.end()
 
 
+@contextmanager
+def beside(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[dict[Item, Future[Result]]]:
+    """Within, one thread calls a function for each item, in order; what has not begun at the end is cancelled.
+
+    However the block ends, no call is running any more. A call has `small_products`.
+    """
+    calls = _Calls()
+    made: dict[Item, Future[Result]] = {}
+    with _pool_of(1) as pool:
+        try:
+            for item in items:
+                made[item] = pool.submit(calls.make, function, item)
+            yield made
+        finally:
+            for future in list(made.values()):
+                future.cancel()
+            calls.end()
+
+
 def on_all_cores(
     function: Callable[[Item], Result], items: Sequence[Item], *, long: bool = False
 ) -> list[Result]:

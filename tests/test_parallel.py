@@ -192,6 +192,30 @@ def test_an_interrupt_stops_the_work() -> None:
     assert threads_at_work() == 0
 
 
+def test_calls_beside_the_caller_come_in_order_and_end_with_the_block() -> None:
+    begun, goes_on, running = threading.Event(), threading.Event(), 0
+    order: list[int] = []
+
+    def slow(item: int) -> int:
+        nonlocal running
+        running += 1
+        order.append(item)
+        if item == 2:
+            begun.set()
+            assert goes_on.wait(10)
+        running -= 1
+        return item * item
+
+    with parallel.beside(slow, range(9)) as made:
+        assert made[1].result() == 1
+        assert begun.wait(10)
+        threading.Timer(0.1, goes_on.set).start()
+    assert running == 0
+    assert order[:3] == [0, 1, 2]
+    assert made[2].result() == 4
+    assert made[8].cancelled()
+
+
 def test_threads_stay_for_the_next_work_and_a_call_may_have_threads_of_its_own() -> None:
     def inner(item: int) -> int:
         return sum(parallel.parallel_map(abs, range(item), workers=2))

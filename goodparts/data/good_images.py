@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -28,6 +30,8 @@ Read = Callable[[ImageLike], NDArray[np.uint8]]
 
 Result = TypeVar("Result")
 
+_AHEAD = 64 << 20  # bytes of pixels that are read before they are asked for
+
 
 @dataclass(frozen=True)
 class GoodImages:
@@ -46,6 +50,9 @@ class GoodImages:
     read: Read
     workers: int
     progress: Progress = silent
+    _ahead: dict[int, Future[NDArray[np.uint8] | None]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(
@@ -74,7 +81,35 @@ class GoodImages:
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """One of them, (H, W, 3) uint8; ImageError if it can't be read."""
-        return self.read(self.images[index])
+        ahead = self._ahead.pop(index, None)
+        pixels = None if ahead is None or ahead.cancel() else ahead.result()
+        return self.read(self.images[index]) if pixels is None else pixels
+
+    @contextmanager
+    def reading_ahead(self, indices: Iterable[int]) -> Iterator[None]:
+        """Within, a thread reads these images in this order, as many as 64 MiB hold; `pixels` then gives them at once.
+
+        For a while in which the caller has but one core to work for; where there is one core, nothing is read.
+        """
+        if not parallel.other_cores():
+            yield
+            return
+        held = 0
+
+        def read(index: int) -> NDArray[np.uint8] | None:
+            nonlocal held
+            if held >= _AHEAD:
+                return None
+            pixels = self.read(self.images[index])
+            held += pixels.nbytes
+            return pixels
+
+        with parallel.beside(read, indices) as begun:
+            self._ahead.update(begun)
+            try:
+                yield
+            finally:
+                self._ahead.clear()
 
     def first_size(self) -> tuple[int, int]:
         """(H, W) of the first of them; ImageError if it can't be read."""

@@ -254,7 +254,7 @@ def learn_whitening(
         return (None,) * len(wanted)
     tiles = preprocessor.searched_tiles
     count = len(good) * len(tiles)
-    sample: Sequence[int] = range(0, count, -(-count // whitening.SAMPLE))
+    sample: Sequence[int] = whitening.sample(count)
     if not preprocessor.single_crop:  # of every so many tiles all might lie at the same place
         rng = np.random.default_rng(recipe.seed)
         drawn = rng.choice(count, min(count, whitening.SAMPLE), replace=False, shuffle=False)

@@ -90,6 +90,11 @@ class Moments:
         self.products += centred.T @ centred
 
 
+def sample(count: int) -> range:
+    """From which of so many images, or of their tiles where these lie as they come, it is learnt."""
+    return range(0, count, -(-count // SAMPLE))
+
+
 def wanted(recipe: Recipe, dimensions: int) -> bool:
     """Whether a recipe whitens or cuts features of so many dimensions."""
     return bool(recipe.whitening) or 0 < recipe.feature_dimensions < dimensions

@@ -5,7 +5,7 @@ images ─► preprocessing ─► whitening ─► features ─► memory banks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from goodparts.decision.collected import Collected, Scores, collect
 from goodparts.decision.good_scores import COPIES, GoodScores, GoodScoresCollector, zone_names, zone_parts
 from goodparts.errors import DatasetError
 from goodparts.features.extract import Extractor, learn_whitening
+from goodparts.features.whitening import sample as whitening_sample
 from goodparts.model.budget import finest_within
 from goodparts.model.model import Model
 from goodparts.model.parts import (
@@ -78,27 +79,28 @@ def fit(
     require_enough(recipe, len(good))
     roi = _roi_of(recipe, good)
     clock = Clock()
-    if network is None:
-        backbone = load_backbone(recipe.backbone, offline=offline)
-    else:
-        recipe = recipe.replace({"backbone": network.name})
-        backbone = network.to_backbone(recipe.image_size)
-    milliseconds = None
-    if budget_ms is not None:
-        size = finest_within(recipe, good, backbone, budget_ms)
-        recipe, milliseconds = size.recipe, round(size.milliseconds, 2)
-    if not backbone.fixed_size:
-        recipe = in_proportion(recipe, good)
-    recipe = with_layers(depths.settled(recipe, len(good)), backbone)
-    backbone = cut_down(backbone, recipe)
-    extractor = Extractor(backbone, recipe)
-    clock.lap("load")
-    preprocessor = Preprocessor.learn(good, recipe, extractor.grid, roi)
-    clock.lap("preprocessing")
-    whitening = learn_whitening(good, extractor, preprocessor)
-    if any(whitening):
-        extractor = extractor.whitened(whitening)
-        clock.lap("whitening")
+    with good.reading_ahead(_seen_first(recipe, len(good))):
+        if network is None:
+            backbone = load_backbone(recipe.backbone, offline=offline)
+        else:
+            recipe = recipe.replace({"backbone": network.name})
+            backbone = network.to_backbone(recipe.image_size)
+        milliseconds = None
+        if budget_ms is not None:
+            size = finest_within(recipe, good, backbone, budget_ms)
+            recipe, milliseconds = size.recipe, round(size.milliseconds, 2)
+        if not backbone.fixed_size:
+            recipe = in_proportion(recipe, good)
+        recipe = with_layers(depths.settled(recipe, len(good)), backbone)
+        backbone = cut_down(backbone, recipe)
+        extractor = Extractor(backbone, recipe)
+        clock.lap("load")
+        preprocessor = Preprocessor.learn(good, recipe, extractor.grid, roi)
+        clock.lap("preprocessing")
+        whitening = learn_whitening(good, extractor, preprocessor)
+        if any(whitening):
+            extractor = extractor.whitened(whitening)
+            clock.lap("whitening")
     with (make_parts or in_this_process)(good, extractor, preprocessor, whitening) as parts:
         copy_extractor = extractor if len(good) == 1 else None  # copies of an only image are still to come
         del extractor
@@ -140,6 +142,12 @@ def fit(
         fit_record=FitRecord.of(source, clock, milliseconds),
     )
     return with_precision_check(model, good)
+
+
+def _seen_first(recipe: Recipe, images: int) -> Iterable[int]:
+    """The images that a fit looks at before all others: those that whitening is learnt from, if it is."""
+    learns = recipe.whitening or recipe.feature_dimensions
+    return whitening_sample(images) if learns and not recipe.tiling else ()
 
 
 def rechecked(failures: Sequence[str], recipe: Recipe) -> NDArray[np.bool_]:
