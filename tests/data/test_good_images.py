@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interrupting import threads_at_work
 from numpy.typing import NDArray
 
 from goodparts import Inspector, Recipe, parallel
@@ -15,7 +16,6 @@ from goodparts.data.demo import write_demo
 from goodparts.data.good_images import GoodImages
 from goodparts.data.images import ImageLike
 from goodparts.errors import ImageError
-from tests.interrupting import threads_at_work
 
 
 class Camera:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_bytes import png, png_chunk, saved
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
@@ -16,7 +17,6 @@ from PIL.PngImagePlugin import PngImageFile
 from goodparts.data.images import read_image
 from goodparts.data.png import PngImage
 from goodparts.errors import ImageError
-from tests.image_bytes import png, png_chunk, saved
 
 Array = NDArray[Any]
 COLOR_TYPES = {1: 0, 3: 2}
