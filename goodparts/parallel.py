@@ -167,20 +167,18 @@ def parallel_map(
 
 @contextmanager
 def beside(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[dict[Item, Future[Result]]]:
-    """Within, one thread calls a function for each item, in order; what has not begun at the end is cancelled.
+    """Within, one thread calls a function for each item, in order: what becomes of each.
 
-    However the block ends, no call is running any more. A call has `small_products`.
+    However the block ends, no call is running any more and none begins; to ask what a call that had not begun gives
+    raises CancelledError. A call has `small_products`.
     """
     calls = _Calls()
-    made: dict[Item, Future[Result]] = {}
     with _pool_of(1) as pool:
         try:
-            for item in items:
-                made[item] = pool.submit(calls.make, function, item)
-            yield made
+            yield {
+                item: pool.submit(calls.make, function, item) for item in items
+            }  # held by the caller alone
         finally:
-            for future in list(made.values()):
-                future.cancel()
             calls.end()
 
 

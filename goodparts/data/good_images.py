@@ -106,6 +106,7 @@ class GoodImages:
 
         with parallel.beside(read, indices) as begun:
             self._ahead.update(begun)
+            del begun  # what was given is held no longer
             try:
                 yield
             finally:

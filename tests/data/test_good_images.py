@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,16 @@ def test_what_was_read_ahead_is_given_once() -> None:
         *((index, True) for index in range(0, 8, 2)),
         *((index, False) for index in (1, 3, 5, 7, 0)),
     ]
+
+
+def test_what_was_given_is_not_held() -> None:
+    camera = Camera()
+    images = good(camera)
+    with images.reading_ahead(range(4)):
+        wait_until(camera, 4)
+        given = weakref.ref(images.pixels(0))
+        gc.collect()
+        assert given() is None
 
 
 def test_who_asks_first_reads_for_himself() -> None:
