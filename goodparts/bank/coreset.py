@@ -197,16 +197,16 @@ class _Cover:
         """The greedy choice among these points, ascending and up to date, while the winner is farther than `level`."""
         x = self.points[candidates]
         norms = np.einsum("nd,nd->n", x, x)
-        between = np.empty((len(x), len(x)), dtype=np.float32)  # less their norms, which few rows need
+        products = np.empty((len(x), len(x)), dtype=np.float32)  # few rows need their norms
         turned = -2 * x.T
         quarter = -(-len(x) // 4)
 
         def multiply(first: int) -> None:
             part = slice(first, first + quarter)
-            np.matmul(x[part], turned, out=between[part])
+            np.matmul(x[part], turned, out=products[part])
 
         parallel.on_all_cores(multiply, range(0, len(x), quarter), long=True)
-        self.positions.hide(between, candidates)
+        self.positions.hide(products, candidates)
         remaining = self.bound[candidates]
         batch: list[int] = []
         while len(batch) < most:
@@ -214,7 +214,7 @@ class _Cover:
             if remaining[winner] <= level:
                 break
             batch.append(winner)
-            distances = between[winner]
+            distances = products[winner]
             distances += norms
             distances += norms[winner]
             np.maximum(distances, 0, out=distances)

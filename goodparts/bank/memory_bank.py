@@ -15,7 +15,7 @@ from goodparts import parallel
 
 _BLOCK = 1 << 12  # entries that are worked on at once
 _ROWS = 250  # entries whose distances to all others a core works on at once,
-_DISTANCES = 1 << 22  # or fewer, so that there are no more than so many
+_DISTANCES = 1 << 20  # if these are no more distances
 _STEPS = 127  # of int8 either way, for entries in principal dimensions; in others half as many: processors without int8
 _STEPS_IN_ALL = (
     63  # dot products add two neighbouring products in 16 bits, and there any two dimensions may be large
@@ -250,7 +250,7 @@ def local_scale_of(
     norms = np.einsum("nd,nd->n", centred, centred)
     found = np.zeros(len(entries), dtype=np.float32)
     lone = np.zeros(len(entries), dtype=bool)
-    rows = min(_ROWS, max(1, _DISTANCES // len(others)))
+    rows = min(_ROWS, max(1, _DISTANCES // max(1, len(others))))
 
     def measure(first: int) -> None:
         part = slice(first, first + rows)

@@ -81,17 +81,26 @@ class GoodImages:
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """One of them, (H, W, 3) uint8; ImageError if it can't be read."""
-        ahead = self._ahead.pop(index, None)
-        pixels = None if ahead is None or ahead.cancel() else ahead.result()
+        pixels = self._given_ahead(index)
         return self.read(self.images[index]) if pixels is None else pixels
+
+    def _given_ahead(self, index: int) -> NDArray[np.uint8] | None:
+        """What was read ahead of it, if it was; the error that this met."""
+        ahead = self._ahead.pop(index, None)
+        if ahead is None or ahead.cancel():
+            return None
+        try:
+            return ahead.result()
+        finally:
+            del ahead  # an error holds this frame: the frame must not hold the error
 
     @contextmanager
     def reading_ahead(self, indices: Iterable[int]) -> Iterator[None]:
-        """Within, a thread reads these images in this order, as many as 64 MiB hold; `pixels` then gives them at once.
+        """Within, a thread reads these images in this order until 64 MiB are full; `pixels` then gives them at once.
 
-        For a while in which the caller has but one core to work for; where there is one core, nothing is read.
+        For a while in which the caller keeps one core busy. Where there is one core or one worker nothing is read.
         """
-        if not parallel.other_cores():
+        if self.workers <= 1 or not parallel.other_cores():
             yield
             return
         held = 0

@@ -252,7 +252,9 @@ def _farthest(
     holes = np.flatnonzero(hole)
     by_image = holes[np.argsort(owner[holes], kind="stable")]
     images, first_of = np.unique(owner[by_image], return_index=True)
-    for image, candidates in zip(images, np.split(by_image, first_of[1:]), strict=False):
+    for image, candidates in zip(
+        images, np.split(by_image, first_of[1:]), strict=False
+    ):  # no hole: one empty part
         own = bank.of_image(int(image))
         picks = _fill(
             points[candidates],

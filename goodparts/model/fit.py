@@ -79,7 +79,8 @@ def fit(
     require_enough(recipe, len(good))
     roi = _roi_of(recipe, good)
     clock = Clock()
-    with good.reading_ahead(_seen_first(recipe, len(good))):
+    # Loading keeps one core busy. A budget is measured, and wants all of them.
+    with good.reading_ahead(_seen_first(recipe, len(good)) if budget_ms is None else ()):
         if network is None:
             backbone = load_backbone(recipe.backbone, offline=offline)
         else:
@@ -145,9 +146,8 @@ def fit(
 
 
 def _seen_first(recipe: Recipe, images: int) -> Iterable[int]:
-    """The images that a fit looks at before all others: those that whitening is learnt from, if it is."""
-    learns = recipe.whitening or recipe.feature_dimensions
-    return whitening_sample(images) if learns and not recipe.tiling else ()
+    """The images that a fit looks at before all others: those that whitening is learnt from."""
+    return whitening_sample(images) if recipe.whitening and not recipe.tiling else ()
 
 
 def rechecked(failures: Sequence[str], recipe: Recipe) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,28 @@ def test_an_image_that_cannot_be_read_is_told_when_it_is_asked_for() -> None:
             images.pixels(1)
 
 
+def test_an_error_keeps_nothing_in_memory() -> None:
+    camera = Camera()
+    camera.broken = {0}
+    images = good(camera)
+    held = np.zeros(1)
+    seen = weakref.ref(held)
+    gc.disable()
+    try:
+        with images.reading_ahead([0]):
+            wait_until(camera, 1)
+            with pytest.raises(ImageError):
+                _ask_holding(images, held)
+        del held
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+def _ask_holding(images: GoodImages, held: NDArray[np.float64]) -> None:
+    images.pixels(0)
+
+
 def test_nothing_is_read_any_more_when_the_block_ends() -> None:
     camera = Camera()
     images = good(camera, 100)
@@ -127,10 +150,13 @@ def test_nothing_is_read_any_more_when_the_block_ends() -> None:
     assert threads_at_work() == 0
 
 
-def test_one_core_reads_nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "cores", lambda: 1)
+@pytest.mark.parametrize(("cores", "workers"), [(1, 4), (4, 1)])
+def test_one_core_or_one_worker_reads_nothing_ahead(
+    cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: cores)
     camera = Camera()
-    with good(camera).reading_ahead(range(8)):
+    with replace(good(camera), workers=workers).reading_ahead(range(8)):
         pass
     assert camera.read == []
 
