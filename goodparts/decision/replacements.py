@@ -252,9 +252,8 @@ def _farthest(
     holes = np.flatnonzero(hole)
     by_image = holes[np.argsort(owner[holes], kind="stable")]
     images, first_of = np.unique(owner[by_image], return_index=True)
-    for image, candidates in zip(
-        images, np.split(by_image, first_of[1:]), strict=False
-    ):  # no hole: one empty part
+    parts = np.split(by_image, first_of[1:])  # an empty one where there is no hole
+    for image, candidates in zip(images, parts, strict=False):
         own = bank.of_image(int(image))
         picks = _fill(
             points[candidates],
