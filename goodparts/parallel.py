@@ -167,17 +167,16 @@ def parallel_map(
 
 @contextmanager
 def beside(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[dict[Item, Future[Result]]]:
-    """Within, one thread calls a function for each item, in order: what becomes of each.
+    """Within, one thread calls a function for each item, in order; gives the future of each call by its item.
 
-    However the block ends, no call is running any more and none begins; to ask what a call that had not begun gives
-    raises CancelledError. A call has `small_products`.
+    However the block ends, no call is running any more and none begins: the future of one that had not begun raises
+    CancelledError. A call has `small_products`.
     """
     calls = _Calls()
     with _pool_of(1) as pool:
         try:
-            yield {
-                item: pool.submit(calls.make, function, item) for item in items
-            }  # held by the caller alone
+            # The caller alone holds them: what he has done with is free.
+            yield {item: pool.submit(calls.make, function, item) for item in items}
         finally:
             calls.end()
 

@@ -197,7 +197,8 @@ class _Cover:
         """The greedy choice among these points, ascending and up to date, while the winner is farther than `level`."""
         x = self.points[candidates]
         norms = np.einsum("nd,nd->n", x, x)
-        products = np.empty((len(x), len(x)), dtype=np.float32)  # few rows need their norms
+        # Squared distances less the norms, which only the winners' rows are given.
+        products = np.empty((len(x), len(x)), dtype=np.float32)
         turned = -2 * x.T
         quarter = -(-len(x) // 4)
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from goodparts import parallel
 
 _BLOCK = 1 << 12  # entries that are worked on at once
-_ROWS = 250  # entries whose distances to all others a core works on at once,
-_DISTANCES = 1 << 20  # if these are no more distances
+_ROWS = 250  # entries whose distances to all others one core works on at once;
+_DISTANCES = 1 << 20  # fewer in large banks, so that these are at most so many
 _STEPS = 127  # of int8 either way, for entries in principal dimensions; in others half as many: processors without int8
 _STEPS_IN_ALL = (
     63  # dot products add two neighbouring products in 16 bits, and there any two dimensions may be large

@@ -98,7 +98,8 @@ class GoodImages:
     def reading_ahead(self, indices: Iterable[int]) -> Iterator[None]:
         """Within, a thread reads these images in this order until 64 MiB are full; `pixels` then gives them at once.
 
-        For a while in which the caller keeps one core busy. Where there is one core or one worker nothing is read.
+        For a while in which the caller keeps one core busy. Where there is one core or one worker nothing is read. That
+        an image can't be read is told by `pixels`, as ever.
         """
         if self.workers <= 1 or not parallel.other_cores():
             yield
